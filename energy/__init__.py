@@ -1,0 +1,1 @@
+"""Operation counts, cost models, energy reports."""

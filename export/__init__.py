@@ -1,0 +1,1 @@
+"""Layer graph -> NIR, fixed point, Lava bundle."""

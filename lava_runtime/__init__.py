@@ -1,0 +1,1 @@
+"""Lava processes and the worker that runs them. Importing this package needs neither torch nor Lava."""

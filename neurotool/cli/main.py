@@ -1,0 +1,89 @@
+"""The `neurotool` command group: lazy commands, one-line errors, exit codes."""
+
+import errno
+import importlib
+import traceback
+from typing import Any, NamedTuple
+
+import click
+
+from neurotool import __version__
+from neurotool.errors import NeurotoolError
+
+
+class LazyCommand(NamedTuple):
+    """A command that is imported when it is run, not when it is listed: importing torch takes seconds."""
+
+    target: str
+    """module:attribute"""
+    help: str
+    """The line shown by `neurotool --help`; equal to the command's own short help (tested)."""
+
+
+COMMANDS = {
+    "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
+}
+
+
+class NeurotoolGroup(click.Group):
+    """Imports commands on demand and turns exceptions into one line on stderr and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].target.split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of a pipe has gone: click ends quietly
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            exit_code, message = _explain(error)
+            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            raise click.exceptions.Exit(exit_code) from error
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and message for the user."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, str(error) or "interrupted"
+    if isinstance(error, NeurotoolError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError):
+        return 1, str(error)
+    return 1, f"{_describe_bug(error)}; `neurotool --debug …` shows the traceback"
+
+
+def _describe_bug(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__} at {last.filename}:{last.lineno}: {error}"
+
+
+@click.group(
+    cls=NeurotoolGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: neurotool doctor",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.version_option(__version__, prog_name="neurotool")
+def cli(debug: bool) -> None:
+    """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
+
+
+def main() -> None:
+    """Entry point of the script `neurotool`."""
+    cli(prog_name="neurotool")

@@ -1,0 +1,29 @@
+"""The errors a user can cause or meet. Each message names the thing, its value, the limit and the way out."""
+
+
+class NeurotoolError(Exception):
+    """Base of all expected errors; the command line prints it on one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(NeurotoolError):
+    """An option or configuration value is outside its range, or two options contradict each other."""
+
+
+class DataError(NeurotoolError):
+    """A dataset or text file cannot be used: missing, empty, badly encoded, wrong columns or labels."""
+
+
+class TeacherError(NeurotoolError):
+    """The teacher cannot be loaded or does not fit the task."""
+
+
+class CheckpointError(NeurotoolError):
+    """A .ckpt file cannot be read or written, or its content is not consistent."""
+
+
+class TrainingError(NeurotoolError):
+    """Training had to stop; the last good state is kept on disk."""
+
+    exit_code = 1

@@ -1,0 +1,116 @@
+"""How neuron layers turn currents into what the next layer reads. The network (spikingbert.py) is written once; the
+schedules differ only in the emission they hand to it.
+
+| emission     | a neuron layer returns                                        | used for                        |
+|--------------|---------------------------------------------------------------|---------------------------------|
+| SteadyState  | clamp(drive)                                                  | the limit T -> infinity         |
+| WindowRates  | the exact rate of its window of T steps, closed form          | phased schedule                 |
+| WindowSpikes | the same rate, from a loop over the window; keeps every spike | phased schedule, step by step   |
+| Membranes    | this step's spikes; potentials persist between calls          | concurrent schedule             |
+| Substituted  | a simulated rate, with the steady state's gradient            | training at the equilibrium     |
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from neurotool.student.neurons import NeuronDynamics, RunningRate, average_spiking_rate, substitute
+
+
+class NeuronLayer(nn.Module):
+    """One threshold for a layer of neurons: v_threshold = base * exp(log_gain), gain learned or fixed at 1."""
+
+    base: Tensor
+
+    def __init__(self, name: str, v_threshold: float, learned: bool, dynamics: NeuronDynamics) -> None:
+        super().__init__()
+        self.name = name
+        self.dynamics = dynamics
+        self.base = nn.Buffer(torch.tensor(float(v_threshold)))
+        self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=learned)
+
+    @property
+    def v_threshold(self) -> Tensor:
+        return self.base * self.log_gain.exp()
+
+    def drive(self, current: Tensor) -> Tensor:
+        """current / v_threshold, never in less than float32: counts up to T need more than bfloat16's 8 bits."""
+        if current.dtype in (torch.bfloat16, torch.float16):
+            current = current.float()
+        return current / self.v_threshold
+
+
+class Emission(Protocol):
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor: ...
+
+
+class SteadyState:
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        return neurons.dynamics.steady_state(neurons.drive(current))
+
+
+class WindowRates:
+    def __init__(self, time_steps: int) -> None:
+        self.time_steps = time_steps
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        return neurons.dynamics.rate(neurons.drive(current), self.time_steps)
+
+
+class WindowSpikes:
+    """Keeps the spikes of every window in `spikes[name]`, shape (T, *current.shape)."""
+
+    def __init__(self, time_steps: int) -> None:
+        self.time_steps = time_steps
+        self.spikes: dict[str, Tensor] = {}
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        dynamics = neurons.dynamics
+        spikes = torch.stack(list(dynamics.window(neurons.drive(current), self.time_steps)))
+        self.spikes[neurons.name] = spikes
+        return average_spiking_rate(iter(spikes), dynamics.leak)
+
+
+class Membranes:
+    """Every call advances a neuron layer by one step. Potentials, rates so far and last spikes by layer name."""
+
+    def __init__(self) -> None:
+        self.potentials: dict[str, Tensor] = {}
+        self.running: dict[str, RunningRate] = {}
+        self.last_spikes: dict[str, Tensor] = {}
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        name, dynamics, drive = neurons.name, neurons.dynamics, neurons.drive(current)
+        if name not in self.potentials:
+            self.potentials[name] = torch.full_like(drive, dynamics.v_init)
+            self.running[name] = RunningRate(dynamics.leak)
+        self.potentials[name], spikes = dynamics.step(self.potentials[name], drive)
+        self.running[name].add(spikes)
+        self.last_spikes[name] = spikes
+        return spikes
+
+    @property
+    def rates(self) -> dict[str, Tensor]:
+        return {name: running.value for name, running in self.running.items()}
+
+
+class Substituted:
+    def __init__(self, rates: dict[str, Tensor]) -> None:
+        self.rates = rates
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        steady = neurons.dynamics.steady_state(neurons.drive(current))
+        return substitute(steady, self.rates[neurons.name])
+
+
+class Recorded:
+    """Passes another emission through and keeps what each layer returned, as `rates[name]`."""
+
+    def __init__(self, emission: Emission) -> None:
+        self.emission = emission
+        self.rates: dict[str, Tensor] = {}
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        self.rates[neurons.name] = self.emission(neurons, current)
+        return self.rates[neurons.name]

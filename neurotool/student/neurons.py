@@ -1,0 +1,169 @@
+"""Integrate-and-fire neurons: one step, a window of steps, its closed form, and the steady state.
+
+All potentials and drives here are in units of the threshold: `drive = current / v_threshold`, so a neuron fires at 1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from neurotool.errors import ConfigError
+
+Spikes = Literal["binary", "ternary"]
+Reset = Literal["soft", "hard"]
+
+
+@dataclass(frozen=True)
+class NeuronDynamics:
+    """How every neuron of a layer integrates and fires.
+
+    binary:  s = 1 if u >= 1
+    ternary: s = 1 if u >= 1/2, -1 if u < -1/2 (so that under constant drive the count rounds instead of flooring)
+    soft reset: u <- u - s; hard reset: u <- 0 where it fired.
+
+    `v_init` is the potential at the start of a window in units of the threshold; it lies below the firing point, in
+    sixteenths, which keeps the closed form exact in float32 for windows of up to 1024 steps.
+    """
+
+    spikes: Spikes = "binary"
+    leak: float = 1.0
+    reset: Reset = "soft"
+    v_init: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.spikes not in ("binary", "ternary"):
+            raise ConfigError(f"spikes is {self.spikes!r}: choose binary or ternary")
+        if self.reset not in ("soft", "hard"):
+            raise ConfigError(f"reset is {self.reset!r}: choose soft or hard")
+        if not 0 < self.leak <= 1:
+            raise ConfigError(f"leak is {self.leak}: it must be in (0, 1]; 1 means no leak (IF)")
+        low, high = (0.0, 1.0) if self.spikes == "binary" else (-0.5, 0.5)
+        if not low <= self.v_init < high or (self.v_init * 16) % 1:
+            raise ConfigError(f"v_init is {self.v_init}: it must be in [{low}, {high}) and a multiple of 1/16")
+
+    @property
+    def low(self) -> float:
+        """The smallest rate: 0 for binary, -1 for ternary spikes."""
+        return 0.0 if self.spikes == "binary" else -1.0
+
+    @property
+    def firing_point(self) -> float:
+        """The potential at and above which a positive spike is sent."""
+        return 1.0 if self.spikes == "binary" else 0.5
+
+    @property
+    def has_closed_form(self) -> bool:
+        return self.leak == 1 and self.reset == "soft"
+
+    def fire(self, u: Tensor) -> Tensor:
+        """Spikes of potentials `u`, in u's dtype: {0, 1} or {-1, 0, 1}."""
+        spikes = (u >= self.firing_point).to(u.dtype)
+        return spikes if self.spikes == "binary" else spikes - (u < -self.firing_point).to(u.dtype)
+
+    def step(self, u: Tensor, drive: Tensor) -> tuple[Tensor, Tensor]:
+        """One time step: leak, integrate, fire, reset. Returns (u, spikes)."""
+        u = u * self.leak + drive if self.leak != 1 else u + drive
+        spikes = self.fire(u)
+        return (u - spikes if self.reset == "soft" else u * (1 - spikes.abs())), spikes
+
+    def steady_state(self, drive: Tensor) -> Tensor:
+        """a* = clamp(f(a)/v_threshold, 0, 1), or [-1, 1] for ternary spikes."""
+        return drive.clamp(self.low, 1.0)
+
+    def spike_count(self, drive: Tensor, time_steps: int) -> Tensor:
+        """Spikes (signed sum) in a window of constant drive: clip(floor(v_init + T*drive), 0, T).
+
+        Ternary spikes fire half a threshold earlier, which makes it clip(floor(v_init + T*drive + 1/2), -T, T).
+        Exact for IF neurons with soft reset; others have no closed form.
+        """
+        if not self.has_closed_form:
+            raise ConfigError(f"no closed form with leak {self.leak} and {self.reset} reset: step the neuron instead")
+        return self._charge(drive, time_steps).floor_().clamp_(self.low * time_steps, time_steps)
+
+    def _charge(self, drive: Tensor, t: int) -> Tensor:
+        """Potential after t steps of constant drive had the neuron not fired, shifted so that it fires at 1."""
+        offset = self.v_init + 1 - self.firing_point
+        charge = drive * t
+        return charge.add_(offset) if offset else charge
+
+    def window(self, drive: Tensor, time_steps: int) -> Iterator[Tensor]:
+        """The spikes of each step of a window in which `drive` is constant.
+
+        An IF neuron's charge is a product of t and not a running sum, so no rounding error builds up and the total
+        equals `spike_count` for every float drive.
+        """
+        if self.has_closed_form:
+            count = torch.zeros_like(drive)
+            for t in range(1, time_steps + 1):
+                u = self._charge(drive, t) - count
+                spikes = (u >= 1).to(u.dtype)
+                if self.spikes == "ternary":
+                    spikes = spikes - (u < 0).to(u.dtype)
+                count = count + spikes
+                yield spikes
+        else:
+            u = torch.full_like(drive, self.v_init)
+            for _ in range(time_steps):
+                u, spikes = self.step(u, drive)
+                yield spikes
+
+    def rate(self, drive: Tensor, time_steps: int) -> Tensor:
+        """Average spiking rate of a window of constant drive; gradient is the steady state's (straight through)."""
+        if self.has_closed_form:
+            return _ClosedFormRate.apply(drive, self, time_steps)
+        with torch.no_grad():
+            simulated = average_spiking_rate(self.window(drive, time_steps), self.leak)
+        return substitute(self.steady_state(drive), simulated)
+
+
+class _ClosedFormRate(torch.autograd.Function):
+    """spike_count / T forward; backward, the derivative of the steady state: 1 where the drive is not clamped.
+
+    Keeps one byte per neuron for the backward pass, whatever T.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((drive >= dynamics.low).logical_and_(drive <= 1))
+        return dynamics.spike_count(drive, time_steps).mul_(1 / time_steps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None
+
+
+def substitute(steady: Tensor, simulated: Tensor) -> Tensor:
+    """The simulated rate as value with the steady state's gradient (SpikingBERT, training step 3)."""
+    return steady + (simulated - steady).detach() if steady.requires_grad else simulated
+
+
+class RunningRate:
+    """ASR so far: sum_t leak^(T-t) s[t] / sum_t leak^(T-t), the plain mean for leak 1."""
+
+    def __init__(self, leak: float) -> None:
+        self.leak = leak
+        self._weight = 0.0
+        self._sum: Tensor | None = None
+
+    def add(self, spikes: Tensor) -> None:
+        self._weight = self._weight * self.leak + 1
+        self._sum = spikes.clone() if self._sum is None else self._sum.mul_(self.leak).add_(spikes)
+
+    @property
+    def value(self) -> Tensor:
+        if self._sum is None:
+            raise ConfigError("time_steps is 0: an average spiking rate needs at least 1 step")
+        return self._sum / self._weight
+
+
+def average_spiking_rate(spikes: Iterator[Tensor], leak: float = 1.0) -> Tensor:
+    """ASR of a sequence of spike tensors; weighted by leak^(T-t) so that it converges for leak < 1 too."""
+    running = RunningRate(leak)
+    for s in spikes:
+        running.add(s)
+    return running.value

@@ -1,0 +1,97 @@
+"""Who may import whom, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOMS = ("train", "export", "lava_runtime", "energy")
+EXCEPTIONS = {("export", "neurotool.lava_runtime.bundle")}
+
+
+@pytest.mark.parametrize(
+    "module", ["neurotool", "neurotool.lava_runtime", "neurotool.lava_runtime.selfcheck", "neurotool.cli.main"]
+)
+def test_import_is_light(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'lava'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def imported_names(source: str, package: str) -> Iterator[str]:
+    """Every absolute dotted name that the source of a module in `package` imports, at any depth of nesting.
+
+    `from a import b` yields `a.b`: b may be a module.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def violations(owner: str, source: str, package: str) -> list[str]:
+    """Imports that a file of `owner` (a room, or "core") must not have."""
+    forbidden = {f"neurotool.{room}" for room in ROOMS if room != owner} | set(ROOMS) | {"neurotool.cli"}
+
+    def within(name: str, prefix: str) -> bool:
+        return name == prefix or name.startswith(prefix + ".")
+
+    return [
+        name
+        for name in imported_names(source, package)
+        if any(within(name, prefix) for prefix in forbidden)
+        and not any(room == owner and within(name, allowed) for room, allowed in EXCEPTIONS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "package", "source", "expected"),
+    [
+        ("train", "neurotool.train", "import neurotool.errors", []),
+        ("train", "neurotool.train", "from . import losses", []),
+        ("train", "neurotool.train", "from neurotool import energy", ["neurotool.energy"]),
+        ("train", "neurotool.train", "from ..energy import cost", ["neurotool.energy.cost"]),
+        ("train", "neurotool.train", "def f():\n    import energy.cost", ["energy.cost"]),
+        ("energy", "neurotool.energy", "from neurotool.cli.main import main", ["neurotool.cli.main.main"]),
+        ("export", "neurotool.export", "from neurotool.lava_runtime.bundle import write", []),
+        ("export", "neurotool.export", "from neurotool.lava_runtime import bundle", []),
+        ("export", "neurotool.export", "import neurotool.lava_runtime", ["neurotool.lava_runtime"]),
+        ("train", "neurotool.train", "import neurotool.lava_runtime.bundle", ["neurotool.lava_runtime.bundle"]),
+        ("core", "neurotool.student", "from ..train.distil import Loop", ["neurotool.train.distil.Loop"]),
+    ],
+)
+def test_rule_sees_violations(owner: str, package: str, source: str, expected: list[str]) -> None:
+    assert violations(owner, source, package) == expected
+
+
+def package_of(path: Path, folder: Path, base: str) -> str:
+    return ".".join([base, *path.parent.relative_to(folder).parts])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_do_not_import_each_other(room: str, repository: Path) -> None:
+    folder = repository / room
+    files = sorted(folder.rglob("*.py"))
+    assert files
+    found = {
+        path.name: violations(room, path.read_text("utf-8"), package_of(path, folder, f"neurotool.{room}"))
+        for path in files
+    }
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_core_imports_no_room(repository: Path) -> None:
+    folder = repository / "neurotool"
+    exempt = [folder / "__main__.py", *(folder / "cli").rglob("*.py")]  # the command line composes
+    files = [path for path in sorted(folder.rglob("*.py")) if path not in exempt]
+    assert folder / "errors.py" in files
+    found = {
+        str(path): violations("core", path.read_text("utf-8"), package_of(path, folder, "neurotool")) for path in files
+    }
+    assert {name: names for name, names in found.items() if names} == {}

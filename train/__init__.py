@@ -1,0 +1,1 @@
+"""Distillation of a BERT teacher into a spiking student."""

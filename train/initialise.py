@@ -1,0 +1,166 @@
+"""A student that starts as its teacher: layers copied, thresholds fitted to the teacher's activations, and the scale of
+the spikes folded into the weights that read them."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForSequenceClassification
+
+from neurotool.errors import ConfigError
+from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.student.emission import NeuronLayer
+from neurotool.student.spikingbert import SpikingBertLayer
+
+
+@torch.no_grad()
+def copy_teacher(
+    student: SpikingBertForSequenceClassification, teacher: BertForSequenceClassification, layer_map: Sequence[int]
+) -> None:
+    """Embeddings, and for student layer i the teacher's layer layer_map[i+1] (counted from 1).
+
+    Raises ConfigError when the shapes differ.
+    """
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
+        if ours != theirs:
+            raise ConfigError(f"{name} is {ours}, the teacher's is {theirs}: use --init random, or the teacher's shape")
+    student.embeddings.load_state_dict(teacher.bert.embeddings.state_dict())
+    for layer, source in zip(student.layers, layer_map[1:], strict=True):
+        block = teacher.bert.encoder.layer[source - 1]
+        for ours, theirs in (
+            (layer.query, block.attention.self.query),
+            (layer.key, block.attention.self.key),
+            (layer.value, block.attention.self.value),
+            (layer.self_output, block.attention.output.dense),
+            (layer.self_output_norm, block.attention.output.LayerNorm),
+            (layer.intermediate, block.intermediate.dense),
+            (layer.output, block.output.dense),
+            (layer.output_norm, block.output.LayerNorm),
+        ):
+            ours.load_state_dict(theirs.state_dict())
+
+
+@torch.no_grad()
+def fit_spikes(student: SpikingBertForSequenceClassification, batch: dict[str, Tensor], max_shift: float) -> None:
+    """One pass through the student in which every neuron layer, in the order of emission, gets a threshold and a shift
+    with which its T-step rates carry its input best, folded into the neighbouring weights.
+
+    x ~ v_threshold * rate - shift, so readers take W <- v_threshold * W and b <- b - shift * W 1. A shift moves the
+    symmetric outputs of LayerNorm, K and V into the range of binary rates; after LayerNorm's own mean removal, inside
+    the softmax, and through the attention average it costs nothing. `max_shift` bounds it as a share of v_threshold.
+
+    With a fixed v_threshold only the scale is folded.
+    """
+    fit = _Fit(student, batch["attention_mask"].bool(), max_shift)
+    current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    student._sweep(current, batch["attention_mask"])(fit, None, None)
+
+
+class _Fit:
+    """The emission of `fit_spikes`."""
+
+    def __init__(self, student: SpikingBertForSequenceClassification, mask: Tensor, max_shift: float) -> None:
+        self.student, self.mask, self.max_shift = student, mask, max_shift
+        self.learned = student.config.learn_v_threshold
+        self.residual_scale = 1.0
+        self.value_scale, self.value_shift = 1.0, 0.0
+        self.places: dict[str, Callable[[NeuronLayer, Tensor], Tensor]] = {"embedding": self._embedding}
+        for index, layer in enumerate(student.layers):
+            for kind in ("key", "value", "attention", "self_output", "intermediate", "output"):
+                self.places[f"encoder.{index}.{kind}"] = _bind(getattr(self, f"_{kind}"), index, layer)
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        return self.places[neurons.name](neurons, current)
+
+    def _choose(self, neurons: NeuronLayer, x: Tensor, shiftable: bool) -> tuple[float, float]:
+        """(v_threshold, shift) with the smallest squared error over real tokens."""
+        if not self.learned:
+            return float(neurons.base), 0.0
+        sample = x[self.mask].flatten()[:400_000].float()
+        dynamics, steps = neurons.dynamics, self.student.config.time_steps
+        reach = float(sample.abs().quantile(0.999)) if len(sample) < 2**24 else float(sample.abs().max())
+        width = reach * (2.0 if shiftable and dynamics.low == 0 and self.max_shift > 0 else 1.0)
+        shifts = [0.0] if dynamics.low < 0 or not shiftable else [self.max_shift * k / 5 for k in range(6)]
+        best = (float("inf"), 1.0, 0.0)
+        for k in range(4, 25):
+            threshold = max(width * k / 24, 1e-3)
+            for share in shifts:
+                shift = threshold * share
+                rate = dynamics.rate((sample + shift) / threshold, steps)
+                error = float((rate * threshold - shift - sample).square().mean())
+                best = min(best, (error, threshold, shift))
+        return best[1], best[2]
+
+    def _emit(self, neurons: NeuronLayer, current: Tensor, threshold: float) -> Tensor:
+        if self.learned:
+            neurons.base.fill_(threshold)
+        return neurons.dynamics.rate(neurons.drive(current), self.student.config.time_steps)
+
+    def _embedding(self, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        threshold, shift = self._choose(neurons, x, True)
+        self.student.embeddings.LayerNorm.bias += shift
+        self._enter_layer(0, threshold, shift)
+        return self._emit(neurons, x + shift, threshold)
+
+    def _enter_layer(self, index: int, threshold: float, shift: float) -> None:
+        self.residual_scale = threshold
+        if index == len(self.student.layers):
+            _fold(self.student.classifier, threshold, shift)
+            return
+        layer = self.student.layers[index]
+        for reader in (layer.query, layer.key, layer.value):
+            _fold(reader, threshold, shift)
+
+    def _key(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        threshold, shift = self._choose(neurons, x, True)
+        layer.key.bias += shift
+        layer.query.weight *= threshold
+        layer.query.bias *= threshold
+        return self._emit(neurons, x + shift, threshold)
+
+    def _value(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        self.value_scale, self.value_shift = self._choose(neurons, x, True)
+        layer.value.bias += self.value_shift
+        return self._emit(neurons, x + self.value_shift, self.value_scale)
+
+    def _attention(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        """x averages value spikes: its shift is theirs, only the threshold is free."""
+        real = x * self.value_scale
+        threshold, _ = self._choose(neurons, real, False)
+        if not self.learned:
+            threshold *= self.value_scale
+        _fold(layer.self_output, threshold, self.value_shift)
+        layer.self_output.weight /= self.residual_scale
+        layer.self_output.bias /= self.residual_scale
+        return self._emit(neurons, x, threshold / self.value_scale)
+
+    def _self_output(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        threshold, shift = self._choose(neurons, x, True)
+        layer.self_output_norm.bias += shift
+        _fold(layer.intermediate, threshold, shift)
+        self.residual_scale = threshold
+        return self._emit(neurons, x + shift, threshold)
+
+    def _intermediate(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        threshold, _ = self._choose(neurons, x, False)
+        _fold(layer.output, threshold, 0.0)
+        layer.output.weight /= self.residual_scale
+        layer.output.bias /= self.residual_scale
+        return self._emit(neurons, x, threshold)
+
+    def _output(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
+        threshold, shift = self._choose(neurons, x, True)
+        layer.output_norm.bias += shift
+        self._enter_layer(index + 1, threshold, shift)
+        return self._emit(neurons, x + shift, threshold)
+
+
+def _bind(method: Callable[..., Tensor], index: int, layer: SpikingBertLayer) -> Callable[[NeuronLayer, Tensor], Tensor]:
+    return lambda neurons, x: method(index, layer, neurons, x)
+
+
+def _fold(reader: nn.Linear, scale: float, shift: float) -> None:
+    """W x + b with x = scale * rate - shift, rewritten for the rate."""
+    reader.bias -= shift * reader.weight.sum(1)
+    reader.weight *= scale

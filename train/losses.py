@@ -1,0 +1,31 @@
+"""Distillation losses (SpikingBERT, after TinyBERT). Each is a mean within every text over its real tokens, then a mean
+over texts, so that neither padding nor the split of a batch over processes changes it."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """MSE of hidden states. student, teacher: (batch, tokens, width); mask: (batch, tokens), 1 = token."""
+    per_token = (student.float() - teacher.float()).square().mean(-1)
+    return _mean_per_text(per_token * mask, mask.sum(1))
+
+
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """MSE of pre-softmax attention scores over pairs of real tokens. student, teacher: (batch, heads, tokens, tokens)."""
+    pairs = mask[:, :, None] * mask[:, None, :]
+    squared = (student.float() - teacher.float()).square().mean(1)
+    return _mean_per_text((squared * pairs).sum(-1), mask.sum(1).square())
+
+
+def _mean_per_text(values: Tensor, counts: Tensor) -> Tensor:
+    return (values.sum(-1) / counts).mean()
+
+
+def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy against the teacher's softened distribution, or MSE of scores where there is one output."""
+    if student.shape[-1] == 1:
+        return F.mse_loss(student.float(), teacher.float())
+    target = torch.softmax(teacher.float() / temperature, -1)
+    return F.cross_entropy(student.float() / temperature, target) * temperature**2

