@@ -84,7 +84,9 @@ def peak_memory(name: str, shape: dict, batch: dict) -> float:
 @click.option("--steps", default=15, show_default=True)
 @click.option("--dropout", default=0.1, show_default=True)
 @click.option("--memory-of", default=None, hidden=True)
-def main(layers: int, hidden_size: int, heads: int, batch_size: int, tokens: int, steps: int, dropout: float, memory_of):
+def main(
+    layers: int, hidden_size: int, heads: int, batch_size: int, tokens: int, steps: int, dropout: float, memory_of
+):
     shape = {
         "num_hidden_layers": layers,
         "hidden_size": hidden_size,

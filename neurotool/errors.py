@@ -23,6 +23,10 @@ class CheckpointError(NeurotoolError):
     """A .ckpt file cannot be read or written, or its content is not consistent."""
 
 
+class GraphError(NeurotoolError):
+    """A layer graph is not consistent, or an operation it holds is not supported; names node and port."""
+
+
 class TrainingError(NeurotoolError):
     """Training had to stop; the last good state is kept on disk."""
 

@@ -106,11 +106,11 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(
-    student: SpikingBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+    student: SpikingBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]]
 ) -> np.ndarray:
-    """Logits (texts, labels). Texts longer than the student's positions are truncated."""
+    """Logits (texts, labels). texts: tuples of one text, or two for a pair task; too long ones are truncated."""
     student.eval()
-    batch = tokenizer(
-        texts, truncation=True, max_length=student.config.max_position_embeddings, padding=True, return_tensors="pt"
-    )
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    length = student.config.max_position_embeddings
+    batch = tokenizer(*columns, truncation=True, max_length=length, padding=True, return_tensors="pt")
     return student(**batch.to(student.device)).logits.float().cpu().numpy()

@@ -156,7 +156,9 @@ class _Fit:
         return self._emit(neurons, x + shift, threshold)
 
 
-def _bind(method: Callable[..., Tensor], index: int, layer: SpikingBertLayer) -> Callable[[NeuronLayer, Tensor], Tensor]:
+def _bind(
+    method: Callable[..., Tensor], index: int, layer: SpikingBertLayer
+) -> Callable[[NeuronLayer, Tensor], Tensor]:
     return lambda neurons, x: method(index, layer, neurons, x)
 
 

@@ -13,7 +13,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """MSE of pre-softmax attention scores over pairs of real tokens. student, teacher: (batch, heads, tokens, tokens)."""
+    """MSE of pre-softmax attention scores over pairs of real tokens; both (batch, heads, tokens, tokens)."""
     pairs = mask[:, :, None] * mask[:, None, :]
     squared = (student.float() - teacher.float()).square().mean(1)
     return _mean_per_text((squared * pairs).sum(-1), mask.sum(1).square())

@@ -47,9 +47,7 @@ class LossWeights:
 class Distiller(nn.Module):
     """A student and the one linear map from its rates to the teacher's hidden states, shared by all taps."""
 
-    def __init__(
-        self, student: SpikingBertForSequenceClassification, teacher_width: int, weights: LossWeights
-    ) -> None:
+    def __init__(self, student: SpikingBertForSequenceClassification, teacher_width: int, weights: LossWeights) -> None:
         super().__init__()
         self.student = student
         self.fit = nn.Linear(student.config.hidden_size, teacher_width)
@@ -61,7 +59,9 @@ class Distiller(nn.Module):
         """Where widths agree, a rate's natural reading is v_threshold * rate."""
         if self.fit.in_features == self.fit.out_features:
             layers = self.student.neuron_layers
-            scale = sum(float(layers[n].v_threshold) for n in self.student.output_names) / len(self.student.output_names)
+            scale = sum(float(layers[n].v_threshold) for n in self.student.output_names) / len(
+                self.student.output_names
+            )
             nn.init.eye_(self.fit.weight).mul_(scale)
             nn.init.zeros_(self.fit.bias)
 

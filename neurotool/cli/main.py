@@ -21,6 +21,9 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS = {
+    "train": LazyCommand("neurotool.cli.train:train", "Distil a BERT teacher into a spiking student."),
+    "evaluate": LazyCommand("neurotool.cli.evaluate:evaluate", "Measure a student on labelled text."),
+    "predict": LazyCommand("neurotool.cli.predict:predict", "Classify or score texts."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
 

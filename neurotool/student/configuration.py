@@ -51,6 +51,7 @@ class SpikingBertConfig(BertConfig):
         _at_least("time_steps", self.time_steps, 1)
         _at_least("feedback_sweeps", self.feedback_sweeps, 1)
         _at_least("num_hidden_layers", self.num_hidden_layers, 1)
+        _at_least("num_attention_heads", self.num_attention_heads, 1)
         _one_of("schedule", self.schedule, get_args(Schedule))
         _one_of("pooling", self.pooling, get_args(Pooling))
         if not 0 < self.v_threshold < float("inf"):

@@ -52,10 +52,12 @@ def _mix(points: list[Tensor], values: list[Tensor]) -> Tensor:
     g = torch.stack([(v - p).flatten(1) for p, v in zip(points, values, strict=True)], dim=1)
     f = torch.stack([v.flatten(1) for v in values], dim=1)
     differences = g[:, 1:] - g[:, :-1]
-    gram = differences @ differences.transpose(1, 2)
-    ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    gram = gram + ridge[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    gamma = torch.linalg.solve(gram, differences @ g[:, -1:].transpose(1, 2))
+    # Unit length first: near convergence their sizes span many orders of magnitude, and few of them are independent.
+    scale = differences.norm(dim=2, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
+    directions = differences / scale
+    ridge = 10 * torch.finfo(g.dtype).eps * torch.eye(directions.shape[1], dtype=g.dtype, device=g.device)
+    gram = directions @ directions.transpose(1, 2) + ridge
+    gamma = torch.linalg.solve(gram, directions @ g[:, -1:].transpose(1, 2)) / scale
     return f[:, -1] - ((f[:, 1:] - f[:, :-1]).transpose(1, 2) @ gamma).squeeze(-1)
 
 

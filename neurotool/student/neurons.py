@@ -98,10 +98,10 @@ class NeuronDynamics:
         if self.has_closed_form:
             count = torch.zeros_like(drive)
             for t in range(1, time_steps + 1):
-                u = self._charge(drive, t) - count
-                spikes = (u >= 1).to(u.dtype)
+                charge = self._charge(drive, t)
+                spikes = (charge >= count + 1).to(charge.dtype)  # count + 1 is exact; charge - count need not be
                 if self.spikes == "ternary":
-                    spikes = spikes - (u < 0).to(u.dtype)
+                    spikes = spikes - (charge < count).to(charge.dtype)
                 count = count + spikes
                 yield spikes
         else:
@@ -129,7 +129,7 @@ class _ClosedFormRate(torch.autograd.Function):
     def forward(ctx: Any, drive: Tensor, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward((drive >= dynamics.low).logical_and_(drive <= 1))
-        return dynamics.spike_count(drive, time_steps).mul_(1 / time_steps)
+        return dynamics.spike_count(drive, time_steps).div_(time_steps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -138,8 +138,20 @@ class _ClosedFormRate(torch.autograd.Function):
 
 
 def substitute(steady: Tensor, simulated: Tensor) -> Tensor:
-    """The simulated rate as value with the steady state's gradient (SpikingBERT, training step 3)."""
-    return steady + (simulated - steady).detach() if steady.requires_grad else simulated
+    """Exactly the simulated rate as value, with the steady state's gradient (SpikingBERT, training step 3)."""
+    return _Substitute.apply(steady, simulated)
+
+
+class _Substitute(torch.autograd.Function):
+    """Not steady + (simulated - steady): its rounding would make training see other rates than inference."""
+
+    @staticmethod
+    def forward(ctx: Any, steady: Tensor, simulated: Tensor) -> Tensor:
+        return simulated.view_as(simulated)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 class RunningRate:
@@ -162,7 +174,11 @@ class RunningRate:
 
 
 def average_spiking_rate(spikes: Iterator[Tensor], leak: float = 1.0) -> Tensor:
-    """ASR of a sequence of spike tensors; weighted by leak^(T-t) so that it converges for leak < 1 too."""
+    """ASR of a sequence of spike tensors, weighted by leak^(T-t).
+
+    Under constant drive it is exactly drive - (u_T - leak^T u_0) / sum_t leak^(T-t): within 1/T of the steady state
+    for leak 1, and for leak < 1 within 1 - leak (in the limit), which no number of steps improves.
+    """
     running = RunningRate(leak)
     for s in spikes:
         running.add(s)

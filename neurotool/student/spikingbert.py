@@ -16,18 +16,20 @@ from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertEmbeddings
 from transformers.utils import ModelOutput
 
+from neurotool.graph import Graph
 from neurotool.student.configuration import SpikingBertConfig
 from neurotool.student.emission import (
     Emission,
     Membranes,
     NeuronLayer,
     Recorded,
-    Substituted,
     SteadyState,
+    Substituted,
     WindowRates,
     WindowSpikes,
 )
 from neurotool.student.equilibrium import implicit_gradient
+from neurotool.student.to_graph import spikingbert_graph
 
 
 @dataclass
@@ -130,6 +132,11 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         """Names of the neuron layers between encoder layers: the embedding's and every encoder layer's output."""
         return ["embedding"] + [f"encoder.{i}.output" for i in range(len(self.layers))]
 
+    @property
+    def _sweeps(self) -> int:
+        """Sweeps of windows in a phased run."""
+        return 1 if self.feedback is None else self.config.feedback_sweeps
+
     def forward(
         self,
         input_ids: Tensor,
@@ -150,7 +157,9 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         rates = self._rates(current, attention_mask, time_steps, scores)
         logits = self.readout(rates[self.output_names[-1]], attention_mask)
         loss = None if labels is None else classification_loss(logits, labels)
-        return SpikingBertOutput(loss=loss, logits=logits, rates=rates, attention_scores=None if scores is None else tuple(scores))
+        return SpikingBertOutput(
+            loss=loss, logits=logits, rates=rates, attention_scores=None if scores is None else tuple(scores)
+        )
 
     def readout(self, rate: Tensor, attention_mask: Tensor) -> Tensor:
         """Linear on the last layer's rate of [CLS], or on its mean over tokens. Returns (batch, labels)."""
@@ -172,7 +181,9 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
             emission = Substituted(simulated)
             state = simulated[self.output_names[-1]] if self.feedback is not None else None
             if state is not None and torch.is_grad_enabled():
+                rewind = _RandomState(current.device)
                 state, self.feedback_residuals = implicit_gradient(lambda z: sweep(emission, z, None), state)
+                rewind()  # the pass below must draw the same dropout masks
         recorded = Recorded(emission)
         sweep(recorded, state, scores)
         return recorded.rates
@@ -197,7 +208,7 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         rewind = _RandomState(current.device) if self.training else None
         state = None
         if self.config.schedule == "phased":
-            for _ in range(self.config.feedback_sweeps if self.feedback is not None else 1):
+            for _ in range(self._sweeps):
                 emission = Recorded(WindowRates(time_steps))
                 state = sweep(emission, state)
                 if rewind:
@@ -209,6 +220,10 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
             if rewind:
                 rewind()
         return membranes.rates
+
+    def to_graph(self) -> Graph:
+        """The student as a layer graph, which export, simulation and counting read. Raises GraphError."""
+        return spikingbert_graph(self)
 
     def steady_state(self, current: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The rates every schedule should reach as T grows: each layer clamp(f(a)/v_threshold)."""
@@ -225,9 +240,12 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
 
     @torch.no_grad()
     def window_spikes(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
-        """Phased schedule step by step: {layer: spikes (T, batch, tokens, width)} of one sweep."""
-        emission = WindowSpikes(self.config.time_steps)
-        self._sweep(self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids), attention_mask)(emission)
+        """Phased schedule step by step: {layer: spikes (T, batch, tokens, width)} of the last sweep."""
+        sweep = self._sweep(self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids), attention_mask)
+        state = None
+        for _ in range(self._sweeps):
+            emission = WindowSpikes(self.config.time_steps)
+            state = sweep(emission, state)
         return emission.spikes
 
 

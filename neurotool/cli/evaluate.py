@@ -1,0 +1,150 @@
+"""`neurotool evaluate`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from neurotool.cli import json_option
+from neurotool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from neurotool.convergence import Errors
+    from neurotool.evaluation import Evaluation
+    from neurotool.tasks import Task
+
+CONVERGENCE_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def _time_steps(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        steps = tuple(int(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2,4,8") from None
+    if any(t < 1 for t in steps):
+        raise ConfigError(f"--time-steps {value}: every T must be at least 1")
+    return steps
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  neurotool evaluate model.ckpt --data DIR
+  neurotool evaluate model.ckpt --data test.tsv --time-steps 1,2,4,8,16
+  neurotool evaluate model.ckpt --convergence -o convergence.png
+"""
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="File or folder.  [default: the task it was trained on]")
+@click.option("--time-steps", "-T", callback=_time_steps, help="One or several T, e.g. 1,2,4,8.  [default: its own]")
+@click.option("--convergence", is_flag=True, help="Mean |ASR - steady state| per layer against T, both schedules.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("convergence.png"), help="Plot of --convergence."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@json_option
+def evaluate(
+    checkpoint: Path,
+    data: Path | None,
+    time_steps: tuple[int, ...],
+    convergence: bool,
+    output: Path,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Measure a student on labelled text."""
+    import datasets
+
+    from neurotool.evaluation import evaluate as run
+    from neurotool.student.serialise import load_student
+    from neurotool.tasks import load_data, load_examples, load_task, tokenise
+
+    datasets.disable_progress_bars()
+    student, tokenizer, task, loaded = load_student(checkpoint)
+    console = Console()
+    plan = loaded.training.get("plan", {})
+    if data is not None:
+        examples = load_examples(data, task)
+    elif plan.get("data"):
+        examples = load_data(plan["data"], plan.get("metric")).validation
+    else:
+        examples = load_task(plan.get("task", task.name)).validation
+    length = min(plan.get("max_length", 512), student.config.max_position_embeddings)
+    dataset, truncated = tokenise(examples, tokenizer, length)
+    if truncated:
+        click.echo(f"{truncated} of {len(dataset)} texts are longer than {length} tokens: cut", err=True)
+    if convergence:
+        from neurotool.convergence import measure_convergence, plot_convergence
+
+        sample = dataset.select(range(min(32, len(dataset))))
+        columns = ("input_ids", "attention_mask", "token_type_ids")
+        batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")
+        errors = measure_convergence(student, dict(batch), list(time_steps or CONVERGENCE_STEPS))
+        plot_convergence(errors, output)
+        if as_json:
+            click.echo(json.dumps({"mean_absolute_error": errors, "texts": len(sample), "plot": str(output)}))
+        else:
+            _print_convergence(console, errors)
+            click.echo(f"on {len(sample)} texts; plot: {output}")
+        return
+    steps = time_steps or (student.config.time_steps,)
+    results = {t: run(student, dataset, tokenizer, task, batch_size=batch_size, time_steps=t) for t in steps}
+    if as_json:
+        report = {str(t): r.metrics | {"activity": r.activity.to_dict()} for t, r in results.items()}
+        click.echo(json.dumps({"checkpoint": str(checkpoint), "examples": len(dataset), "time_steps": report}))
+        return
+    _print_metrics(console, results, student.config.time_steps)
+    shown = results[student.config.time_steps if student.config.time_steps in results else steps[-1]]
+    if not task.regression:
+        _print_classes(console, task, shown)
+    _print_rates(console, shown)
+
+
+def _print_metrics(console: Console, results: "dict[int, Evaluation]", trained: int) -> None:
+    first = next(iter(results.values()))
+    table = Table(title=f"{len(first.labels)} examples")
+    for column in ("T", *first.metrics, "mean spiking rate", "spikes per neuron"):
+        table.add_column(column, justify="right")
+    for t, result in results.items():
+        rate = result.activity.mean_rate
+        values = (f"{value:.4f}" for value in result.metrics.values())
+        table.add_row(f"{t}{' (trained)' if t == trained else ''}", *values, f"{rate:.3f}", f"{rate * t:.2f}")
+    console.print(table)
+
+
+def _print_classes(console: Console, task: "Task", result: "Evaluation") -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    predicted = result.logits.argmax(1)
+    classes = np.arange(task.num_labels)
+    scores: Any = precision_recall_fscore_support(result.labels, predicted, labels=classes, zero_division=0)
+    table = Table(title=f"per class, T = {result.activity.time_steps}")
+    for column in ("class", "precision", "recall", "f1", "examples"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, precision, recall, f1, support in zip(task.label_names, *scores, strict=True):
+        table.add_row(name, f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}", str(support))
+    console.print(table)
+
+
+def _print_rates(console: Console, result: "Evaluation") -> None:
+    table = Table(title=f"spiking rate per neuron layer, T = {result.activity.time_steps}")
+    for column in ("neuron layer", "neurons", "mean rate", ""):
+        table.add_column(column, justify="right" if column in ("neurons", "mean rate") else "left")
+    for name, layer in result.activity.layers.items():
+        table.add_row(name, str(layer.neurons), f"{layer.rate:.3f}", "#" * round(40 * layer.rate))
+    console.print(table)
+
+
+def _print_convergence(console: Console, errors: "Errors") -> None:
+    for schedule, by_steps in errors.items():
+        table = Table(title=f"mean |ASR - steady state|, {schedule} schedule", box=None, pad_edge=False)
+        table.add_column("neuron layer", no_wrap=True)
+        for t in by_steps:
+            table.add_column(f"T={t}", justify="right")
+        for name in next(iter(by_steps.values())):
+            table.add_row(name, *(f"{by_steps[t][name]:.4f}".lstrip("0") for t in by_steps))
+        console.print(table)

@@ -1,0 +1,73 @@
+"""How close the simulated firing rates come to the steady state as T grows, layer by layer."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.student.configuration import Schedule
+
+Errors = dict[str, dict[int, dict[str, float]]]
+"""schedule -> T -> neuron layer -> mean |ASR - steady state| over real tokens and neurons"""
+
+
+@torch.no_grad()
+def measure_convergence(
+    student: SpikingBertForSequenceClassification,
+    batch: dict[str, Tensor],
+    time_steps: list[int],
+    schedules: tuple[Schedule, ...] = ("phased", "concurrent"),
+) -> Errors:
+    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids). The concurrent schedule is
+    simulated once, to the largest T."""
+    student.eval()
+    mask = batch["attention_mask"]
+    tokens = mask.bool()
+    current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    steady = student.steady_state(current, mask)
+    configured = student.config.schedule
+    errors: Errors = {}
+    try:
+        for schedule in schedules:
+            student.config.schedule = schedule
+            errors[schedule] = {
+                t: {
+                    name: float((rate - steady[name]).abs()[tokens].mean())
+                    for name, rate in student.simulate(current, mask, t).items()
+                }
+                for t in sorted(time_steps)
+            }
+    finally:
+        student.config.schedule = configured
+    return errors
+
+
+def plot_convergence(errors: Errors, path: Path) -> None:
+    """One panel a schedule: error against T for the embedding and each encoder layer's output, on log axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(errors), figsize=(5 * len(errors), 4), sharey=True, squeeze=False)
+    for panel, (schedule, by_steps) in zip(panels[0], errors.items(), strict=True):
+        steps = sorted(by_steps)
+        shown = [name for name in by_steps[steps[0]] if name == "embedding" or name.endswith(".output")]
+        for name in shown:
+            panel.plot(steps, [by_steps[t][name] for t in steps], marker="o", label=name)
+        start = by_steps[steps[0]]["embedding"] * steps[0]
+        panel.plot(steps, [start / t for t in steps], color="grey", linestyle=":", label="1/T")
+        panel.set(xscale="log", yscale="log", title=schedule, xlabel="time steps T")
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("mean |ASR - steady state|")
+    panels[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix or '.png'}")
+    try:
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        pyplot.close(figure)

@@ -1,0 +1,257 @@
+"""The layer graph: the one description of a trained student that export, simulation, counting and validation read."""
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from neurotool.errors import GraphError
+from neurotool.graph.nodes import NODE_TYPES, TOKENS, Conv1d, Embedding, Input, Linear, Node, Readout, Shape
+
+FORMAT_VERSION = 1
+Schedule = Literal["phased", "concurrent"]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes by name in emission order: a node comes after all it reads, but for declared feedback.
+
+    inputs: for every node, the names of the nodes its ports read, in the order of `Node.ports`.
+    time_steps: T, the steps of a neuron layer's window (phased) or of the whole run (concurrent).
+    schedule:
+      phased: neuron layers emit in turn, each in its own window of T steps under the constant current that the nodes
+        before it make of the rates count / T handed on; with leak, ASR = sum leak^(T-t) s[t] / sum leak^(T-t).
+        Windows start from v_init. With feedback the whole sequence of windows runs `feedback_sweeps` times.
+      concurrent: in each of T steps every node runs once, in order, on the spikes of the same step; potentials persist.
+    feedback: (node, port) pairs that read what their source gave in the step before (concurrent) or the sweep before
+      (phased), at first 0. They enter Linear or Conv1d nodes.
+    tokens: the most tokens an input may have. The tokens of an input that are padding are computed like others, but no
+      other token reads them: Softmax, MatMul, Conv1d and MeanPool leave them out.
+    labels: class names; empty for regression or where unknown.
+    metadata: anything JSON, for instance the model type.
+
+    Constructing a graph checks it. Raises GraphError, naming node and port.
+    """
+
+    nodes: dict[str, Node]
+    inputs: dict[str, tuple[str, ...]]
+    time_steps: int
+    schedule: Schedule
+    tokens: int = 1
+    feedback: tuple[tuple[str, str], ...] = ()
+    feedback_sweeps: int = 1
+    labels: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and all(
+            list(a.items()) == list(b.items()) if f.name in ("nodes", "inputs") else a == b
+            for f in fields(self)
+            for a, b in [(getattr(self, f.name), getattr(other, f.name))]
+        )
+
+    def source(self, node: str, port: str) -> str:
+        """Name of the node that `port` of `node` reads."""
+        return self.inputs[node][self.nodes[node].ports.index(port)]
+
+    def of_type(self, kind: type[Node]) -> list[str]:
+        """Names of the nodes of one type, in emission order."""
+        return [name for name, node in self.nodes.items() if isinstance(node, kind)]
+
+    def check(self) -> None:
+        self._check_settings()
+        for name, node in self.nodes.items():
+            try:
+                node.check()
+            except GraphError as error:
+                raise GraphError(f"{self._title(name)}: {error}") from None
+        self._check_edges()
+        self.shapes()
+        self._check_ends()
+
+    def shapes(self) -> dict[str, Shape]:
+        """Output shape of every node, without batch; nodes.TOKENS stands for the number of tokens."""
+        shapes: dict[str, Shape] = {}
+        for name, node in self.nodes.items():
+            # What a feedback port reads is only known later: take the width that its weight asks for, and check below.
+            at_ports = [
+                (TOKENS, node.in_width)
+                if (name, port) in self.feedback and isinstance(node, (Linear, Conv1d))
+                else shapes[source]
+                for port, source in zip(node.ports, self.inputs[name], strict=True)
+            ]
+            try:
+                shapes[name] = node.shape(*at_ports)
+            except GraphError as error:
+                raise GraphError(f"{self._title(name)}: {error}") from None
+        for name, port in self.feedback:
+            try:
+                self.nodes[name].shape(shapes[self.source(name, port)])
+            except GraphError as error:
+                raise GraphError(f"{self._title(name)}: feedback {error}") from None
+        return shapes
+
+    def _title(self, name: str) -> str:
+        return f"node {name} ({type(self.nodes[name]).__name__})"
+
+    def _check_settings(self) -> None:
+        for setting in ("time_steps", "tokens", "feedback_sweeps"):
+            value = getattr(self, setting)
+            if type(value) is not int or value < 1:
+                raise GraphError(f"{setting} is {value!r}: it must be a whole number of at least 1")
+        if self.schedule not in get_args(Schedule):
+            raise GraphError(f"schedule is {self.schedule!r}: choose one of {', '.join(get_args(Schedule))}")
+        for name, node in self.nodes.items():
+            if type(node) not in NODE_TYPES.values():
+                raise GraphError(f"node {name} is a {type(node).__name__}: known types are {', '.join(NODE_TYPES)}")
+            if not isinstance(name, str) or not name or "/" in name:
+                raise GraphError(f"node name {name!r} must be text without '/', which separates names in files")
+        try:
+            json.dumps(self.metadata, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f"metadata is not JSON: {error}") from None
+
+    def _check_edges(self) -> None:
+        if surplus := set(self.inputs) - set(self.nodes):
+            raise GraphError(f"inputs are given for {sorted(surplus)[0]}, but there is no such node")
+        position = {name: i for i, name in enumerate(self.nodes)}
+        declared = set(self.feedback)
+        for name, node in self.nodes.items():
+            sources = self.inputs.get(name, ())
+            if len(sources) != len(node.ports):
+                open_ports = ", ".join(node.ports[len(sources) :]) or "none"
+                raise GraphError(
+                    f"{self._title(name)} has {len(sources)} inputs for {len(node.ports)} ports; open: {open_ports}"
+                )
+            for port, source in zip(node.ports, sources, strict=True):
+                at = f"{self._title(name)}: port {port} reads {source!r}"
+                if source not in position:
+                    raise GraphError(f"{at}, but there is no such node")
+                backward = position[source] >= position[name]
+                if backward and (name, port) not in declared:
+                    what = "a cycle" if self._reaches(name, source) else "out of emission order"
+                    raise GraphError(f"{at}, which comes later: {what}; declare it as feedback or reorder the nodes")
+                if not backward and (name, port) in declared:
+                    raise GraphError(f"{at}, which comes before it: it cannot be feedback")
+                declared.discard((name, port))
+                if backward and not isinstance(node, (Linear, Conv1d)):
+                    raise GraphError(f"{at} as feedback: feedback enters Linear or Conv1d nodes")
+        if declared:
+            name, port = sorted(declared)[0]
+            raise GraphError(f"feedback names port {port} of node {name!r}, but there is no such port")
+
+    def _reaches(self, start: str, end: str) -> bool:
+        """Whether `end` depends on `start`, feedback left out."""
+        seen, todo = set(), [end]
+        while todo:
+            name = todo.pop()
+            if name == start:
+                return True
+            if name not in seen and name in self.nodes:
+                seen.add(name)
+                ports = zip(self.nodes[name].ports, self.inputs.get(name, ()), strict=False)
+                todo.extend(source for port, source in ports if (name, port) not in self.feedback)
+        return False
+
+    def _check_ends(self) -> None:
+        if not self.of_type(Input) and not self.of_type(Embedding):
+            raise GraphError("the graph has no Input and no Embedding: nothing can enter it")
+        for name, node in self.nodes.items():
+            if isinstance(node, Embedding) and node.ids == "position_ids" and len(node.weight) < self.tokens:
+                raise GraphError(f"{self._title(name)} has {len(node.weight)} positions for up to {self.tokens} tokens")
+        readouts = self.of_type(Readout)
+        if len(readouts) > 1:
+            raise GraphError(f"nodes {' and '.join(readouts)} are both a Readout: a graph has at most one")
+        outputs = self.shapes()[readouts[0]][0] if readouts else 0
+        if self.labels and len(self.labels) != outputs:
+            raise GraphError(f"{len(self.labels)} labels for {outputs} outputs of the Readout")
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """A description that json can store, and the arrays it names. `from_arrays` gives the same graph back."""
+        arrays: dict[str, np.ndarray] = {}
+        nodes = []
+        for name, node in self.nodes.items():
+            parameters = {f.name: getattr(node, f.name) for f in fields(node)}
+            for key, value in parameters.items():
+                if isinstance(value, np.ndarray):
+                    arrays[f"{name}.{key}"] = value
+                    parameters[key] = {"array": f"{name}.{key}"}
+            node_type = type(node).__name__
+            nodes.append({"name": name, "type": node_type, "inputs": list(self.inputs[name]), "parameters": parameters})
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("nodes", "inputs")}
+        settings |= {"feedback": [list(edge) for edge in self.feedback], "labels": list(self.labels)}
+        return {"format_version": FORMAT_VERSION, "nodes": nodes, **settings}, arrays
+
+    @classmethod
+    def from_arrays(cls, description: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Graph":
+        """Raises GraphError: another format version, an unknown node type, missing or surplus entries or arrays, or a
+        graph that is not consistent."""
+        version = description.get("format_version")
+        if version != FORMAT_VERSION:
+            raise GraphError(f"graph format version {version!r}, but this neurotool reads version {FORMAT_VERSION}")
+        settings = {f.name for f in fields(cls)} - {"inputs"} | {"format_version"}
+        if difference := settings ^ set(description):
+            raise GraphError(f"the graph's description and version {version} differ in {sorted(difference)[0]!r}")
+        builder, unused = GraphBuilder(), dict(arrays)
+        try:
+            for entry in description["nodes"]:
+                builder.add(entry["name"], _node(entry, unused), *entry["inputs"])
+            builder.feedback = [(node, port) for node, port in description["feedback"]]
+            settings -= {"format_version", "nodes", "feedback"}
+            given = {name: description[name] for name in settings} | {"labels": tuple(description["labels"])}
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise GraphError(f"the graph's description is damaged: {type(error).__name__} {error}") from error
+        if unused:
+            raise GraphError(f"array {sorted(unused)[0]} belongs to no node ({len(unused)} such arrays)")
+        return builder.build(**given)
+
+
+class GraphBuilder:
+    """Collects nodes in emission order; `add` returns the name, for use as a source."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.inputs: dict[str, tuple[str, ...]] = {}
+        self.feedback: list[tuple[str, str]] = []
+
+    def add(self, name: str, node: Node, *sources: str) -> str:
+        """Raises GraphError for a name that is taken."""
+        if name in self.nodes:
+            raise GraphError(
+                f"node {name} ({type(node).__name__}): there is a {type(self.nodes[name]).__name__} of that name"
+            )
+        self.nodes[name], self.inputs[name] = node, sources
+        return name
+
+    def add_feedback(self, name: str, node: Node, source: str) -> str:
+        """A node whose one port reads what `source`, a later node, gave one step (or sweep) before."""
+        self.feedback.append((name, node.ports[0]))
+        return self.add(name, node, source)
+
+    def build(self, **settings: Any) -> Graph:
+        """settings: the fields of Graph from `time_steps` on. Raises GraphError."""
+        return Graph(self.nodes, self.inputs, feedback=tuple(self.feedback), **settings)
+
+
+def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
+    """Takes the arrays it uses out of `arrays`."""
+    kind = NODE_TYPES.get(entry["type"])
+    if kind is None:
+        raise GraphError(f"node {entry['name']} has type {entry['type']!r}: known types are {', '.join(NODE_TYPES)}")
+    parameters = dict(entry["parameters"])
+    if difference := {f.name for f in fields(kind)} ^ set(parameters):
+        raise GraphError(
+            f"node {entry['name']} ({entry['type']}): parameter {sorted(difference)[0]} is missing or unknown"
+        )
+    for key, value in parameters.items():
+        if isinstance(value, dict):
+            if value.get("array") not in arrays:
+                raise GraphError(
+                    f"node {entry['name']} ({entry['type']}): array {value.get('array')!r} of {key} is missing"
+                )
+            parameters[key] = arrays.pop(value["array"])
+    return kind(**parameters)

@@ -1,0 +1,91 @@
+"""Between a torch student with its tokenizer and the .ckpt format (neurotool/checkpoint.py)."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from neurotool.checkpoint import Checkpoint, read_checkpoint
+from neurotool.errors import CheckpointError, ConfigError
+from neurotool.student.configuration import SpikingBertConfig
+from neurotool.student.spikingbert import SpikingBertForSequenceClassification
+from neurotool.tasks import Task
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class LoadedStudent(NamedTuple):
+    model: SpikingBertForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    checkpoint: Checkpoint
+
+
+def to_checkpoint(
+    student: SpikingBertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    training: dict[str, Any],
+    activity: dict[str, Any],
+) -> Checkpoint:
+    """Everything needed to use `student` elsewhere. Weights are stored in float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in _TOKENIZER_FILES}
+    return Checkpoint(
+        tensors={name: tensor.detach().float().cpu().numpy() for name, tensor in student.state_dict().items()},
+        config=student.config.to_dict() | {"model_type": student.config.model_type},
+        tokenizer=files,
+        labels=list(task.label_names),
+        training=training | {"task": asdict(task)},
+        activity=activity,
+    )
+
+
+def load_student(path: str | Path) -> LoadedStudent:
+    """Read a .ckpt written by `to_checkpoint`; needs neither the teacher nor a network.
+
+    Raises CheckpointError: an unreadable file (see read_checkpoint), another kind of student, or tensors that do not
+    fit the configuration.
+    """
+    checkpoint = read_checkpoint(path)
+    kind = checkpoint.config.get("model_type")
+    if kind != SpikingBertConfig.model_type:
+        raise CheckpointError(f"{path}: holds a {kind!r} student; this version knows {SpikingBertConfig.model_type!r}")
+    try:
+        model = SpikingBertForSequenceClassification(SpikingBertConfig(**checkpoint.config))
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its configuration is not valid: {error}") from error
+    _load_tensors(path, model, checkpoint)
+    record = checkpoint.training["task"]
+    task = Task(record["name"], tuple(record["text_columns"]), tuple(record["label_names"]), tuple(record["metrics"]))
+    return LoadedStudent(model.eval(), _load_tokenizer(path, checkpoint.tokenizer), task, checkpoint)
+
+
+def _load_tensors(path: str | Path, model: SpikingBertForSequenceClassification, checkpoint: Checkpoint) -> None:
+    state = model.state_dict()
+    for name, expected in state.items():
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{path}: tensor {name} is missing; the file does not hold a whole student")
+        if tensor.shape != tuple(expected.shape):
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {tensor.shape}, its configuration asks for {tuple(expected.shape)}"
+            )
+    if unknown := sorted(checkpoint.tensors.keys() - state.keys()):
+        raise CheckpointError(f"{path}: tensor {unknown[0]} belongs to no layer of the student")
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in checkpoint.tensors.items()})
+
+
+def _load_tokenizer(path: str | Path, files: dict[str, Any]) -> PreTrainedTokenizerBase:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in _TOKENIZER_FILES:
+            (Path(folder) / name).write_text(files[name], encoding="utf-8")
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+    return tokenizer

@@ -1,0 +1,69 @@
+"""What a person sees while something trains: a bar on a terminal, lines elsewhere."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+_SHOWN = ("loss", "hidden", "attention", "soft", "hard", "spiking_rate")
+
+
+class ShowProgress(TrainerCallback):
+    """Loss and its terms, the last validation metrics and the mean spiking rate. Only the first process prints."""
+
+    def __init__(self, console: Console, stage: str) -> None:
+        self.console, self.stage = console, stage
+        self.training: dict[str, float] = {}
+        self.validation: dict[str, float] = {}
+        self.bar: Progress | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero or not self.console.is_terminal:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[shown]}"), console=self.console)
+        self.task = self.bar.add_task(self.stage, total=state.max_steps, completed=state.global_step, shown="")
+        self.bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        logs = logs or {}
+        if not state.is_world_process_zero or "train_runtime" in logs:
+            return
+        validation = {k.removeprefix("eval_"): v for k, v in logs.items() if k.startswith("eval_")}
+        for name in ("loss", "runtime", "samples_per_second", "steps_per_second"):
+            validation.pop(name, None)
+        shown = {name: float(logs[name]) for name in _SHOWN if name in logs}
+        self.training, self.validation = shown or self.training, validation or self.validation
+        if self.bar:
+            self.bar.update(self.task, shown=_line(self.training | self._prefixed()))
+        elif validation:
+            self._print(f"{self.stage}: epoch {state.epoch:.3g}, validation {_line(validation)}")
+        else:
+            self._print(f"{self.stage}: step {state.global_step}/{state.max_steps}, {_line(shown)}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _prefixed(self) -> dict[str, float]:
+        return {f"validation {name}": value for name, value in self.validation.items() if name != "spiking_rate"}
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+
+def _line(values: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values.items())
