@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := train export lava_runtime energy
 # Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
-NO_DEPS := lava-nc lava-dl norse
+NO_DEPS := lava-nc lava-dl norse snntorch
 
 .PHONY: install test test-slow test-all lint format types demo demo-short clean
 
@@ -48,6 +48,8 @@ types: install
 
 demo: install
 	$(BIN)/neurotool train
+	$(BIN)/neurotool export model.ckpt --target nir --force
+	$(BIN)/neurotool validate model.ckpt model.nir
 
 demo-short: install
 	$(BIN)/neurotool doctor

@@ -3,21 +3,24 @@
     python benchmarks/step_time.py [--layers 4 --hidden-size 384 --batch-size 32 --tokens 64]
 
 Same batch, length, threads, attention implementation (SDPA) and dropout; steps of the models alternate in one run, and
-the medians' ratios are printed. Peak memory is the growth of the resident set in a process of its own per model.
+the medians' ratios are printed. Peak memory is what building and five steps add to the resident set of a process of its
+own per model (Linux).
 """
 
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
+from neurotool.train.memory import keep_freed_memory
 
 VARIANTS = {
     "bert": None,
@@ -47,8 +50,9 @@ def training_step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batc
 
 def inference(model: torch.nn.Module, batch: dict) -> None:
     model.eval()
+    options = {} if isinstance(model, BertForSequenceClassification) else {"output_rates": False}
     with torch.inference_mode():
-        model(**batch)
+        model(**batch, **options)
 
 
 def seconds(function, *arguments) -> float:
@@ -66,13 +70,18 @@ def make_batch(batch_size: int, tokens: int) -> dict:
 
 
 def peak_memory(name: str, shape: dict, batch: dict) -> float:
-    """MiB by which five training steps raise this process's peak resident set."""
+    """MiB that building the model and five training steps add to this process's peak resident set."""
+    before = resident("VmRSS")
     model = build(name, shape)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(5):
         training_step(model, optimiser, batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """MiB; not from getrusage, whose peak a child process inherits from its parent."""
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1024
 
 
 @click.command()
@@ -83,10 +92,23 @@ def peak_memory(name: str, shape: dict, batch: dict) -> float:
 @click.option("--tokens", default=64, show_default=True)
 @click.option("--steps", default=15, show_default=True)
 @click.option("--dropout", default=0.1, show_default=True)
+@click.option("--return-freed-memory", is_flag=True, help="Leave malloc as it is.")
+@click.option("--only", default="", help="Comma-separated names of the rows to measure.")
 @click.option("--memory-of", default=None, hidden=True)
 def main(
-    layers: int, hidden_size: int, heads: int, batch_size: int, tokens: int, steps: int, dropout: float, memory_of
-):
+    layers: int,
+    hidden_size: int,
+    heads: int,
+    batch_size: int,
+    tokens: int,
+    steps: int,
+    dropout: float,
+    return_freed_memory: bool,
+    only: str,
+    memory_of: str | None,
+) -> None:
+    if not return_freed_memory:
+        keep_freed_memory()
     shape = {
         "num_hidden_layers": layers,
         "hidden_size": hidden_size,
@@ -100,7 +122,8 @@ def main(
     if memory_of:
         click.echo(json.dumps(peak_memory(memory_of, shape, batch)))
         return
-    models = {name: build(name, shape) for name in VARIANTS}
+    chosen = [name for name in VARIANTS if not only or name == "bert" or name in only.split(",")]
+    models = {name: build(name, shape) for name in chosen}
     optimisers = {name: torch.optim.AdamW(model.parameters(), lr=1e-4) for name, model in models.items()}
     train: dict[str, list[float]] = {name: [] for name in models}
     infer: dict[str, list[float]] = {name: [] for name in models}

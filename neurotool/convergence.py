@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertForSequenceClassification
 from neurotool.student.configuration import Schedule
 
@@ -20,8 +21,7 @@ def measure_convergence(
     time_steps: list[int],
     schedules: tuple[Schedule, ...] = ("phased", "concurrent"),
 ) -> Errors:
-    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids). The concurrent schedule is
-    simulated once, to the largest T."""
+    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids)."""
     student.eval()
     mask = batch["attention_mask"]
     tokens = mask.bool()
@@ -65,7 +65,10 @@ def plot_convergence(errors: Errors, path: Path) -> None:
     panels[0][-1].legend(fontsize="small")
     figure.tight_layout()
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix or '.png'}")
+    known = sorted(figure.canvas.get_supported_filetypes())
     try:
+        if temporary.suffix[1:] not in known:
+            raise ConfigError(f"{path}: unknown plot type {path.suffix!r}; use one of {', '.join(known)}")
         figure.savefig(temporary, dpi=150)
         temporary.replace(path)
     finally:

@@ -27,6 +27,10 @@ class GraphError(NeurotoolError):
     """A layer graph is not consistent, or an operation it holds is not supported; names node and port."""
 
 
+class ExportError(NeurotoolError):
+    """A graph cannot be written in the chosen format or to the chosen place."""
+
+
 class TrainingError(NeurotoolError):
     """Training had to stop; the last good state is kept on disk."""
 

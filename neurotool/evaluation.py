@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from neurotool.errors import DataError
 from neurotool.student import SpikingBertForSequenceClassification
-from neurotool.tasks import Task, compute_metrics
+from neurotool.tasks import Task, compute_metrics, load_examples, load_task
 
 
 @dataclass
@@ -80,6 +82,22 @@ def batches(
         yield positions, {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def validation_examples(data: Path | None, task: Task, training: dict[str, Any]) -> datasets.Dataset:
+    """Labelled examples from `data`, else those that the training record of a checkpoint was validated on.
+
+    Raises DataError where they cannot be found.
+    """
+    if data is not None:
+        return load_examples(data, task)
+    plan = training.get("plan", {})
+    if plan.get("data"):
+        folder = Path(plan["data"])
+        if not folder.exists():
+            raise DataError(f"the student was trained on {folder}, which is not here: give other data with --data")
+        return load_examples(folder, task)
+    return load_task(plan.get("task", task.name)).validation
+
+
 @torch.inference_mode()
 def evaluate(
     student: SpikingBertForSequenceClassification,
@@ -112,5 +130,13 @@ def predict(
     student.eval()
     columns = [list(column) for column in zip(*texts, strict=True)]
     length = student.config.max_position_embeddings
-    batch = tokenizer(*columns, truncation=True, max_length=length, padding=True, return_tensors="pt")
-    return student(**batch.to(student.device)).logits.float().cpu().numpy()
+    batch = tokenizer(
+        *columns,
+        truncation=True,
+        max_length=length,
+        padding=True,
+        return_tensors="pt",
+        return_token_type_ids=True,
+        return_attention_mask=True,
+    )
+    return student(**batch.to(student.device), output_rates=False).logits.float().cpu().numpy()

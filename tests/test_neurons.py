@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Literal
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from neurotool.errors import ConfigError
 from neurotool.student.emission import Membranes, NeuronLayer, SteadyState, WindowRates, WindowSpikes
-from neurotool.student.neurons import NeuronDynamics, RunningRate, average_spiking_rate, substitute
+from neurotool.student.neurons import (
+    NeuronDynamics,
+    RunningRate,
+    average_spiking_rate,
+    closed_form_rate,
+    substitute,
+)
 
 BINARY = tuple(k / 16 for k in range(16))
 TERNARY = tuple(k / 16 for k in range(-8, 8))
@@ -37,7 +44,7 @@ def windows(draw: st.DrawFn) -> tuple[NeuronDynamics, Tensor, int]:
     dynamics = draw(dynamics_without_leak())
     dtype = draw(st.sampled_from((torch.float32, torch.float64)))
     time_steps = draw(st.one_of(st.integers(1, 40), st.integers(1, 1024)))
-    width = 32 if dtype == torch.float32 else 64
+    width: Literal[32, 64] = 32 if dtype == torch.float32 else 64
     anything = draw(st.lists(st.floats(width=width, allow_nan=False), min_size=1, max_size=8))
     unit = draw(st.lists(st.floats(-1.5, 1.5, width=32), max_size=8))
     counts = draw(st.lists(st.integers(-time_steps - 1, time_steps + 1), min_size=1, max_size=8))
@@ -345,9 +352,10 @@ def test_a_learned_gain_scales_the_threshold_and_gets_a_gradient() -> None:
     assert layer.v_threshold.item() == pytest.approx(3.0)
     current = torch.tensor([1.5, 2.25, -1.0, 9.0])
     WindowRates(8)(layer, current).sum().backward()
-    # d clamp(I / (base * e^g)) / dg = -drive inside the clamp, 0 outside
+    # d clamp(I / (base * e^g)) / dg = -drive inside the clamp, 0 outside. T = 8: the drive .5 is known to lie in
+    # [4/8, 5/8), the drive .75 in [6/8, 7/8), and their middles stand for them
     assert layer.log_gain.grad is not None
-    assert layer.log_gain.grad.item() == pytest.approx(-(0.5 + 0.75))
+    assert layer.log_gain.grad.item() == pytest.approx(-(4.5 / 8 + 6.5 / 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -356,3 +364,18 @@ def test_drives_of_half_precision_currents_are_float32(dtype: torch.dtype) -> No
     current = torch.tensor([0.75], dtype=dtype)
     assert layer.drive(current).dtype == torch.float32
     assert WindowRates(1000)(layer, current) == 0.75
+
+
+@pytest.mark.parametrize("time_steps", [1, 2, 4, 16])
+@pytest.mark.parametrize("dynamics", [NeuronDynamics(), NeuronDynamics(v_init=0.5), NeuronDynamics(spikes="ternary")])
+def test_the_thresholds_gradient_is_unbiased(dynamics: NeuronDynamics, time_steps: int) -> None:
+    """Estimated from rates; exactly, it is the sum of -drive / v_threshold over the neurons that are not clamped."""
+    generator = torch.Generator().manual_seed(0)
+    drive = torch.rand(100_000, generator=generator, dtype=torch.float64) * (1 - dynamics.low) + dynamics.low
+    weight = 1 + drive  # so that an error of the sign of the drive does not cancel
+    v_threshold = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    (closed_form_rate(2 * drive, v_threshold, dynamics, time_steps) * weight).sum().backward()
+    assert v_threshold.grad is not None
+    exact = -(drive * weight).sum() / 2
+    at_this_resolution = 0.4 / time_steps**2  # weight varies within a level
+    assert v_threshold.grad.item() == pytest.approx(exact.item(), rel=0.01 + at_this_resolution)

@@ -2,10 +2,11 @@
 the spikes folded into the weights that read them."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification
 
 from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertForSequenceClassification
@@ -17,18 +18,17 @@ from neurotool.student.spikingbert import SpikingBertLayer
 def copy_teacher(
     student: SpikingBertForSequenceClassification, teacher: BertForSequenceClassification, layer_map: Sequence[int]
 ) -> None:
-    """Embeddings, and for student layer i the teacher's layer layer_map[i+1] (counted from 1).
+    """Embeddings, and for student layer i the first teacher layer after hidden state layer_map[i]: the one that was
+    trained on what the student's layer will read (better than the last before layer_map[i+1]: docs/results.md).
 
     Raises ConfigError when the shapes differ.
     """
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
-        ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
-        if ours != theirs:
-            raise ConfigError(f"{name} is {ours}, the teacher's is {theirs}: use --init random, or the teacher's shape")
+    check_same_shape(student.config, teacher.config)
     student.embeddings.load_state_dict(teacher.bert.embeddings.state_dict())
-    for layer, source in zip(student.layers, layer_map[1:], strict=True):
-        block = teacher.bert.encoder.layer[source - 1]
-        for ours, theirs in (
+    blocks = teacher.bert.encoder.layer
+    for layer, source in zip(_encoder_layers(student), layer_map[:-1], strict=True):
+        block = blocks[min(source, len(blocks) - 1)]
+        for copy, original in (
             (layer.query, block.attention.self.query),
             (layer.key, block.attention.self.key),
             (layer.value, block.attention.self.value),
@@ -38,7 +38,15 @@ def copy_teacher(
             (layer.output, block.output.dense),
             (layer.output_norm, block.output.LayerNorm),
         ):
-            ours.load_state_dict(theirs.state_dict())
+            copy.load_state_dict(original.state_dict())
+
+
+def check_same_shape(student: BertConfig, teacher: BertConfig) -> None:
+    """Raises ConfigError where the student's layers cannot hold the teacher's."""
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours != theirs:
+            raise ConfigError(f"{name} is {ours}, the teacher's is {theirs}: use --init random, or the teacher's shape")
 
 
 @torch.no_grad()
@@ -52,9 +60,12 @@ def fit_spikes(student: SpikingBertForSequenceClassification, batch: dict[str, T
 
     With a fixed v_threshold only the scale is folded.
     """
+    training = student.training
+    student.eval()
     fit = _Fit(student, batch["attention_mask"].bool(), max_shift)
     current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
     student._sweep(current, batch["attention_mask"])(fit, None, None)
+    student.train(training)
 
 
 class _Fit:
@@ -66,7 +77,7 @@ class _Fit:
         self.residual_scale = 1.0
         self.value_scale, self.value_shift = 1.0, 0.0
         self.places: dict[str, Callable[[NeuronLayer, Tensor], Tensor]] = {"embedding": self._embedding}
-        for index, layer in enumerate(student.layers):
+        for index, layer in enumerate(_encoder_layers(student)):
             for kind in ("key", "value", "attention", "self_output", "intermediate", "output"):
                 self.places[f"encoder.{index}.{kind}"] = _bind(getattr(self, f"_{kind}"), index, layer)
 
@@ -79,7 +90,7 @@ class _Fit:
             return float(neurons.base), 0.0
         sample = x[self.mask].flatten()[:400_000].float()
         dynamics, steps = neurons.dynamics, self.student.config.time_steps
-        reach = float(sample.abs().quantile(0.999)) if len(sample) < 2**24 else float(sample.abs().max())
+        reach = float(sample.abs().quantile(0.999))
         width = reach * (2.0 if shiftable and dynamics.low == 0 and self.max_shift > 0 else 1.0)
         shifts = [0.0] if dynamics.low < 0 or not shiftable else [self.max_shift * k / 5 for k in range(6)]
         best = (float("inf"), 1.0, 0.0)
@@ -99,7 +110,7 @@ class _Fit:
 
     def _embedding(self, neurons: NeuronLayer, x: Tensor) -> Tensor:
         threshold, shift = self._choose(neurons, x, True)
-        self.student.embeddings.LayerNorm.bias += shift
+        self.student.embeddings.LayerNorm.bias.add_(shift)
         self._enter_layer(0, threshold, shift)
         return self._emit(neurons, x + shift, threshold)
 
@@ -108,20 +119,20 @@ class _Fit:
         if index == len(self.student.layers):
             _fold(self.student.classifier, threshold, shift)
             return
-        layer = self.student.layers[index]
+        layer = _encoder_layers(self.student)[index]
         for reader in (layer.query, layer.key, layer.value):
             _fold(reader, threshold, shift)
 
     def _key(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
         threshold, shift = self._choose(neurons, x, True)
-        layer.key.bias += shift
-        layer.query.weight *= threshold
-        layer.query.bias *= threshold
+        layer.key.bias.add_(shift)
+        layer.query.weight.mul_(threshold)
+        layer.query.bias.mul_(threshold)
         return self._emit(neurons, x + shift, threshold)
 
     def _value(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
         self.value_scale, self.value_shift = self._choose(neurons, x, True)
-        layer.value.bias += self.value_shift
+        layer.value.bias.add_(self.value_shift)
         return self._emit(neurons, x + self.value_shift, self.value_scale)
 
     def _attention(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
@@ -131,13 +142,12 @@ class _Fit:
         if not self.learned:
             threshold *= self.value_scale
         _fold(layer.self_output, threshold, self.value_shift)
-        layer.self_output.weight /= self.residual_scale
-        layer.self_output.bias /= self.residual_scale
+        _divide(layer.self_output, self.residual_scale)
         return self._emit(neurons, x, threshold / self.value_scale)
 
     def _self_output(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
         threshold, shift = self._choose(neurons, x, True)
-        layer.self_output_norm.bias += shift
+        layer.self_output_norm.bias.add_(shift)
         _fold(layer.intermediate, threshold, shift)
         self.residual_scale = threshold
         return self._emit(neurons, x + shift, threshold)
@@ -145,15 +155,18 @@ class _Fit:
     def _intermediate(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
         threshold, _ = self._choose(neurons, x, False)
         _fold(layer.output, threshold, 0.0)
-        layer.output.weight /= self.residual_scale
-        layer.output.bias /= self.residual_scale
+        _divide(layer.output, self.residual_scale)
         return self._emit(neurons, x, threshold)
 
     def _output(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
         threshold, shift = self._choose(neurons, x, True)
-        layer.output_norm.bias += shift
+        layer.output_norm.bias.add_(shift)
         self._enter_layer(index + 1, threshold, shift)
         return self._emit(neurons, x + shift, threshold)
+
+
+def _encoder_layers(student: SpikingBertForSequenceClassification) -> list[SpikingBertLayer]:
+    return [cast(SpikingBertLayer, layer) for layer in student.layers]
 
 
 def _bind(
@@ -164,5 +177,11 @@ def _bind(
 
 def _fold(reader: nn.Linear, scale: float, shift: float) -> None:
     """W x + b with x = scale * rate - shift, rewritten for the rate."""
-    reader.bias -= shift * reader.weight.sum(1)
-    reader.weight *= scale
+    reader.bias.sub_(shift * reader.weight.sum(1))
+    reader.weight.mul_(scale)
+
+
+def _divide(reader: nn.Linear, scale: float) -> None:
+    """Bring a reader's output to the scale of the rates it is added to; the LayerNorm that follows undoes it."""
+    reader.weight.div_(scale)
+    reader.bias.div_(scale)

@@ -13,9 +13,15 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """MSE of pre-softmax attention scores over pairs of real tokens; both (batch, heads, tokens, tokens)."""
+    """MSE of pre-softmax attention scores over pairs of real tokens; both (batch, heads, tokens, tokens).
+
+    Scores count up to a constant per query: the softmax does not see it, and the shift of a student's keys
+    (initialise.py) changes it.
+    """
     pairs = mask[:, :, None] * mask[:, None, :]
-    squared = (student.float() - teacher.float()).square().mean(1)
+    difference = (student.float() - teacher.float()) * pairs[:, None]
+    constant = difference.sum(-1, keepdim=True) / mask.sum(1)[:, None, None, None]
+    squared = (difference - constant).square().mean(1)
     return _mean_per_text((squared * pairs).sum(-1), mask.sum(1).square())
 
 

@@ -1,13 +1,15 @@
 """What a training run is asked to do: data for the pipeline, and the part of the run that `--resume` compares."""
 
 import json
+import math
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neurotool.errors import ConfigError
 from neurotool.train.teacher import DEMO_TEACHER
-from neurotool.train.trainer import LossWeights
+from neurotool.train.trainer import LossWeights, is_first_process
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,18 @@ class StagePlan:
     learning_rate: float
     batch_size: int
     weights: LossWeights
+
+    def check(self) -> None:
+        """Raises ConfigError for values nothing can be trained with."""
+        _positive(f"epochs of stage {self.name}", self.epochs)
+        _positive(f"learning rate of stage {self.name}", self.learning_rate)
+        _require(f"batch size of stage {self.name}", self.batch_size, self.batch_size >= 1, "at least 1")
+        weights = asdict(self.weights)
+        _positive("temperature", weights.pop("temperature"))
+        for name, weight in weights.items():
+            _require(f"{name} weight of stage {self.name}", weight, 0 <= weight < math.inf, "at least 0")
+        if not any(weight for name, weight in weights.items() if name != "rate"):
+            raise ConfigError(f"stage {self.name} has no loss: all its weights are 0; give one, or no epochs")
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class TrainingPlan:
     metric: str | None = None
     corpus: str | None = None
     max_texts: int | None = None
+    corpus_length: int = 64
     student: dict[str, Any] = field(default_factory=dict)
     init: str = "teacher"
     layer_map: tuple[int, ...] | None = None
@@ -57,8 +72,32 @@ class TrainingPlan:
 
     @property
     def folder(self) -> Path:
-        """Where checkpoints to resume from and TensorBoard logs go."""
+        """Where TensorBoard logs go, and the state of the unfinished run."""
         return self.run_folder or Path("runs") / self.output.stem
+
+    @property
+    def state_folder(self) -> Path:
+        """What `--resume` needs; removed when the run is finished."""
+        return self.folder / "unfinished"
+
+    def check(self) -> None:
+        """Raises ConfigError for values that would fail only after some training."""
+        if not self.stages:
+            raise ConfigError("nothing to train: every stage has 0 epochs; give --epochs")
+        for stage in self.stages:
+            stage.check()
+        _positive("teacher epochs", self.teacher_epochs)
+        _positive("teacher learning rate", self.teacher_learning_rate)
+        _require("max length", self.max_length, self.max_length >= 4, "at least 4")
+        _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
+        _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
+        shares = {"warmup": self.warmup, "max shift": self.max_shift}
+        shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
+        for name, value in shares.items():
+            _require(name, value, 0 <= value < 1, "at least 0 and below 1")
+        if not self.output.parent.is_dir() or self.output.is_dir():
+            kind = "is a folder" if self.output.is_dir() else "its folder does not exist"
+            raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
 
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values."""
@@ -73,7 +112,9 @@ def open_run(plan: TrainingPlan) -> None:
 
     Raises ConfigError when something would be lost (use --force) or the resumed run was started differently.
     """
-    record = plan.folder / "plan.json"
+    if not is_first_process():
+        return
+    record = plan.state_folder / "plan.json"
     if plan.resume:
         if not record.exists():
             raise ConfigError(f"nothing to resume in {plan.folder}: leave out --resume to start")
@@ -82,12 +123,28 @@ def open_run(plan: TrainingPlan) -> None:
     if not plan.force:
         if plan.output.exists():
             raise ConfigError(f"{plan.output} exists: --force replaces it, -o FILE writes another")
-        if record.exists():
+        if any(file.is_file() and file != record for file in plan.state_folder.rglob("*")):
             raise ConfigError(f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over")
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    close_run(plan)  # what is left of another run would mix with this one when it is resumed
+    plan.state_folder.mkdir(parents=True, exist_ok=True)
     temporary = record.with_suffix(".tmp")
     temporary.write_text(json.dumps(plan.to_dict(), indent=1), encoding="utf-8")
     temporary.replace(record)
+
+
+def close_run(plan: TrainingPlan) -> None:
+    """Remove the state to resume from, the record first, so that half of it is never taken for a run."""
+    (plan.state_folder / "plan.json").unlink(missing_ok=True)
+    shutil.rmtree(plan.state_folder, ignore_errors=True)
+
+
+def _positive(name: str, value: float) -> None:
+    _require(name, value, 0 < value < math.inf, "a positive number")
+
+
+def _require(name: str, value: Any, fits: bool, limit: str) -> None:
+    if not fits:
+        raise ConfigError(f"{name} is {value}: it must be {limit}")
 
 
 def _compare(plan: TrainingPlan, before: dict[str, Any]) -> None:

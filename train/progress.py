@@ -18,6 +18,13 @@ class ShowProgress(TrainerCallback):
         self.validation: dict[str, float] = {}
         self.bar: Progress | None = None
 
+    def __enter__(self) -> "ShowProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
@@ -49,20 +56,17 @@ class ShowProgress(TrainerCallback):
         if self.bar:
             self.bar.update(self.task, shown=_line(self.training | self._prefixed()))
         elif validation:
-            self._print(f"{self.stage}: epoch {state.epoch:.3g}, validation {_line(validation)}")
+            say(self.console, f"{self.stage}: epoch {state.epoch:.3g}, validation {_line(validation)}")
         else:
-            self._print(f"{self.stage}: step {state.global_step}/{state.max_steps}, {_line(shown)}")
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, highlight=False)
+            say(self.console, f"{self.stage}: step {state.global_step}/{state.max_steps}, {_line(shown)}")
 
     def _prefixed(self) -> dict[str, float]:
         return {f"validation {name}": value for name, value in self.validation.items() if name != "spiking_rate"}
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: not wrapped, no colours, and brackets in a path are no markup."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _line(values: dict[str, float]) -> str:

@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
 
@@ -84,10 +85,17 @@ def locate_teacher(name: str) -> str:
     return name
 
 
-def load_teacher(name: str, task: Task) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase, bool]:
-    """Returns (model, tokenizer, whether it has a head for the task already).
+class LoadedTeacher(NamedTuple):
+    model: BertForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    has_head: bool
+    """Whether it can do the task as it is."""
 
-    Raises TeacherError: not found, no safetensors weights, not a BERT, or a head with another number of labels.
+
+def load_teacher(name: str, task: Task) -> LoadedTeacher:
+    """Load the teacher called `name`, with a fresh head for the task where it has none.
+
+    Raises TeacherError: not found, no safetensors weights or tokenizer, not a BERT, or a head with other labels.
     """
     location = locate_teacher(name)
     try:
@@ -102,20 +110,41 @@ def load_teacher(name: str, task: Task) -> tuple[BertForSequenceClassification, 
             f"teacher {name} has a head for {config.num_labels} labels, task {task.name} has {task.num_labels}: "
             "choose another teacher, or one without a head (it is then fine-tuned first)"
         )
-    options: dict[str, Any] = {} if has_head else _head_options(task)
+    if has_head:
+        _check_label_order(name, config.id2label, task)
+    options: dict[str, Any] = {} if has_head else head_options(task)
     try:
         model = BertForSequenceClassification.from_pretrained(
             location, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", **options
         )
         tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise TeacherError(
             f"teacher {name} cannot be loaded: {_first_line(error)}; it needs weights as .safetensors and a tokenizer"
         ) from error
-    return model, tokenizer, has_head
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up when there are no files
+        raise TeacherError(f"teacher {name} has no tokenizer: put its tokenizer.json or vocab.txt beside the weights")
+    if len(tokenizer) > config.vocab_size:
+        raise TeacherError(
+            f"teacher {name}: its tokenizer has {len(tokenizer)} tokens, its embedding only {config.vocab_size}; "
+            "give the tokenizer it was trained with"
+        )
+    return LoadedTeacher(model, tokenizer, has_head)
 
 
-def _head_options(task: Task) -> dict[str, Any]:
+def _check_label_order(name: str, id2label: dict[int, str], task: Task) -> None:
+    """A head that knows the task's classes in another order would teach the wrong ones."""
+    theirs = [id2label[i].casefold() for i in sorted(id2label)]
+    ours = [label.casefold() for label in task.label_names]
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise TeacherError(
+            f"teacher {name} has its labels in the order {', '.join(theirs)}, the data in the order {', '.join(ours)}: "
+            "write the labels of the data as the teacher's numbers"
+        )
+
+
+def head_options(task: Task) -> dict[str, Any]:
+    """Values of a model configuration for the task's head."""
     names = dict(enumerate(task.label_names)) or {0: "score"}
     return {
         "num_labels": task.num_labels,
@@ -138,7 +167,8 @@ def cache_key(name: str, hashes: dict[str, str], settings: dict[str, Any]) -> st
     if folder.is_dir():
         for file in sorted(folder.glob("*.safetensors")):
             with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, "sha256").digest())
+                while block := f.read(2**20):
+                    digest.update(block)
     else:
         digest.update(name.encode())
     return f"{Path(name).name}-{digest.hexdigest()[:16]}"

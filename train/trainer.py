@@ -1,14 +1,16 @@
 """transformers' Trainer, told how to distil: what a batch's loss is, how a student is evaluated, when to stop."""
 
-import math
+import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
@@ -18,6 +20,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from neurotool.errors import TrainingError
 from neurotool.evaluation import evaluate
@@ -52,18 +55,21 @@ class Distiller(nn.Module):
         self.student = student
         self.fit = nn.Linear(student.config.hidden_size, teacher_width)
         self.weights = weights
-        self._start_fit_at_thresholds()
 
     @torch.no_grad()
-    def _start_fit_at_thresholds(self) -> None:
-        """Where widths agree, a rate's natural reading is v_threshold * rate."""
-        if self.fit.in_features == self.fit.out_features:
-            layers = self.student.neuron_layers
-            scale = sum(float(layers[n].v_threshold) for n in self.student.output_names) / len(
-                self.student.output_names
-            )
-            nn.init.eye_(self.fit.weight).mul_(scale)
-            nn.init.zeros_(self.fit.bias)
+    def start_fit(self, batch: dict[str, Tensor], hidden: Sequence[Tensor]) -> None:
+        """Where widths agree, a rate's natural reading is v_threshold * rate - shift: the mean threshold, and the mean
+        difference from the teacher's hidden states that it leaves."""
+        if self.fit.in_features != self.fit.out_features:
+            return
+        training = self.student.training
+        rates, layers = self.student.eval()(**batch).rates, self.student.neuron_layers
+        self.student.train(training)
+        names, tokens = self.student.output_names, batch["attention_mask"].bool()
+        scale = torch.stack([layers[name].v_threshold for name in names]).mean()
+        nn.init.eye_(self.fit.weight).mul_(scale)
+        left = [(h - scale * rates[name])[tokens].mean(0) for name, h in zip(names, hidden, strict=True)]
+        self.fit.bias.copy_(torch.stack(left).mean(0))
 
     def forward(self, batch: dict[str, Tensor], taught: TeacherOutput, labels: Tensor | None) -> dict[str, Tensor]:
         """The loss and its terms."""
@@ -88,7 +94,45 @@ class Distiller(nn.Module):
         return {"loss": loss, "spiking_rate": rate} | {name: term.detach() for name, term in terms.items()}
 
 
-class DistillationTrainer(Trainer):
+class EpochOrder(Sampler[int]):
+    """All texts once, those of similar length together. The order depends on seed and epoch alone, so that a resumed
+    run, and one on another number of processes, sees the same global batches."""
+
+    def __init__(self, dataset: datasets.Dataset, batch_size: int, seed: int, epoch: Callable[[], int]) -> None:
+        texts = (ids for rows in dataset.select_columns("input_ids").iter(1000) for ids in rows["input_ids"])
+        self.lengths = [len(ids) for ids in texts]
+        self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+class ReproducibleTrainer(Trainer):
+    """A Trainer whose batches are those of EpochOrder, and which never saves weights that are not finite."""
+
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
+        texts = self.train_dataset if train_dataset is None else train_dataset
+        batch_size = self.args.train_batch_size * self.args.world_size
+        return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        for name, weights in self.model.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise self.diverged(f"{name} is not finite after step {self.state.global_step}")
+        super().save_model(output_dir, _internal_call)
+
+    def diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what}: training stopped; {self.args.output_dir} keeps what was saved before; "
+            "start over with --force and a smaller learning rate"
+        )
+
+
+class DistillationTrainer(ReproducibleTrainer):
     """Trains a Distiller; `task` and validation data are absent in general distillation."""
 
     def __init__(
@@ -114,24 +158,25 @@ class DistillationTrainer(Trainer):
         )
         self.teacher = teacher.to(arguments.device)
         self.layer_map = layer_map
+        # The attention that reads the hidden state which the student's layer reads: the layer it was copied from.
+        last = len(teacher.model.bert.encoder.layer)
+        self.score_layers = tuple(min(i + 1, last) for i in layer_map[:-1])
         self.task = task
         self.model_accepts_loss_kwargs = False
         self._terms: dict[str, Tensor] = {}
+        self.control: TrainerControl
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
         weights = self.distiller.weights
         hidden_layers = self.layer_map if weights.hidden else ()
-        score_layers = self.layer_map[1:] if weights.attention else ()
+        score_layers = self.score_layers if weights.attention else ()
         with self.autocast():
             taught = self.teacher(inputs, hidden_layers, score_layers)
         self._terms = model(inputs, taught, labels)
         loss = self._terms["loss"]
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"loss is {loss.item()} at step {self.state.global_step + 1}: training stopped, the last checkpoint in "
-                f"{self.args.output_dir} is good; resume with a smaller --learning-rate"
-            )
+            raise self.diverged(f"loss is {loss.item()} at step {self.state.global_step + 1}")
         return loss
 
     def autocast(self) -> Any:
@@ -141,7 +186,7 @@ class DistillationTrainer(Trainer):
     def distiller(self) -> Distiller:
         return self.accelerator.unwrap_model(self.model)
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:  # type: ignore[override]
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics of the student, and its mean spiking rate."""
         if self.task is None or self.eval_dataset is None:
             return {}
@@ -160,30 +205,48 @@ class DistillationTrainer(Trainer):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Ctrl-C finishes the step, saves a checkpoint to resume from, and stops; a second one ends at once."""
+    """Within its `with` block Ctrl-C finishes the step, saves a checkpoint to resume from, and stops; a second one ends
+    at once. Under torchrun all processes stop after the same step."""
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._previous: Any = None
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        def handle(signum: int, frame: Any) -> None:
-            self.interrupted = True
+    def __enter__(self) -> "StopOnInterrupt":
+        self._catching = threading.current_thread() is threading.main_thread()
+        if self._catching:
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._catching:
+            signal.signal(signal.SIGINT, self._previous or signal.default_int_handler)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+        if not torch.distributed.is_initialized():  # torchrun passes on the Ctrl-C that its processes got already
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        self._previous = signal.signal(signal.SIGINT, handle)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        if args.world_size > 1:
+            anywhere = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(anywhere)
+            self.interrupted = bool(anywhere)
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True
         return control
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        signal.signal(signal.SIGINT, self._previous or signal.default_int_handler)
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.interrupted and state.epoch % 1:
+            # The Trainer takes the end of training for the end of an epoch. Its metrics would compete with the epochs'.
+            control.should_evaluate = control.should_save = False
+        return control
 
 
-def steps_per_epoch(examples: int, batch_size: int, processes: int) -> int:
-    return math.ceil(examples / (batch_size * processes))
+def is_first_process() -> bool:
+    """Whether this process prints and writes; true for all but the others of torchrun."""
+    return int(os.environ.get("RANK", 0)) == 0

@@ -60,19 +60,15 @@ def evaluate(
     import datasets
 
     from neurotool.evaluation import evaluate as run
+    from neurotool.evaluation import validation_examples
     from neurotool.student.serialise import load_student
-    from neurotool.tasks import load_data, load_examples, load_task, tokenise
+    from neurotool.tasks import tokenise
 
     datasets.disable_progress_bars()
     student, tokenizer, task, loaded = load_student(checkpoint)
     console = Console()
     plan = loaded.training.get("plan", {})
-    if data is not None:
-        examples = load_examples(data, task)
-    elif plan.get("data"):
-        examples = load_data(plan["data"], plan.get("metric")).validation
-    else:
-        examples = load_task(plan.get("task", task.name)).validation
+    examples = validation_examples(data, task, loaded.training)
     length = min(plan.get("max_length", 512), student.config.max_position_embeddings)
     dataset, truncated = tokenise(examples, tokenizer, length)
     if truncated:

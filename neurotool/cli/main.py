@@ -24,6 +24,8 @@ COMMANDS = {
     "train": LazyCommand("neurotool.cli.train:train", "Distil a BERT teacher into a spiking student."),
     "evaluate": LazyCommand("neurotool.cli.evaluate:evaluate", "Measure a student on labelled text."),
     "predict": LazyCommand("neurotool.cli.predict:predict", "Classify or score texts."),
+    "export": LazyCommand("neurotool.cli.export:export", "Write a model as NIR, or draw its layer graph."),
+    "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
 

@@ -1,9 +1,11 @@
 """`neurotool predict`."""
 
 import json
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -34,6 +36,7 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
     while batch := list(islice(source, batch_size)):
         empty = False
         pairs = [_split(text, len(task.text_columns)) for text in batch]
+        _warn_of_long_texts(pairs, tokenizer, student.config.max_position_embeddings)
         logits = run(student, tokenizer, pairs)
         for text, row in zip(batch, logits, strict=True):
             if task.regression:
@@ -50,8 +53,14 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
         raise DataError("standard input: no text in it; give one text a line")
 
 
+def _warn_of_long_texts(texts: list[tuple[str, ...]], tokenizer: Any, length: int) -> None:
+    lengths = map(len, tokenizer(*(list(column) for column in zip(*texts, strict=True)))["input_ids"])
+    if cut := sum(n > length for n in lengths):
+        click.echo(f"{cut} of {len(texts)} texts are longer than {length} tokens: cut", err=True)
+
+
 def _lines() -> Iterator[str]:
-    for number, raw in enumerate(click.get_binary_stream("stdin"), start=1):
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
         try:
             text = raw.decode("utf-8").strip("\r\n")
         except UnicodeDecodeError as error:

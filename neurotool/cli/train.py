@@ -1,6 +1,7 @@
 """`neurotool train`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,16 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option("--max-shift", type=float, default=0.5, show_default=True, help="Fit of binary spikes; 0 = sparser.")
 @click.option("--corpus", help="Unlabelled text for general distillation: file, folder, dataset id, or demo.")
 @click.option("--max-texts", type=int, help="Read only so many passages of the corpus.")
+@click.option("--corpus-length", type=int, default=64, show_default=True, help="Tokens of a piece of the corpus.")
 @click.option("--general-epochs", type=float, default=1.0, show_default=True, help="Used with --corpus.")
 @click.option("--inner-epochs", type=float, default=0.0, show_default=True, help="Embedding, hidden, attention only.")
 @click.option("--epochs", type=float, default=3.0, show_default=True, help="Prediction stage.")
 @click.option("--learning-rate", type=float, default=2e-4, show_default=True)
+@click.option("--general-soft-weight", type=float, default=1.0, show_default=True, help="Teacher's logits on corpus.")
 @click.option("--general-learning-rate", type=float, default=3e-4, show_default=True)
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Over all processes.")
 @click.option("--hidden-weight", type=float, default=1.0, show_default=True)
-@click.option("--attention-weight", type=float, default=0.1, show_default=True)
+@click.option("--attention-weight", type=float, default=0.01, show_default=True)
 @click.option("--inner-share", type=float, default=1.0, show_default=True, help="Share of the two above in prediction.")
 @click.option("--soft-weight", type=float, default=1.0, show_default=True, help="Teacher's logits.")
 @click.option("--hard-weight", type=float, default=0.5, show_default=True, help="True labels.")
@@ -92,9 +95,12 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 def train(as_json: bool, **options: Any) -> None:
     """Distil a BERT teacher into a spiking student."""
     from neurotool.train.pipeline import train as run
+    from neurotool.train.trainer import is_first_process
 
     plan = plan_from(options)
     result = run(plan, Console(stderr=True))
+    if not is_first_process():
+        return
     student = result.student
     if as_json:
         report = {
@@ -144,6 +150,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "attention_probs_dropout_prob": options["dropout"],
     }
     inner = LossWeights(options["hidden_weight"], options["attention_weight"], 0.0, 0.0, options["rate_penalty"])
+    unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
     prediction = LossWeights(
         options["hidden_weight"] * options["inner_share"],
         options["attention_weight"] * options["inner_share"],
@@ -153,7 +160,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         options["temperature"],
     )
     rate, size = options["learning_rate"], options["batch_size"]
-    general = StagePlan("general", options["general_epochs"], options["general_learning_rate"], size, inner)
+    general = StagePlan("general", options["general_epochs"], options["general_learning_rate"], size, unlabelled)
     stages = (
         *((general,) if options["corpus"] else ()),
         StagePlan("inner", options["inner_epochs"], rate, size, inner),
@@ -167,6 +174,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         metric=options["metric"],
         corpus=options["corpus"],
         max_texts=options["max_texts"],
+        corpus_length=options["corpus_length"],
         student={name: value for name, value in student.items() if value is not None},
         init=options["init"] or "auto",
         layer_map=options["layer_map"],

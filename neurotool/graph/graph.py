@@ -103,6 +103,8 @@ class Graph:
             value = getattr(self, setting)
             if type(value) is not int or value < 1:
                 raise GraphError(f"{setting} is {value!r}: it must be a whole number of at least 1")
+        if self.feedback_sweeps > 1 and not self.feedback:
+            raise GraphError(f"feedback_sweeps is {self.feedback_sweeps}: without feedback it must be 1")
         if self.schedule not in get_args(Schedule):
             raise GraphError(f"schedule is {self.schedule!r}: choose one of {', '.join(get_args(Schedule))}")
         for name, node in self.nodes.items():
@@ -110,6 +112,8 @@ class Graph:
                 raise GraphError(f"node {name} is a {type(node).__name__}: known types are {', '.join(NODE_TYPES)}")
             if not isinstance(name, str) or not name or "/" in name:
                 raise GraphError(f"node name {name!r} must be text without '/', which separates names in files")
+        if not all(isinstance(label, str) for label in self.labels):
+            raise GraphError(f"labels are {self.labels!r}: they must be text")
         try:
             json.dumps(self.metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -190,7 +194,7 @@ class Graph:
     def from_arrays(cls, description: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Graph":
         """Raises GraphError: another format version, an unknown node type, missing or surplus entries or arrays, or a
         graph that is not consistent."""
-        version = description.get("format_version")
+        version = description.get("format_version") if isinstance(description, dict) else None
         if version != FORMAT_VERSION:
             raise GraphError(f"graph format version {version!r}, but this neurotool reads version {FORMAT_VERSION}")
         settings = {f.name for f in fields(cls)} - {"inputs"} | {"format_version"}
@@ -200,14 +204,13 @@ class Graph:
         try:
             for entry in description["nodes"]:
                 builder.add(entry["name"], _node(entry, unused), *entry["inputs"])
+            if unused:
+                raise GraphError(f"array {sorted(unused)[0]} belongs to no node ({len(unused)} such arrays)")
             builder.feedback = [(node, port) for node, port in description["feedback"]]
-            settings -= {"format_version", "nodes", "feedback"}
-            given = {name: description[name] for name in settings} | {"labels": tuple(description["labels"])}
+            given = {name: description[name] for name in settings - {"format_version", "nodes", "feedback"}}
+            return builder.build(**given | {"labels": tuple(description["labels"])})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise GraphError(f"the graph's description is damaged: {type(error).__name__} {error}") from error
-        if unused:
-            raise GraphError(f"array {sorted(unused)[0]} belongs to no node ({len(unused)} such arrays)")
-        return builder.build(**given)
 
 
 class GraphBuilder:
@@ -222,7 +225,7 @@ class GraphBuilder:
         """Raises GraphError for a name that is taken."""
         if name in self.nodes:
             raise GraphError(
-                f"node {name} ({type(node).__name__}): there is a {type(self.nodes[name]).__name__} of that name"
+                f"node {name} ({type(node).__name__}): the name is taken by a {type(self.nodes[name]).__name__}"
             )
         self.nodes[name], self.inputs[name] = node, sources
         return name

@@ -15,7 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from neurotool.student.neurons import NeuronDynamics, RunningRate, average_spiking_rate, substitute
+from neurotool.student.neurons import (
+    NeuronDynamics,
+    RunningRate,
+    average_spiking_rate,
+    closed_form_rate,
+    substitute,
+)
 
 
 class NeuronLayer(nn.Module):
@@ -28,6 +34,7 @@ class NeuronLayer(nn.Module):
         self.name = name
         self.dynamics = dynamics
         self.base = nn.Buffer(torch.tensor(float(v_threshold)))
+        self.unit = not learned and v_threshold == 1
         self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=learned)
 
     @property
@@ -35,10 +42,20 @@ class NeuronLayer(nn.Module):
         return self.base * self.log_gain.exp()
 
     def drive(self, current: Tensor) -> Tensor:
-        """current / v_threshold, never in less than float32: counts up to T need more than bfloat16's 8 bits."""
-        if current.dtype in (torch.bfloat16, torch.float16):
-            current = current.float()
-        return current / self.v_threshold
+        """current / v_threshold"""
+        return _at_least_float32(current) / self.v_threshold
+
+    def rate(self, current: Tensor, time_steps: int) -> Tensor:
+        """Rate of a window of constant current, differentiable in current and threshold."""
+        if self.dynamics.has_closed_form:
+            v_threshold = None if self.unit else self.v_threshold
+            return closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
+        return self.dynamics.rate(self.drive(current), time_steps)
+
+
+def _at_least_float32(current: Tensor) -> Tensor:
+    """Counts up to T need more than bfloat16's 8 bits."""
+    return current.float() if current.dtype in (torch.bfloat16, torch.float16) else current
 
 
 class Emission(Protocol):
@@ -55,7 +72,7 @@ class WindowRates:
         self.time_steps = time_steps
 
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
-        return neurons.dynamics.rate(neurons.drive(current), self.time_steps)
+        return neurons.rate(current, self.time_steps)
 
 
 class WindowSpikes:
@@ -107,9 +124,9 @@ class Substituted:
 class Recorded:
     """Passes another emission through and keeps what each layer returned, as `rates[name]`."""
 
-    def __init__(self, emission: Emission) -> None:
+    def __init__(self, emission: Emission, rates: dict[str, Tensor] | None = None) -> None:
         self.emission = emission
-        self.rates: dict[str, Tensor] = {}
+        self.rates = {} if rates is None else rates
 
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
         self.rates[neurons.name] = self.emission(neurons, current)

@@ -24,7 +24,10 @@ def anderson(
     point, when `tolerance` is not reached within `max_iterations`.
     """
     batch = start.shape[0]
-    z, points, values, residuals = start, [], [], []
+    z = start
+    points: list[Tensor] = []
+    values: list[Tensor] = []
+    residuals: list[float] = []
     best, best_residual = start, float("inf")
     for _ in range(max_iterations):
         value = f(z)

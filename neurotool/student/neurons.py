@@ -55,6 +55,11 @@ class NeuronDynamics:
         return 1.0 if self.spikes == "binary" else 0.5
 
     @property
+    def offset(self) -> float:
+        """Added to a potential so that it fires at 1, whatever the kind of spikes; includes v_init."""
+        return self.v_init + 1 - self.firing_point
+
+    @property
     def has_closed_form(self) -> bool:
         return self.leak == 1 and self.reset == "soft"
 
@@ -85,9 +90,8 @@ class NeuronDynamics:
 
     def _charge(self, drive: Tensor, t: int) -> Tensor:
         """Potential after t steps of constant drive had the neuron not fired, shifted so that it fires at 1."""
-        offset = self.v_init + 1 - self.firing_point
         charge = drive * t
-        return charge.add_(offset) if offset else charge
+        return charge.add_(self.offset) if self.offset else charge
 
     def window(self, drive: Tensor, time_steps: int) -> Iterator[Tensor]:
         """The spikes of each step of a window in which `drive` is constant.
@@ -113,28 +117,52 @@ class NeuronDynamics:
     def rate(self, drive: Tensor, time_steps: int) -> Tensor:
         """Average spiking rate of a window of constant drive; gradient is the steady state's (straight through)."""
         if self.has_closed_form:
-            return _ClosedFormRate.apply(drive, self, time_steps)
+            return closed_form_rate(drive, None, self, time_steps)
         with torch.no_grad():
             simulated = average_spiking_rate(self.window(drive, time_steps), self.leak)
         return substitute(self.steady_state(drive), simulated)
 
 
-class _ClosedFormRate(torch.autograd.Function):
-    """spike_count / T forward; backward, the derivative of the steady state: 1 where the drive is not clamped.
+def closed_form_rate(current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
+    """spike_count(current / v_threshold) / T with the steady state's gradient; v_threshold None means 1.
 
-    Keeps one byte per neuron for the backward pass, whatever T.
+    The threshold's gradient, -drive / v_threshold where not clamped, takes the middle of the drives that give a rate
+    for the drive, which is unbiased and needs nothing kept beyond the rate itself.
     """
+    rate: Tensor = _ClosedFormRate.apply(current, v_threshold, dynamics, time_steps)
+    return rate
+
+
+class _ClosedFormRate(torch.autograd.Function):
+    """One function from current to rate: few passes over memory, and one byte per neuron kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, drive: Tensor, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((drive >= dynamics.low).logical_and_(drive <= 1))
-        return dynamics.spike_count(drive, time_steps).div_(time_steps)
+    def forward(
+        ctx: Any, current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int
+    ) -> Tensor:
+        low, high = dynamics.low * time_steps, float(time_steps)
+        if time_steps & (time_steps - 1) == 0:  # scaling by a power of two is exact: it goes into the threshold
+            charge = current * time_steps if v_threshold is None else current / (v_threshold / time_steps)
+        else:
+            charge = (current * 1 if v_threshold is None else current / v_threshold).mul_(time_steps)
+        inside = charge.clamp(low, high).eq(charge) if any(ctx.needs_input_grad) else None
+        if dynamics.offset:
+            charge.add_(dynamics.offset)
+        rate = charge.floor_().clamp_(low, high).div_(time_steps)
+        ctx.save_for_backward(inside, v_threshold, rate if ctx.needs_input_grad[1] else None)
+        ctx.to_middle = (0.5 - dynamics.offset) / time_steps
+        return rate
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        inside, v_threshold, rate = ctx.saved_tensors
+        gradient = gradients[0] * inside.view(torch.uint8)  # several times faster than by the bool itself
+        if v_threshold is not None:
+            gradient.div_(v_threshold)
+        to_threshold = None
+        if rate is not None:
+            to_threshold = -torch.dot(gradient.flatten(), rate.flatten()) - ctx.to_middle * gradient.sum()
+        return gradient, to_threshold, None, None
 
 
 def substitute(steady: Tensor, simulated: Tensor) -> Tensor:

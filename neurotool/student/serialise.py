@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
-from neurotool.errors import CheckpointError, ConfigError
+from neurotool.errors import CheckpointError
 from neurotool.student.configuration import SpikingBertConfig
 from neurotool.student.spikingbert import SpikingBertForSequenceClassification
 from neurotool.tasks import Task
@@ -57,12 +57,19 @@ def load_student(path: str | Path) -> LoadedStudent:
         raise CheckpointError(f"{path}: holds a {kind!r} student; this version knows {SpikingBertConfig.model_type!r}")
     try:
         model = SpikingBertForSequenceClassification(SpikingBertConfig(**checkpoint.config))
-    except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its configuration is not valid: {error}") from error
+    except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
+        raise CheckpointError(f"{path}: its configuration is not valid: {' '.join(str(error).split())}") from error
     _load_tensors(path, model, checkpoint)
-    record = checkpoint.training["task"]
-    task = Task(record["name"], tuple(record["text_columns"]), tuple(record["label_names"]), tuple(record["metrics"]))
-    return LoadedStudent(model.eval(), _load_tokenizer(path, checkpoint.tokenizer), task, checkpoint)
+    return LoadedStudent(model.eval(), _load_tokenizer(path, checkpoint.tokenizer), _task(path, checkpoint), checkpoint)
+
+
+def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
+    try:
+        record = checkpoint.training["task"]
+        lists = (tuple(record[name]) for name in ("text_columns", "label_names", "metrics"))
+        return Task(record["name"], *lists)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its training record does not describe the task ({error!r})") from error
 
 
 def _load_tensors(path: str | Path, model: SpikingBertForSequenceClassification, checkpoint: Checkpoint) -> None:
@@ -82,10 +89,10 @@ def _load_tensors(path: str | Path, model: SpikingBertForSequenceClassification,
 
 def _load_tokenizer(path: str | Path, files: dict[str, Any]) -> PreTrainedTokenizerBase:
     with tempfile.TemporaryDirectory() as folder:
-        for name in _TOKENIZER_FILES:
-            (Path(folder) / name).write_text(files[name], encoding="utf-8")
         try:
+            for name in _TOKENIZER_FILES:
+                (Path(folder) / name).write_text(files[name], encoding="utf-8")
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the tokenizers library raises plain Exceptions
             raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
     return tokenizer

@@ -143,19 +143,21 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        output_rates: bool = True,
         output_scores: bool = False,
         time_steps: int | None = None,
         **_: Any,
     ) -> SpikingBertOutput:
         """Args: input_ids, attention_mask (1 = token), token_type_ids: (batch, tokens); labels: (batch,);
-        time_steps overrides the configured T."""
+        time_steps overrides the configured T; output_rates=False frees each layer's rates as soon as they are read."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         time_steps = self.config.time_steps if time_steps is None else time_steps
         current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
         scores: list[Tensor] | None = [] if output_scores else None
-        rates = self._rates(current, attention_mask, time_steps, scores)
-        logits = self.readout(rates[self.output_names[-1]], attention_mask)
+        rates: dict[str, Tensor] | None = {} if output_rates else None
+        last = self._run(current, attention_mask, time_steps, rates, scores)
+        logits = self.readout(last, attention_mask)
         loss = None if labels is None else classification_loss(logits, labels)
         return SpikingBertOutput(
             loss=loss, logits=logits, rates=rates, attention_scores=None if scores is None else tuple(scores)
@@ -168,8 +170,16 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         weights = attention_mask.to(rate.dtype).unsqueeze(-1)
         return self.classifier((rate * weights).sum(1) / weights.sum(1))
 
-    def _rates(self, current: Tensor, mask: Tensor, time_steps: int, scores: list[Tensor] | None) -> dict[str, Tensor]:
-        """Rates of all neuron layers under the configured schedule, differentiable at the equilibrium."""
+    def _run(
+        self,
+        current: Tensor,
+        mask: Tensor,
+        time_steps: int,
+        rates: dict[str, Tensor] | None,
+        scores: list[Tensor] | None,
+    ) -> Tensor:
+        """The last layer's rate under the configured schedule, differentiable at the equilibrium. Fills `rates` and
+        `scores` when given."""
         sweep = self._sweep(current, mask)
         emission: Emission
         if self.config.schedule == "phased" and self.feedback is None:
@@ -184,11 +194,9 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
                 rewind = _RandomState(current.device)
                 state, self.feedback_residuals = implicit_gradient(lambda z: sweep(emission, z, None), state)
                 rewind()  # the pass below must draw the same dropout masks
-        recorded = Recorded(emission)
-        sweep(recorded, state, scores)
-        return recorded.rates
+        return sweep(emission if rates is None else Recorded(emission, rates), state, scores)
 
-    def _sweep(self, current: Tensor, mask: Tensor) -> Callable[[Emission, Tensor | None, list[Tensor] | None], Tensor]:
+    def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         """One pass through all neuron layers as a function of the emission and of what the last layer feeds back."""
         key_mask = mask.bool()[:, None, None, :]
 

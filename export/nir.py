@@ -1,0 +1,168 @@
+"""Reading and writing .nir files (HDF5, https://neuroir.org). docs/nir.md says what they hold."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import h5py
+import nir
+import numpy as np
+from nir.serialization import hdf2dict
+
+from neurotool.errors import ConfigError, ExportError, GraphError
+from neurotool.export.from_nir import Conventions, Fires, from_nir
+from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
+from neurotool.files import replacing
+from neurotool.graph import Graph
+from neurotool.graph.nodes import Reset
+
+# What h5py and nir raise for files that are not what they should be.
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError)
+
+
+def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
+    """`read_nir` gives the identical graph back; stock `nir.read` opens the file with its type check.
+
+    Raises ExportError: the file exists (and not `force`) or cannot be written; the old one is then unchanged.
+    """
+    content = to_nir(graph)
+    with replacing(Path(path), force) as temporary:
+        try:
+            nir.write(temporary, content, compression=None)  # trained weights hardly compress
+        except ValueError as error:  # HDF5 refuses a name, such as "."
+            raise ExportError(f"{path}: cannot hold the graph: {_one_line(error)}") from error
+
+
+def read_nir(
+    path: str | Path,
+    *,
+    reset: Reset | None = None,
+    time_step: float | None = None,
+    time_steps: int | None = None,
+    fires: Fires | None = None,
+    standard_nodes: bool = False,
+) -> Graph:
+    """The graph of a .nir file, ours or a foreign one of standard nodes (from_nir.py: which, and what they mean).
+
+    reset, time_step (in the unit of the file's time constants), time_steps (T), fires (">" or ">="): what NIR leaves
+    open. They go before what the standard nodes' metadata say; a file by neurotool says it all and does not use them.
+    fires defaults to ">", as NIR's text has it.
+    standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
+    Raises GraphError: not a NIR file, truncated, a node that is not supported, or conventions that are missing;
+    ConfigError for a convention out of its range.
+    """
+    conventions = Conventions(reset, time_step, time_steps, fires)
+    _check(conventions)
+    content = _open(Path(path))
+    try:
+        if METADATA_KEY in content.metadata and not standard_nodes:
+            return _from_metadata(content)
+        return from_nir(content, conventions)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from error
+
+
+def _check(conventions: Conventions) -> None:
+    for name, known in (("reset", get_args(Reset)), ("fires", get_args(Fires))):
+        if getattr(conventions, name) not in (None, *known):
+            raise ConfigError(f"{name} is {getattr(conventions, name)!r}: choose one of {', '.join(known)}")
+    for name, smallest in (("time_step", 0.0), ("time_steps", 1)):
+        value = getattr(conventions, name)
+        if value is not None and not (np.isfinite(value) and value >= smallest and value > 0):
+            raise ConfigError(f"{name} is {value}: it must be {'at least 1' if smallest else 'above 0'}")
+
+
+def _open(path: Path) -> nir.NIRGraph:
+    """Node by node, so that an error can name the node; nir.read only says that an assertion failed."""
+    if not path.is_file():
+        raise GraphError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; give a .nir file")
+    try:
+        with h5py.File(path, "r") as file:
+            if "node" not in file:
+                raise GraphError(f"{path}: an HDF5 file, but not a NIR graph (it has no group 'node')")
+            content = hdf2dict(file["node"])
+    except _DAMAGE as error:
+        raise GraphError(f"{path}: truncated, damaged or not an HDF5 file ({_one_line(error)})") from error
+    try:
+        return _graph(content, "")
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from error
+
+
+def _graph(content: dict[str, Any], prefix: str) -> nir.NIRGraph:
+    if content.get("type") != "NIRGraph" or not isinstance(content.get("nodes"), dict) or "edges" not in content:
+        raise GraphError(f"{prefix or 'the file'} holds a {content.get('type')!r} and not a whole NIRGraph")
+    nodes = {name: _node(node, prefix + name) for name, node in content["nodes"].items()}
+    edges = [tuple(str(end, "utf-8") for end in edge) for edge in content["edges"]]
+    return nir.NIRGraph(nodes, edges, metadata=content.get("metadata", {}), type_check=False)
+
+
+def _node(content: Any, name: str) -> nir.NIRNode:
+    kind = content.get("type") if isinstance(content, dict) else None
+    if kind == "NIRGraph":
+        return _graph(content, f"{name}.")
+    try:
+        known = nir.ir.str2NIRNode(kind)
+    except AssertionError:
+        raise GraphError(f"node {name} has type {kind!r}, which nir {nir.version} does not know") from None
+    try:
+        return known.from_dict(content)
+    except _DAMAGE as error:
+        raise GraphError(f"node {name} ({kind}) cannot be read: {_one_line(error) or type(error).__name__}") from error
+
+
+def _from_metadata(content: nir.NIRGraph) -> Graph:
+    try:
+        text = json.loads(content.metadata[METADATA_KEY])
+        version = text.get("nir_format_version")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GraphError(f"neurotool's metadata is damaged ({_one_line(error)}); {_WAY_OUT}") from error
+    if version != NIR_FORMAT_VERSION:
+        raise GraphError(f"metadata version {version!r}, but this neurotool reads version {NIR_FORMAT_VERSION}")
+    arrays = dict(content.metadata.get("arrays", {}))
+    for key in _arrays_named(text.get("graph")) - set(arrays):
+        held = held_array(content.nodes, key)
+        if held is None:
+            raise GraphError(f"array {key} is neither in neurotool's metadata nor in a standard node; {_WAY_OUT}")
+        arrays[key] = held
+    graph = Graph.from_arrays(text.get("graph"), arrays)
+    if difference := _difference(to_nir(graph), content):
+        raise GraphError(f"{difference} after neurotool wrote the file; {_WAY_OUT}")
+    return graph
+
+
+_WAY_OUT = "write it again, or read the standard nodes alone (--standard-nodes)"
+
+
+def _arrays_named(description: Any) -> set[str]:
+    try:
+        values = [value for node in description["nodes"] for value in node["parameters"].values()]
+        return {value["array"] for value in values if isinstance(value, dict)}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise GraphError(f"neurotool's metadata is damaged ({_one_line(error)}); {_WAY_OUT}") from error
+
+
+def _difference(ours: nir.NIRGraph, found: nir.NIRGraph) -> str:
+    """What another tool changed in the standard nodes, which the metadata would contradict; empty if nothing."""
+    for name in sorted(set(ours.nodes) ^ set(found.nodes)):
+        return f"node {name} was {'removed' if name in ours.nodes else 'added'}"
+    if set(ours.edges) != set(found.edges):
+        return f"edge {sorted(set(ours.edges) ^ set(found.edges))[0]} was added or removed"
+    for name, node in ours.nodes.items():
+        other = found.nodes[name]
+        if type(node) is not type(other):
+            return f"node {name} became a {type(other).__name__}"
+        for key, value in vars(node).items():
+            if key != "metadata" and not _same(value, getattr(other, key)):
+                return f"{key} of node {name} ({type(node).__name__}) was changed"
+    return ""
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return all(np.array_equal(a[key], b[key]) for key in a)
+    return a is b or np.array_equal(a, b)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

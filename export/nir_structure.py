@@ -1,0 +1,144 @@
+"""What is connected to what in a NIR graph: subgraphs opened, pass-through nodes left out, cycles broken."""
+
+from collections.abc import Iterable
+
+import nir
+
+from neurotool.errors import GraphError
+
+_PASS_THROUGH = (nir.Output, nir.Flatten)
+_SYNAPSES = (nir.Affine, nir.Linear)
+
+
+class Structure:
+    """nodes: the computing nodes and the Inputs, by name. sources: for each, the nodes whose sum it reads.
+    outputs: for each Output of the graph, the nodes whose sum it is.
+
+    Raises GraphError: no Input, edges to nowhere, nodes without a source.
+    """
+
+    def __init__(self, content: nir.NIRGraph) -> None:
+        self.nodes: dict[str, nir.NIRNode] = {}
+        self._all: dict[str, nir.NIRNode] = {}
+        self._into: dict[str, list[str]] = {}
+        self._open(content, "")
+        if not any(isinstance(node, nir.Input) for node in content.nodes.values()):
+            raise GraphError("the NIR graph has no Input node: nothing can enter it")
+        for name, node in self._all.items():
+            inner = isinstance(node, nir.Input) and self._into[name]
+            if not isinstance(node, _PASS_THROUGH) and not inner:
+                self.nodes[name] = node
+        self.sources = {name: self._terms(name) for name in self.nodes}
+        self.outputs = {
+            name: self._terms(name)
+            for name, node in content.nodes.items()
+            if isinstance(node, nir.Output) and name in self._all
+        }
+        for name, sources in (self.sources | self.outputs).items():
+            if not sources and not isinstance(self._all[name], nir.Input):
+                raise GraphError(
+                    f"node {name} ({type(self._all[name]).__name__}) has no input: nothing is connected to it"
+                )
+
+    @property
+    def flattens(self) -> bool:
+        return any(isinstance(node, nir.Flatten) for node in self._all.values())
+
+    def free(self, name: str) -> str:
+        while name in self._all:
+            name += "_"
+        return name
+
+    def _open(self, content: nir.NIRGraph, prefix: str) -> None:
+        for name, node in content.nodes.items():
+            if isinstance(node, nir.NIRGraph):
+                self._open(node, f"{prefix}{name}.")
+            elif prefix + name in self._all:
+                raise GraphError(f"node {prefix + name} ({type(node).__name__}): a subgraph has a node of that name")
+            else:
+                self._all[prefix + name] = node
+                self._into.setdefault(prefix + name, [])
+        for edge in content.edges:
+            for end in edge:
+                if end not in content.nodes:
+                    raise GraphError(f"edge {edge[0]} -> {edge[1]}: there is no node {prefix}{end}")
+            starts = self._ends(content, edge[0], nir.Output, prefix)
+            for end in self._ends(content, edge[1], nir.Input, prefix):
+                self._into[end] += starts
+
+    def _ends(self, content: nir.NIRGraph, name: str, side: type[nir.NIRNode], prefix: str) -> list[str]:
+        """The node itself; for a subgraph its Outputs or Inputs, of which it must have one."""
+        node = content.nodes[name]
+        if not isinstance(node, nir.NIRGraph):
+            return [prefix + name]
+        ends = [inner for inner, inner_node in node.nodes.items() if isinstance(inner_node, side)]
+        if len(ends) != 1:
+            raise GraphError(f"node {prefix}{name} (NIRGraph) has {len(ends)} {side.__name__} nodes: it must have one")
+        return self._ends(node, ends[0], side, f"{prefix}{name}.")
+
+    def _terms(self, name: str, seen: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        terms: list[str] = []
+        for source in self._into[name]:
+            if source in self.nodes:
+                terms.append(source)
+            elif source in seen:
+                raise GraphError(
+                    f"node {source} ({type(self._all[source]).__name__}) is on a cycle without any operation"
+                )
+            else:
+                terms += self._terms(source, seen | {source})
+        return tuple(terms)
+
+    def order(self) -> tuple[list[str], set[str]]:
+        """Names so that each comes after its sources, and the synapses that read their source one step late instead."""
+        late = self._late(set(self._back_edges()))
+        waiting = {name: set() if name in late else set(sources) for name, sources in self.sources.items()}
+        order: list[str] = []
+        while waiting:
+            ready = [name for name, sources in waiting.items() if sources.isdisjoint(waiting)]
+            if not ready:
+                raise GraphError(f"cannot order the cycle through {', '.join(sorted(waiting)[:4])}")
+            order += ready
+            waiting = {name: sources for name, sources in waiting.items() if name not in ready}
+        return order, late
+
+    def _back_edges(self) -> Iterable[tuple[str, str]]:
+        """Edges that close a cycle, seen from the Inputs (depth first)."""
+        targets = self._targets()
+        done: set[str] = set()
+        for start in [name for name, node in self.nodes.items() if isinstance(node, nir.Input)]:
+            path, todo = [start], [iter(targets[start])]
+            while todo:
+                name = next(todo[-1], None)
+                if name is None:
+                    todo.pop()
+                    done.add(path.pop())
+                elif name in path:
+                    yield path[-1], name
+                elif name not in done:
+                    path.append(name)
+                    todo.append(iter(targets[name]))
+            done.add(start)
+        if unreached := sorted(set(self.nodes) - done):
+            raise GraphError(
+                f"node {unreached[0]} ({type(self.nodes[unreached[0]]).__name__}) is not reached by any Input"
+            )
+
+    def _late(self, back_edges: set[tuple[str, str]]) -> set[str]:
+        """The synapses that back edges come from: a delay before the weights is the same as one behind them."""
+        targets = self._targets()
+        for source, target in back_edges:
+            only_back = all((source, other) in back_edges for other in targets[source])
+            if not (isinstance(self.nodes[source], _SYNAPSES) and len(self.sources[source]) == 1 and only_back):
+                raise GraphError(
+                    f"the edge {source} -> {target} closes a cycle: that is supported where {source} is an Affine or "
+                    "Linear with one input, which goes nowhere else"
+                )
+        return {source for source, _ in back_edges}
+
+    def _targets(self) -> dict[str, list[str]]:
+        targets: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for name, sources in self.sources.items():
+            for source in sources:
+                targets[source].append(name)
+        return targets

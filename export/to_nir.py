@@ -1,0 +1,179 @@
+"""Layer graph -> NIR graph. Every synapse and neuron layer is a standard node; what NIR lacks is kept in the metadata.
+
+One node stands for all tokens (a per-token template), so types are (width,). An operation X that NIR cannot express is
+where the NIR graph is cut: an Output `X.port` ends what it reads, an Input `X` begins what it gives.
+"""
+
+import json
+from typing import Any
+
+import nir
+import numpy as np
+
+from neurotool import __version__
+from neurotool.errors import ExportError
+from neurotool.graph import (
+    TOKENS,
+    Add,
+    Conv1d,
+    Graph,
+    Input,
+    Linear,
+    Neuron,
+    Node,
+    Readout,
+    Scale,
+)
+from neurotool.graph.nodes import same_value
+
+NIR_FORMAT_VERSION = 1
+METADATA_KEY = "neurotool"
+# Stands for "no leak" where only some neurons of a layer have none: in double precision 1 - 1 / 2^60 is exactly 1.
+TAU_WITHOUT_LEAK = 2.0**60
+
+
+def to_nir(graph: Graph) -> nir.NIRGraph:
+    """Times are in time steps: dt is 1. The arrays are those of `graph`, not copies. Raises ExportError."""
+    translation = _Translation(graph)
+    translation.connect()
+    try:
+        return nir.NIRGraph(translation.nodes, translation.edges, metadata=_metadata(graph, translation.nodes))
+    except ValueError as error:  # nir's own check of structure and types
+        raise ExportError(f"the graph has no valid NIR form: {error}") from error
+
+
+def expressible(graph: Graph) -> set[str]:
+    """Names of the nodes that NIR has a word for; an Add is a sum of edges."""
+    translation = _Translation(graph)
+    return {name for name, terms in translation.terms.items() if name in translation.nodes or terms != (name,)}
+
+
+def standard_node(node: Node, width: int, tokens: int) -> nir.NIRNode | None:
+    """The NIR node that says the same as `node`, whose output is `width` wide; None where NIR has none."""
+    match node:
+        case Input():
+            return nir.Input({"input": np.array([width])}, metadata={"spiking": node.spiking})
+        case Linear() | Readout():
+            return nir.Linear(node.weight) if node.bias is None else nir.Affine(node.weight, node.bias)
+        case Conv1d():
+            bias = np.zeros(width, node.weight.dtype) if node.bias is None else node.bias
+            return nir.Conv1d(tokens, node.weight, stride=1, padding="same", dilation=1, groups=1, bias=bias)
+        case Scale():
+            return nir.Scale(_vector(node.factor, width))
+        case Neuron():
+            return _neuron(node, width)
+    return None
+
+
+def _neuron(node: Neuron, width: int) -> nir.NIRNode:
+    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak)."""
+    # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
+    threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
+    settings = {"reset": node.reset, "spikes": node.spikes, "v_init": float(node.v_init)}
+    zero = np.zeros(width)
+    if np.all(np.asarray(node.leak) == 1):
+        return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=zero, metadata=settings)
+    lost = 1 - _vector(node.leak, width).astype(np.float64)
+    tau = np.divide(1, lost, out=np.full(width, TAU_WITHOUT_LEAK), where=lost > 0)
+    return nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero, metadata=settings)
+
+
+def _vector(value: Any, width: int) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) else np.full(width, float(value))
+
+
+class _Translation:
+    """NIR nodes and edges of a graph. A signal is named by the node that gives it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.shapes = graph, graph.shapes()
+        self.nodes: dict[str, nir.NIRNode] = {}
+        self.edges: list[tuple[str, str]] = []
+        self.terms: dict[str, tuple[str, ...]] = {}
+        for name, node in graph.nodes.items():
+            self.terms[name] = self._sum(name) if isinstance(node, Add) else (name,)
+            if self._per_token(name) or isinstance(node, Readout):
+                standard = standard_node(node, self._width(name), graph.tokens)
+                if standard is not None:
+                    self.nodes[name] = standard
+        # The NIR node that gives a signal. A Conv1d is (channels, tokens), not per token: the graph is cut around it.
+        self.gives = {name: name for name in self.nodes if not isinstance(graph.nodes[name], Conv1d)}
+        self.joined = frozenset(self.gives)
+
+    def connect(self) -> None:
+        graph = self.graph
+        read = {source for sources in graph.inputs.values() for source in sources}
+        for name, node in graph.nodes.items():
+            kind = type(node).__name__
+            for port, source in zip(node.ports, graph.inputs[name], strict=True):
+                if name in self.joined:
+                    self.edges += [(self._giver(term), name) for term in self.terms[source]]
+                elif self.terms[name] == (name,) and self.joined.intersection(self.terms[source]):
+                    self._end(f"{name}.{port}", source, kind)  # else: an Add that edges express
+            if isinstance(node, Conv1d):
+                self._surround(name, node)
+            if name not in read and self.joined.intersection(self.terms[name]):
+                self._end(f"{name}.output", name, "output of the graph")
+
+    def _per_token(self, name: str) -> bool:
+        return self.shapes[name][0] == TOKENS
+
+    def _width(self, name: str) -> int:
+        width = self.shapes[name][-1]
+        return width if isinstance(width, int) else 0
+
+    def _sum(self, name: str) -> tuple[str, ...]:
+        """Several edges into a node mean a sum. Where that takes two edges from one source, an Add stays itself."""
+        terms = tuple(term for source in self.graph.inputs[name] for term in self.terms[source])
+        return terms if self._per_token(name) and len(set(terms)) == len(terms) else (name,)
+
+    def _giver(self, signal: str) -> str:
+        """The NIR node that gives a signal: its own, or an Input where the graph was cut."""
+        if signal not in self.gives:
+            node = self.graph.nodes[signal]
+            begin = self._free(f"{signal}.y") if isinstance(node, Conv1d) else signal
+            self.gives[signal] = self._place(begin, nir.Input, "input", (self._width(signal),), type(node).__name__)
+        return self.gives[signal]
+
+    def _end(self, name: str, source: str, operation: str) -> None:
+        end = self._place(self._free(name), nir.Output, "output", (self._width(source),), operation)
+        self.edges += [(self._giver(term), end) for term in self.terms[source]]
+
+    def _surround(self, name: str, node: Conv1d) -> None:
+        inside, outside = (node.in_width, self.graph.tokens), (self._width(name), self.graph.tokens)
+        begin = self._place(self._free(f"{name}.x.tokens"), nir.Input, "input", inside, "Conv1d")
+        end = self._place(self._free(f"{name}.y.tokens"), nir.Output, "output", outside, "Conv1d")
+        self.edges += [(begin, name), (name, end)]
+
+    def _place(self, name: str, kind: type[nir.NIRNode], side: str, shape: tuple[int, ...], operation: str) -> str:
+        self.nodes[name] = kind({side: np.array(shape)}, metadata={"operation": operation})
+        return name
+
+    def _free(self, name: str) -> str:
+        while name in self.nodes or name in self.graph.nodes:
+            name += "_"
+        return name
+
+
+def _metadata(graph: Graph, nodes: dict[str, nir.NIRNode]) -> dict[str, Any]:
+    """The whole graph, but for the arrays that standard nodes hold already; and in plain words what NIR leaves open."""
+    description, arrays = graph.to_arrays()
+    if json.loads(json.dumps(description)) != description:
+        raise ExportError("the graph's metadata would change in JSON: use text keys, lists and finite numbers")
+    own = {key: array for key, array in arrays.items() if not same_value(held_array(nodes, key), array)}
+    text = {"nir_format_version": NIR_FORMAT_VERSION, "written_by": f"neurotool {__version__}", "graph": description}
+    return {
+        METADATA_KEY: json.dumps(text),
+        "arrays": own,
+        "dt": 1.0,
+        "time_unit": "time step",
+        "time_steps": graph.time_steps,
+        "schedule": graph.schedule,
+        "fires": ">=",
+    }
+
+
+def held_array(nodes: dict[str, nir.NIRNode], key: str) -> np.ndarray | None:
+    """What the standard node of "node.parameter" holds under that name."""
+    name, parameter = key.rsplit(".", 1)
+    return getattr(nodes.get(name), parameter, None)

@@ -1,0 +1,59 @@
+"""From any model file to a layer graph, for all commands that work on graphs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import click
+
+from neurotool.errors import GraphError
+from neurotool.graph import Graph
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Conventions(TypedDict):
+    """What a .nir file of another tool may leave open; the keyword arguments of `read_nir`."""
+
+    reset: Any
+    time_step: float | None
+    time_steps: int | None
+    fires: Any
+    standard_nodes: bool
+
+
+def nir_options(command: Command) -> Command:
+    """Adds the options of `Conventions`."""
+    options = (
+        click.option("--reset", type=click.Choice(["soft", "hard"]), help="Of neurons in a foreign .nir file."),
+        click.option("--time-step", type=float, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
+        click.option("--time-steps", "-T", type=int, help="Steps to run a foreign .nir file."),
+        click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
+        click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def is_nir(path: Path) -> bool:
+    """A .nir file by its first bytes, or by its name where it is too damaged to have them."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == _HDF5 or path.suffix == ".nir"
+    except OSError:
+        return path.suffix == ".nir"
+
+
+def load_graph(path: Path, conventions: Conventions) -> Graph:
+    """The layer graph of a .ckpt or .nir file. Raises CheckpointError or GraphError for anything else."""
+    if path.is_dir():
+        raise GraphError(f"{path}: is a folder; give a .ckpt or .nir file")
+    if is_nir(path):
+        from neurotool.export.nir import read_nir
+
+        return read_nir(path, **conventions)
+    from neurotool.student.serialise import load_student
+
+    return load_student(path).model.to_graph()

@@ -1,0 +1,32 @@
+"""Writing files so that a name always holds a complete file: the old one or the new one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neurotool.errors import ExportError
+
+
+@contextmanager
+def replacing(path: Path, force: bool = False) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to; it takes the place of `path` when the block ends well.
+
+    Raises ExportError: `path` exists and `force` is not set, is a folder, or cannot be written. Nothing is left behind.
+    """
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    if target.is_dir():
+        raise ExportError(f"{path}: is a folder; give the name of a file")
+    if target.exists() and not force:
+        raise ExportError(f"{path}: exists; choose another name, or --force to replace it")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)  # h5py's own text is long
+        raise ExportError(f"{path}: cannot be written: {reason}; what was there is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)

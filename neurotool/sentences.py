@@ -1,0 +1,64 @@
+"""Inputs on which two models are compared: sentences, padded to one length, or random values for other networks."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurotool.errors import DataError
+from neurotool.graph import Embedding, Graph, Input
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SENTENCES = (
+    "A quiet film that says more in its silences than most do in two hours.",
+    "I wanted to like it.",
+    "The plot makes no sense, the jokes fall flat and the ending was visible from the first minute.",
+    "Wonderful!",
+    "Neither the director nor the cast seems to know whether this is a comedy or a tragedy, and nobody cares.",
+    "It is not without its charms, though they are few and far between.",
+    "Two friends drive across the country; what they find is funny, sad and entirely believable.",
+    "Never again.",
+)
+
+
+def tokenised(
+    tokenizer: "PreTrainedTokenizerBase", texts: list[tuple[str, ...]], tokens: int
+) -> tuple[list[dict[str, np.ndarray]], int]:
+    """Texts (or pairs) as arguments of `simulate`, all of one length, so that padding is part of the comparison.
+
+    tokens: the most that the model takes. Returns the inputs and how many texts were cut.
+    """
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=tokens, return_token_type_ids=True)
+    cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or [])
+    longest = max(len(ids) for ids in encoded["input_ids"])
+    length = min(tokens, longest + 1)
+    padded = tokenizer.pad(encoded, padding="max_length", max_length=length, return_tensors="np")
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return [{name: padded[name][i] for name in names} for i in range(len(texts))], cut
+
+
+def random_inputs(graph: Graph, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Random tokens, or spike trains for Input nodes, the last tokens of every other input being padding.
+
+    Raises DataError where the graph asks for both.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = min(graph.tokens, 16)
+    tables = {node.ids: len(node.weight) for node in graph.nodes.values() if isinstance(node, Embedding)}
+    widths = {name: node.width for name, node in graph.nodes.items() if isinstance(node, Input)}
+    if tables and widths:
+        raise DataError(f"the graph has Embedding nodes and Input {next(iter(widths))}: no inputs are known for both")
+    made = []
+    for i in range(count):
+        mask = np.ones(tokens, int)
+        mask[tokens - (i % 2) * (tokens // 3) :] = 0
+        one: dict[str, Any] = {"attention_mask": mask}
+        if widths:
+            shape = (graph.time_steps, tokens)
+            one["values"] = {name: rng.integers(0, 2, (*shape, width)) for name, width in widths.items()}
+        else:
+            one["input_ids"] = rng.integers(0, tables.get("input_ids", 1), tokens)
+        made.append(one)
+    return made

@@ -1,0 +1,239 @@
+"""Do two models send the same spikes? Layer by layer, on the same inputs, and neuron by neuron at its threshold."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from neurotool.errors import ConfigError
+from neurotool.graph import Graph, Input, Neuron, Readout
+from neurotool.simulate import simulate
+
+Inputs = dict[str, Any]
+"""Keyword arguments of `simulate` for one input."""
+
+# Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
+_DRIVES = (1.0, 0.5, 0.25, 0.3, 0.7, 0.8, 1.3, 2.0, -0.3, -1.0, -1.2)
+
+
+class Run(NamedTuple):
+    """What a model did with one input; as in `Simulation`, whose fields these are."""
+
+    spikes: dict[str, np.ndarray]
+    rates: dict[str, np.ndarray]
+    logits: np.ndarray | None
+
+
+class Model(Protocol):
+    """Anything that runs a layer graph. Spikes are aligned: step 0 is the first of the layer's own window."""
+
+    graph: Graph
+
+    def run(self, inputs: Inputs) -> Run: ...
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width)."""
+
+
+class GraphModel:
+    """A layer graph, run by the interpreter."""
+
+    def __init__(self, graph: Graph, dtype: Any = np.float64) -> None:
+        self.graph, self.dtype = graph, dtype
+
+    def run(self, inputs: Inputs) -> Run:
+        result = simulate(self.graph, **inputs, dtype=self.dtype)
+        return Run(result.spikes, result.rates, result.logits)
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
+        steps, schedule = self.graph.time_steps, self.graph.schedule
+        alone = Graph(nodes, {"current": (), layer: ("current",)}, steps, schedule, tokens=len(currents))
+        return simulate(alone, values={"current": currents}, dtype=self.dtype).spikes[layer]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two models part; a and b: the spikes sent there. Counted from 0."""
+
+    layer: str
+    input: int
+    step: int
+    token: int
+    neuron: int
+    a: int
+    b: int
+
+
+@dataclass
+class LayerComparison:
+    """spikes_a, spikes_b: |spikes| of tokens that are not padding; compared: neurons x tokens x steps x inputs."""
+
+    spikes_a: int = 0
+    spikes_b: int = 0
+    compared: int = 0
+    differing: int = 0
+    max_rate_difference: float = 0.0
+    first_difference: Difference | None = None
+
+    @property
+    def agreement(self) -> float:
+        return 1 - self.differing / self.compared if self.compared else 1.0
+
+
+@dataclass
+class Comparison:
+    """problems: why the models differ, one line each; empty where they agree within the tolerance."""
+
+    tolerance: float
+    inputs: int = 0
+    layers: dict[str, LayerComparison] = field(default_factory=dict)
+    first_difference: Difference | None = None
+    max_logit_difference: float | None = None
+    predictions_agreeing: int | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        layers = {name: asdict(layer) | {"agreement": layer.agreement} for name, layer in self.layers.items()}
+        return asdict(self) | {"layers": layers, "passed": self.passed}
+
+
+def compare(a: Model, b: Model, inputs: Iterable[Inputs], tolerance: float = 0.0, rounding: float = 1e-9) -> Comparison:
+    """Run both on every input. Padding should be among the inputs, else a wrong mask goes unseen.
+
+    tolerance: the largest share of a layer's spikes that may differ, and the largest |difference| of a rate or logit;
+    0 asks for the same spikes everywhere, and for neurons that do the same at their threshold.
+    rounding: what rates and logits may differ by in any case, relative to the larger of 1 and the logits.
+    Raises ConfigError (tolerance), DataError (inputs that do not fit).
+    """
+    if not 0 <= tolerance < 1:
+        raise ConfigError(f"tolerance is {tolerance}: it must be in [0, 1)")
+    result = Comparison(tolerance)
+    result.problems += _structure(a.graph, b.graph)
+    shapes_a, shapes_b = a.graph.shapes(), b.graph.shapes()
+    common = [name for name in a.graph.of_type(Neuron) if shapes_b.get(name) == shapes_a[name]]
+    result.layers = {name: LayerComparison() for name in common if isinstance(b.graph.nodes[name], Neuron)}
+    scale = 1.0
+    for i, one in enumerate(inputs):
+        run_a, run_b = a.run(one), b.run(one)
+        for name, layer in result.layers.items():
+            _compare_layer(layer, name, i, run_a, run_b, one.get("attention_mask"))
+        scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
+        result.inputs += 1
+    if not result.inputs:
+        raise ConfigError("no inputs to compare on: give at least one")
+    result.first_difference = _first(result, a.graph)
+    result.problems += _beyond(result, rounding, scale)
+    if tolerance == 0:
+        result.problems += [problem for name in result.layers if (problem := _try_neurons(a, b, name))]
+    return result
+
+
+def _structure(a: Graph, b: Graph) -> list[str]:
+    """Differences that need no run."""
+    problems = [
+        f"{name} is {getattr(a, name)} in A, {getattr(b, name)} in B"
+        for name in ("time_steps", "schedule", "feedback_sweeps", "labels")
+        if getattr(a, name) != getattr(b, name)
+    ]
+    outputs_a, outputs_b = _outputs(a), _outputs(b)
+    if outputs_a != outputs_b:
+        problems.append(f"the readout has {outputs_a} outputs in A, {outputs_b} in B")
+    layers_a, layers_b = a.of_type(Neuron), b.of_type(Neuron)
+    problems += [f"neuron layer {name} is only in A" for name in layers_a if name not in layers_b]
+    problems += [f"neuron layer {name} is only in B" for name in layers_b if name not in layers_a]
+    shapes_a, shapes_b = a.shapes(), b.shapes()
+    problems += [
+        f"neuron layer {name} has shape {shapes_a[name]} in A, {shapes_b[name]} in B"
+        for name in layers_a
+        if name in layers_b and shapes_a[name] != shapes_b[name]
+    ]
+    if sorted(layers_a) == sorted(layers_b) and layers_a != layers_b:
+        first = next(i for i, (x, y) in enumerate(zip(layers_a, layers_b, strict=True)) if x != y)
+        problems.append(f"neuron layers emit in another order: {layers_a[first]} in A where {layers_b[first]} is in B")
+    return problems
+
+
+def _outputs(graph: Graph) -> int:
+    return sum(len(node.weight) for node in graph.nodes.values() if isinstance(node, Readout))
+
+
+def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Run, run_b: Run, mask: Any) -> None:
+    a, b = run_a.spikes[name], run_b.spikes[name]
+    steps, tokens = min(len(a), len(b)), a.shape[1]
+    real = np.ones(tokens, bool) if mask is None else np.asarray(mask).astype(bool)
+    a, b = a[:steps, real], b[:steps, real]
+    places = np.argwhere(a != b)
+    layer.spikes_a += int(np.abs(a).sum())
+    layer.spikes_b += int(np.abs(b).sum())
+    layer.compared += a.size
+    layer.differing += len(places)
+    if len(places) and layer.first_difference is None:
+        step, token, neuron = (int(k) for k in places[0])
+        values = int(a[step, token, neuron]), int(b[step, token, neuron])
+        layer.first_difference = Difference(name, i, step, int(np.flatnonzero(real)[token]), neuron, *values)
+    difference = np.abs(run_a.rates[name][real] - run_b.rates[name][real]).max()
+    layer.max_rate_difference = max(layer.max_rate_difference, float(difference))
+
+
+def _compare_logits(result: Comparison, a: np.ndarray | None, b: np.ndarray | None) -> float:
+    """Returns the largest |logit|. Readouts of different size are a matter of _structure."""
+    if a is None or b is None or a.shape != b.shape:
+        return 0.0
+    result.max_logit_difference = max(result.max_logit_difference or 0.0, float(np.abs(a - b).max()))
+    if len(a) > 1:
+        result.predictions_agreeing = (result.predictions_agreeing or 0) + int(a.argmax() == b.argmax())
+    return float(np.abs(a).max())
+
+
+def _first(result: Comparison, graph: Graph) -> Difference | None:
+    """The earliest: in the phased schedule the first layer's, in the concurrent one the first step's."""
+    found = [layer.first_difference for layer in result.layers.values() if layer.first_difference]
+    if graph.schedule == "concurrent":
+        found.sort(key=lambda difference: difference.step)  # stable: then in order of emission
+    return found[0] if found else None
+
+
+def _beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
+    problems = []
+    for name, layer in result.layers.items():
+        if layer.differing > result.tolerance * layer.compared:
+            problems.append(f"{name}: {layer.differing} of {layer.compared} spikes differ")
+        elif layer.max_rate_difference > result.tolerance + rounding:
+            problems.append(f"{name}: rates differ by up to {layer.max_rate_difference:.3g}")
+    if (result.max_logit_difference or 0.0) > result.tolerance + rounding * scale:
+        problems.append(f"logits differ by up to {result.max_logit_difference:.3g}")
+    return problems
+
+
+def _try_neurons(a: Model, b: Model, layer: str) -> str:
+    """Real sentences hardly ever put a neuron exactly at its threshold; this does."""
+    node = a.graph.nodes[layer]
+    width = a.graph.shapes()[layer][-1]
+    assert isinstance(node, Neuron)
+    assert isinstance(width, int)
+    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(_least_firing_current(node), (width,))
+    spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
+    steps = min(len(spikes_a), len(spikes_b))
+    places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
+    if not len(places):
+        return ""
+    step, drive, neuron = places[0]
+    return (
+        f"{layer}: neuron {neuron} under a current of {currents[drive, neuron]:.17g} sends "
+        f"{spikes_a[step, drive, neuron]} in A and {spikes_b[step, drive, neuron]} in B in step {step}"
+    )
+
+
+def _least_firing_current(node: Neuron) -> np.ndarray:
+    """The smallest float64 that makes a neuron fire in its first step: it is on the threshold, to the last bit."""
+    v_threshold, kept = np.asarray(node.v_threshold, np.float64), np.asarray(node.leak) * node.v_init
+    current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50)
+    while np.any(silent := kept + current / v_threshold < node.firing_point):
+        current = np.where(silent, np.nextafter(current, np.inf), current)
+    return current

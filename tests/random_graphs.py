@@ -1,0 +1,106 @@
+"""Hypothesis strategy for small layer graphs that use every primitive."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from neurotool.graph import (
+    Add,
+    Conv1d,
+    Embedding,
+    Gelu,
+    Graph,
+    GraphBuilder,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Readout,
+    Scale,
+    Softmax,
+)
+
+VOCABULARY, TOKENS, WIDTH = 7, 5, 4
+
+
+@st.composite
+def neurons(draw: Any, width: int = WIDTH) -> Neuron:
+    spikes = draw(st.sampled_from(["binary", "ternary"]))
+    # No round thresholds: a softmax over equal values sums to 1, or a bit less, and would sit exactly on them.
+    per_neuron = st.lists(st.sampled_from([0.31, 0.73, 1.07, 2.51]), min_size=width, max_size=width).map(np.array)
+    return Neuron(
+        v_threshold=draw(st.floats(0.1, 3).map(lambda v: v * 1.0123) | per_neuron),
+        leak=draw(st.just(1.0) | st.floats(0, 1) | per_neuron.map(lambda v: v / 2.51)),
+        reset=draw(st.sampled_from(["soft", "hard"])),
+        spikes=spikes,
+        v_init=draw(st.sampled_from([0.0, 0.25, 0.4375] if spikes == "binary" else [-0.25, 0.0, 0.4375])),
+    )
+
+
+@st.composite
+def graphs(draw: Any) -> Graph:
+    """Blocks of random kind between an Embedding (or a spiking Input) and a Readout, sometimes with feedback."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+
+    def array(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(dtype)
+
+    def bias(width: int) -> np.ndarray | None:
+        return array(width) if draw(st.booleans()) else None
+
+    build = GraphBuilder()
+    if draw(st.booleans()):
+        x = build.add("spikes_in", Input(WIDTH, spiking=draw(st.booleans())))
+    else:
+        word = build.add("word", Embedding(array(VOCABULARY, WIDTH)))
+        position = build.add("position", Embedding(array(TOKENS, WIDTH), "position_ids"))
+        x = build.add("embedded", Add(), word, position)
+    feedback = draw(st.booleans())
+    if feedback:
+        fed_back = build.add_feedback("fed_back", Linear(array(WIDTH, WIDTH), bias(WIDTH)), "last")
+        x = build.add("with_feedback", Add(), x, fed_back)
+    for i in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(["linear", "conv", "attention", "norm", "scale", "residual"]))
+        name = f"{i}.{kind}"
+        if kind == "linear":
+            x = build.add(f"{name}.gelu", Gelu(), build.add(name, Linear(array(WIDTH, WIDTH), bias(WIDTH)), x))
+        elif kind == "conv":
+            x = build.add(name, Conv1d(array(WIDTH, WIDTH, draw(st.sampled_from([1, 3]))), bias(WIDTH)), x)
+        elif kind == "attention":
+            query = build.add(f"{name}.query", Linear(array(WIDTH, WIDTH)), x)
+            key = build.add(f"{name}.key", draw(neurons()), x)
+            scores = build.add(f"{name}.scores", MatMul(2, transpose_b=True), query, key)
+            if draw(st.booleans()):
+                scores = build.add(f"{name}.softmax", Softmax(), build.add(f"{name}.scale", Scale(0.5), scores))
+            x = build.add(f"{name}.context", MatMul(2), scores, key)
+        elif kind == "norm":
+            x = build.add(name, LayerNorm(array(WIDTH), array(WIDTH), 1e-5), x)
+        elif kind == "scale":
+            x = build.add(name, Scale(draw(st.floats(-2, 2)) if draw(st.booleans()) else array(WIDTH)), x)
+        else:
+            x = build.add(name, Add(), x, build.add(f"{name}.neurons", draw(neurons()), x))
+    last = build.add("last", draw(neurons()), x)
+    pooled = build.add("pool", MeanPool(draw(st.sampled_from(["mean", "first"]))), last)
+    build.add("readout", Readout(array(3, WIDTH), bias(3)), pooled)
+    return build.build(
+        time_steps=draw(st.integers(1, 6)),
+        schedule=draw(st.sampled_from(["phased", "concurrent"])),
+        tokens=TOKENS,
+        feedback_sweeps=draw(st.integers(1, 3)) if feedback else 1,
+        labels=draw(st.sampled_from([(), ("negative", "neutral", "positive")])),
+        metadata=draw(
+            st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3) | st.floats(0, 1), max_size=2)
+        ),
+    )
+
+
+def random_input(graph: Graph, seed: int, tokens: int = TOKENS) -> dict[str, Any]:
+    """Keyword arguments for `simulate`, padding left to the caller."""
+    rng = np.random.default_rng(seed)
+    if graph.of_type(Input):
+        return {"values": {"spikes_in": rng.integers(-1, 2, size=(graph.time_steps, tokens, WIDTH))}}
+    return {"input_ids": rng.integers(0, VOCABULARY, size=tokens)}

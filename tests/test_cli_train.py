@@ -1,0 +1,249 @@
+"""`neurotool train`, `evaluate` and `predict` as a user runs them, on one tiny student of each kind."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from neurotool.cli.main import COMMANDS, cli
+
+RunOptions = Callable[..., list[str]]
+TinyData = Callable[[str], Path]
+
+
+def run(*arguments: str | Path, input: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=input)
+
+
+def refusal(result: Result) -> str:
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_teacher: Path, tiny_data: TinyData, teacher_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The checkpoint of a student trained on a kind of data."""
+    folder = tmp_path_factory.mktemp("students")
+
+    def make(kind: str) -> Path:
+        path = folder / f"{kind}.ckpt"
+        if not path.exists():
+            os.environ["NEUROTOOL_CACHE"] = str(teacher_cache)
+            options: list[str | Path] = [
+                "--teacher",
+                tiny_teacher,
+                "--data",
+                tiny_data(kind),
+                "-o",
+                path,
+                "--layers",
+                "2",
+            ]
+            options += ["--run-folder", folder / "runs", "--epochs", "8", "--batch-size", "16", "--time-steps", "8"]
+            options += ["--learning-rate", "3e-3", "--teacher-epochs", "12", "--teacher-learning-rate", "3e-3"]
+            result = run("train", *options)
+            os.environ.pop("NEUROTOOL_CACHE")
+            assert result.exit_code == 0, result.output
+        return path
+
+    return make
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example_and_every_option_a_meaning(name: str) -> None:
+    text = run(name, "--help").output
+    assert f"neurotool {name}" in text.split("Example")[1]
+
+
+def test_train_prints_its_result(run_options: RunOptions, tmp_path: Path) -> None:
+    result = run("train", *run_options("--time-steps", "3"))
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("teacher  accuracy ") and lines[0].endswith("on 40 held-out examples")
+    assert "of the teacher's)" in lines[1] and lines[2].endswith("at T = 3")
+    assert lines[3].startswith(f"wrote {tmp_path / 'model.ckpt'} after")
+    assert "prediction: epoch 3, validation accuracy" in result.stderr and "spiking rate" in result.stderr
+
+
+def test_train_json(run_options: RunOptions, tmp_path: Path) -> None:
+    result = run("train", "--json", *run_options("--epochs", "1"))
+    report = json.loads(result.stdout)
+    assert report.keys() == {"output", "teacher", "student", "mean_spiking_rate", "seconds"}
+    assert report["output"] == str(tmp_path / "model.ckpt") and 0 < report["mean_spiking_rate"] < 1
+
+
+def test_options_that_are_no_numbers(run_options: RunOptions) -> None:
+    for option, value, message in (
+        ("--v-threshold", "high", "'high' is neither a number nor 'learned'"),
+        ("--layer-map", "0;1", "'0;1' is not a list of whole numbers"),
+        ("--spikes", "graded", "'graded' is not one of"),
+    ):
+        result = run("train", *run_options(option, value))
+        assert result.exit_code == 2 and message in result.stderr
+
+
+def test_bad_data(run_options: RunOptions, tmp_path: Path) -> None:
+    assert "no such folder" in refusal(run("train", *run_options("--data", str(tmp_path / "none"))))
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\nw1\t1\nw2\t1\n")
+    (tmp_path / "validation.tsv").write_text("sentence\tlabel\nw1\t1\n")
+    assert "every label is '1'" in refusal(run("train", *run_options("--data", str(tmp_path))))
+    assert "unknown task 'sst3'" in refusal(
+        run("train", "-o", tmp_path / "x.ckpt", "--task", "sst3", "--run-folder", tmp_path)
+    )
+
+
+def test_a_loss_that_is_nan_is_exit_code_1(run_options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from neurotool.train import trainer
+
+    monkeypatch.setattr(trainer, "hidden_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    result = run("train", *run_options())
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: loss is nan at step 1: training stopped")
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_on_its_own_data(trained: Callable[[str], Path]) -> None:
+    result = run("evaluate", trained("classes"))
+    assert result.exit_code == 0, result.output
+    for shown in ("40 examples", "8 (trained)", "per class, T = 8", "negative", "positive", "encoder.1.output"):
+        assert shown in result.stdout
+
+
+def test_evaluate_at_several_time_steps(trained: Callable[[str], Path], tiny_data: TinyData) -> None:
+    file = tiny_data("classes") / "train.tsv"
+    result = run("evaluate", trained("classes"), "--data", file, "-T", "1,8,64", "--json", "--batch-size", "7")
+    report = json.loads(result.stdout)
+    assert report["examples"] == 100 and list(report["time_steps"]) == ["1", "8", "64"]
+    for steps, measured in report["time_steps"].items():
+        assert {"accuracy", "f1", "activity"} == measured.keys()
+        activity = measured["activity"]
+        assert activity["time_steps"] == int(steps) and activity["inputs"] == 100 and 0 < activity["mean_rate"] < 1
+        assert len(activity["layers"]) == 13
+    assert report["time_steps"]["8"]["accuracy"] > 0.8
+
+
+def test_evaluate_scores(trained: Callable[[str], Path]) -> None:
+    result = run("evaluate", trained("scores"))
+    assert result.exit_code == 0 and "pearson" in result.stdout and "per class" not in result.stdout
+
+
+def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    """Four texts the student is sure of; one is given the wrong label."""
+    file = tmp_path / "test.csv"
+    file.write_text(
+        "sentence,label\nw1 good w2 fine,positive\ngood fine,positive\nbad poor w3,negative\nbad bad,positive\n"
+    )
+    report = json.loads(run("evaluate", trained("classes"), "--data", file, "--json").stdout)
+    assert report["time_steps"]["8"]["accuracy"] == 0.75 and report["time_steps"]["8"]["f1"] == pytest.approx(0.8)
+    shown = run("evaluate", trained("classes"), "--data", file).stdout
+    (negative,) = (line.split() for line in shown.splitlines() if " negative " in line)
+    assert [cell for cell in negative if cell[0].isdigit()] == ["0.500", "1.000", "0.667", "1"]
+
+
+def test_convergence(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    """Phased errors fall like 1/T; concurrent ones stay above them."""
+    plot = tmp_path / "errors.png"
+    steps = "2,8,32,128"
+    result = run("evaluate", trained("classes"), "--convergence", "-T", steps, "-o", plot, "--json")
+    assert result.exit_code == 0, result.output
+    assert plot.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [plot]
+    report = json.loads(result.stdout)
+    phased, concurrent = (report["mean_absolute_error"][name] for name in ("phased", "concurrent"))
+    assert list(phased) == steps.split(",") and report["plot"] == str(plot)
+    for layer in ("embedding", "encoder.0.key", "encoder.1.output"):
+        errors = [phased[t][layer] for t in phased]
+        for coarse, fine in pairwise(errors):
+            assert 2 < coarse / fine < 8, f"{layer}: {errors}"
+    assert concurrent["128"]["encoder.1.output"] > 4 * phased["128"]["encoder.1.output"]
+    table = run("evaluate", trained("classes"), "--convergence", "-T", steps, "-o", plot).stdout
+    assert "phased schedule" in table and "concurrent schedule" in table and "T=128" in table
+
+
+def test_evaluate_refuses(trained: Callable[[str], Path], tmp_path: Path, tiny_data: TinyData) -> None:
+    student = trained("classes")
+    assert "no such file; give a .ckpt file" in refusal(run("evaluate", tmp_path / "none.ckpt"))
+    assert "every T must be at least 1" in refusal(run("evaluate", student, "-T", "4,0"))
+    assert run("evaluate", student, "-T", "4;8").exit_code == 2
+    assert "no text column" in refusal(run("evaluate", trained("pairs"), "--data", tiny_data("classes")))
+    assert "label '0.125'" in refusal(run("evaluate", student, "--data", tiny_data("scores"))).replace("0.375", "0.125")
+    assert "unknown plot type" in refusal(run("evaluate", student, "--convergence", "-o", tmp_path / "plot.txt"))
+
+
+def test_evaluate_when_the_training_data_is_gone(run_options: RunOptions, tiny_data: TinyData, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny_data("classes"), tmp_path / "data"))
+    assert run("train", *run_options("--data", str(data), "--epochs", "1")).exit_code == 0
+    (data / "train.tsv").unlink()
+    assert run("evaluate", tmp_path / "model.ckpt", "--json").exit_code == 0  # only validation is needed
+    shutil.rmtree(data)
+    message = refusal(run("evaluate", tmp_path / "model.ckpt"))
+    assert f"was trained on {data}, which is not here: give other data with --data" in message
+
+
+# --- predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_texts(trained: Callable[[str], Path]) -> None:
+    result = run("predict", trained("classes"), "good fine w3", "w1 bad poor")
+    assert result.exit_code == 0, result.output
+    assert [line.split("  ")[::2] for line in result.stdout.splitlines()] == [
+        ["positive", "good fine w3"],
+        ["negative", "w1 bad poor"],
+    ]
+
+
+def test_predict_standard_input_as_json(trained: Callable[[str], Path]) -> None:
+    result = run("predict", trained("classes"), "-", "--json", "--batch-size", "2", input="good é\n\nbad\npoor\n")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["text"] for answer in answers] == ["good é", "bad", "poor"]
+    for answer in answers:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_predictions_do_not_depend_on_the_batch(trained: Callable[[str], Path]) -> None:
+    texts = ["good", "bad w1 w2 w3 w4 w5", "fine w9 w9 poor", "w3"]
+    together, alone = (
+        run("predict", trained("classes"), *texts, "--json", "--batch-size", n).stdout for n in ("4", "1")
+    )
+    for a, b in zip(together.splitlines(), alone.splitlines(), strict=True):
+        assert json.loads(a)["probabilities"] == pytest.approx(json.loads(b)["probabilities"], rel=1e-4)
+
+
+def test_predict_pairs_and_scores(trained: Callable[[str], Path]) -> None:
+    result = run("predict", trained("pairs"), "-", "--json", input="w1 w2\tgood fine\nw4\tbad poor w2\n")
+    assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["positive", "negative"]
+    assert "has 1 part(s): this student reads pairs" in refusal(run("predict", trained("pairs"), "no tab"))
+    low, high = (
+        float(line.split()[0]) for line in run("predict", trained("scores"), "bad bad", "good fine").stdout.splitlines()
+    )
+    assert low < high
+
+
+def test_predict_refuses(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    student = trained("classes")
+    result = run("predict", student, "-", input=b"good\n\xff\xfe\n")
+    assert result.exit_code == 2 and "standard input, line 2: not UTF-8" in result.stderr
+    assert "no text in it" in refusal(run("predict", student, "-", input="\n\n"))
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x04pickle")
+    assert "a Python pickle, which is never loaded" in refusal(run("predict", tmp_path / "old.ckpt", "x"))
+
+
+def test_a_long_text_is_cut_and_counted(trained: Callable[[str], Path]) -> None:
+    result = run("predict", trained("classes"), "good " * 40, "bad")
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 2
+    assert result.stderr == "1 of 2 texts are longer than 24 tokens: cut\n"

@@ -1,0 +1,164 @@
+"""Evaluation: activity by hand, and results that do not depend on how the data were batched."""
+
+from collections.abc import Callable
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from neurotool.evaluation import Activity, batches, evaluate, predict
+from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.tasks import Task, tokenise
+
+Student = SpikingBertForSequenceClassification
+MakeStudent = Callable[..., Student]
+
+TASK = Task("films", ("sentence1",), ("bad", "good"), ("accuracy", "f1"))
+TEXTS = ["a fine film", "dull", "the best actor at all and no plot", "a film with the best plot", "no", "all dull"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({word for text in TEXTS for word in text.split()})]
+LABELS = [1, 0, 1, 1, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tokenizer: PreTrainedTokenizerFast) -> datasets.Dataset:
+    texts = datasets.Dataset.from_dict({"sentence1": TEXTS, "label": LABELS})
+    return tokenise(texts, tokenizer, 16)[0]
+
+
+def test_activity_by_hand() -> None:
+    """T = 4, widths 2 and 1, three tokens and one: spikes of padding are not counted."""
+    activity = Activity(4)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    narrow = torch.tensor([[[0.5], [0.0], [0.25]], [[1.0], [0.75], [0.75]]])
+    wide = torch.tensor([[[0.5, -0.25], [0.0, 0.0], [1.0, 0.25]], [[-1.0, 0.0], [0.5, 0.5], [1.0, 1.0]]])
+    activity.add({"narrow": narrow, "wide": wide}, mask)
+    assert (activity.inputs, activity.tokens, activity.token_pairs) == (2, 4, 10)
+    assert activity.layers["narrow"].spikes == 4 * 1.75 and activity.layers["narrow"].rate == 1.75 / 4
+    assert activity.layers["wide"].neurons == 2
+    assert activity.layers["wide"].spikes == 4 * 3.0 and activity.layers["wide"].rate == 3.0 / 8
+    assert activity.mean_rate == (1.75 + 3.0) / 12
+
+    activity.add({"narrow": torch.ones(1, 2, 1), "wide": torch.zeros(1, 2, 2)}, torch.ones(1, 2, dtype=torch.long))
+    assert (activity.inputs, activity.tokens, activity.token_pairs) == (3, 6, 14)
+    assert activity.layers["narrow"].spikes == 4 * 3.75 and activity.layers["narrow"].rate == 3.75 / 6
+    assert activity.layers["wide"].rate == 3.0 / 12
+    assert activity.mean_rate == pytest.approx((3.75 + 3.0) / 18)
+    assert activity.to_dict() == {
+        "time_steps": 4,
+        "inputs": 3,
+        "tokens": 6,
+        "token_pairs": 14,
+        "layers": {
+            "narrow": {"neurons": 1, "spikes": 15.0, "rate": 0.625},
+            "wide": {"neurons": 2, "spikes": 12.0, "rate": 0.25},
+        },
+        "mean_rate": activity.mean_rate,
+    }
+
+
+def test_batches_hold_every_text_once(tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset) -> None:
+    seen: list[int] = []
+    for positions, batch in batches(dataset, tokenizer, 4, torch.device("cpu")):
+        lengths = [len(dataset[i]["input_ids"]) for i in positions]
+        assert batch["attention_mask"].sum(1).tolist() == lengths and batch["input_ids"].shape[1] == max(lengths)
+        for i, ids, length in zip(positions, batch["input_ids"], lengths, strict=True):
+            assert ids[:length].tolist() == dataset[i]["input_ids"]
+        assert set(batch) <= {"input_ids", "attention_mask", "token_type_ids"}
+        seen += positions
+    assert sorted(seen) == list(range(6)) and seen != sorted(seen)
+
+
+@pytest.mark.parametrize("schedule", ["phased", "concurrent"])
+def test_results_do_not_depend_on_the_batch_size(
+    make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset, schedule: str
+) -> None:
+    student = make_student(schedule=schedule, time_steps=5, v_threshold=0.7)
+    all_at_once, one_by_one, pairs = (evaluate(student, dataset, tokenizer, TASK, batch_size=n) for n in (64, 1, 2))
+    lengths = [len(text.split()) + 2 for text in TEXTS]
+    for result in (all_at_once, one_by_one, pairs):
+        np.testing.assert_allclose(result.logits, all_at_once.logits, atol=1e-5)
+        assert result.metrics == all_at_once.metrics
+        assert result.labels.tolist() == LABELS
+        assert (result.activity.inputs, result.activity.tokens) == (6, sum(lengths))
+        assert result.activity.token_pairs == sum(n * n for n in lengths)
+        for name, layer in result.activity.layers.items():
+            assert layer.spikes == pytest.approx(all_at_once.activity.layers[name].spikes)
+    assert all_at_once.logits.dtype == np.float32 and all_at_once.logits.shape == (6, 2)
+    accuracy = (all_at_once.logits.argmax(1) == LABELS).mean()
+    assert all_at_once.metrics["accuracy"] == pytest.approx(accuracy)
+
+
+def test_activity_counts_the_spikes_of_the_windows(
+    make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset
+) -> None:
+    for spikes in ("binary", "ternary"):
+        student = make_student(time_steps=5, spikes=spikes)
+        activity = evaluate(student, dataset, tokenizer, TASK, batch_size=1).activity
+        counted = dict.fromkeys(student.neuron_layers, 0.0)
+        for row in dataset:
+            ids = torch.tensor([row["input_ids"]])
+            for name, s in student.window_spikes(ids, torch.ones_like(ids)).items():
+                counted[name] += float(s.abs().sum())
+        assert {name: layer.spikes for name, layer in activity.layers.items()} == pytest.approx(counted)
+        assert 0 < activity.mean_rate < 1
+
+
+def test_time_steps_can_be_overridden(
+    make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset
+) -> None:
+    five, nine = make_student(time_steps=5), make_student(time_steps=9)
+    overridden = evaluate(five, dataset, tokenizer, TASK, time_steps=9)
+    configured = evaluate(nine, dataset, tokenizer, TASK)
+    assert overridden.activity.time_steps == configured.activity.time_steps == 9
+    assert overridden.activity == configured.activity
+    np.testing.assert_array_equal(overridden.logits, configured.logits)
+    assert five.config.time_steps == 5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mode_is_restored(
+    make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset, training: bool
+) -> None:
+    student = make_student(hidden_dropout_prob=0.5).train(training)
+    first = evaluate(student, dataset, tokenizer, TASK).logits
+    assert all(module.training == training for module in student.modules())
+    np.testing.assert_array_equal(first, evaluate(student, dataset, tokenizer, TASK).logits)  # no dropout
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_regression(make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset) -> None:
+    task = Task("scores", ("sentence1",), (), ("pearson", "spearman"))
+    scores = [0.5, 1.5, 2.0, 4.0, 3.0, 0.0]
+    scored = dataset.remove_columns("labels").add_column("labels", scores)
+    result = evaluate(make_student(num_labels=1), scored, tokenizer, task)
+    assert result.logits.shape == (6, 1) and result.labels.tolist() == scores
+    assert result.metrics["pearson"] == pytest.approx(np.corrcoef(result.logits[:, 0], scores)[0, 1])
+
+
+def test_prediction(make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset) -> None:
+    student = make_student(v_threshold=0.7)
+    logits = predict(student, tokenizer, [(text,) for text in TEXTS])
+    np.testing.assert_allclose(logits, evaluate(student, dataset, tokenizer, TASK).logits, atol=1e-5)
+    pairs = predict(student, tokenizer, [("a fine film", "no plot"), ("dull", "the best")])
+    assert pairs.shape == (2, 2)
+    assert not np.allclose(pairs, predict(student, tokenizer, [("no plot", "a fine film"), ("the best", "dull")]))
+    long = predict(student, tokenizer, [("film " * 200,)])  # the student has 16 positions
+    np.testing.assert_array_equal(long, predict(student, tokenizer, [("film " * 14,)]))

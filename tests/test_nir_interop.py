@@ -1,0 +1,192 @@
+"""Files by norse and snnTorch, read here; files written here, run in norse and through nirtorch: same spikes."""
+
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import pytest
+import torch
+
+from neurotool.errors import GraphError
+from neurotool.export.nir import read_nir, write_nir
+from neurotool.graph import Graph, GraphBuilder, Input, Linear, Neuron
+from neurotool.simulate import simulate
+
+# norse and snnTorch keep threads of their own tensors; their deprecation warnings are not ours.
+pytestmark = pytest.mark.filterwarnings("ignore")
+STEPS = 40
+
+
+def inputs(width: int, seed: int = 0) -> np.ndarray:
+    """Spike trains (steps, 1, width)."""
+    return np.random.default_rng(seed).integers(0, 2, size=(STEPS, 1, width)).astype(np.float32)
+
+
+def simulated(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Spikes (steps, width) of every neuron layer."""
+    (name,) = graph.of_type(Input)
+    return {layer: s[:, 0] for layer, s in simulate(graph, values={name: x}).spikes.items()}
+
+
+def busy(spikes: np.ndarray) -> bool:
+    """Enough spikes, and enough silence, for a comparison to mean something."""
+    return bool(0.05 < abs(spikes).mean() < 0.95)
+
+
+@torch.no_grad()
+def run_stateful(module: Any, x: np.ndarray) -> np.ndarray:
+    """A norse network or nirtorch's module of a graph, stepped through x (steps, 1, width) -> (steps, width)."""
+    state, steps = None, []
+    for values in x:
+        spikes, state = module(torch.from_numpy(values[0]), state)
+        steps.append(spikes.numpy())
+    return np.stack(steps)
+
+
+def norse_net(*widths: int) -> Any:
+    norse = pytest.importorskip("norse.torch")
+    from norse.torch.functional.iaf import IAFParameters
+    from norse.torch.functional.lif_box import LIFBoxParameters
+
+    torch.manual_seed(3)
+    a, b, c = widths
+    lif = LIFBoxParameters(
+        tau_mem_inv=torch.rand(b) * 0.5 + 0.3,
+        v_leak=torch.zeros(b),
+        v_th=torch.rand(b) * 0.2 + 0.1,
+        v_reset=torch.zeros(b),
+    )
+    integrate = IAFParameters(v_th=torch.rand(c) + 0.3, v_reset=torch.zeros(c))
+    return norse.SequentialState(
+        torch.nn.Linear(a, b), norse.LIFBoxCell(lif, dt=1.0), torch.nn.Linear(b, c), norse.IAFCell(integrate)
+    )
+
+
+def test_a_file_by_norse_spikes_as_in_norse(tmp_path: Path) -> None:
+    net, x = norse_net(6, 9, 5), inputs(6)
+    from norse.torch import to_nir
+
+    nir.write(tmp_path / "norse.nir", to_nir(net, torch.zeros(6), dt=1.0))
+    graph = read_nir(tmp_path / "norse.nir", reset="hard", time_step=1.0, time_steps=STEPS)
+    spikes = simulated(graph, x)
+    assert np.array_equal(spikes["3"], run_stateful(net, x))
+    assert busy(spikes["1"])
+    assert busy(spikes["3"])
+    wrong = read_nir(tmp_path / "norse.nir", reset="soft", time_step=1.0, time_steps=STEPS)
+    assert not np.array_equal(simulated(wrong, x)["3"], spikes["3"])
+
+
+@pytest.mark.parametrize(("mechanism", "reset"), [("subtract", "soft"), ("zero", "hard")])
+def test_a_file_by_snntorch_spikes_as_in_snntorch(mechanism: str, reset: Any, tmp_path: Path) -> None:
+    snn = pytest.importorskip("snntorch")
+    from snntorch.export_nir import export_to_nir
+
+    torch.manual_seed(1)
+    options = {"init_hidden": True, "reset_mechanism": mechanism, "reset_delay": False}
+    leaky = snn.Leaky(beta=torch.rand(9) * 0.5 + 0.4, threshold=torch.full((9,), 1.0), **options)
+    # alpha 0: the synaptic current lasts one step, the only CubaLIF that a graph can express exactly
+    cuba = snn.Synaptic(alpha=torch.zeros(5), beta=torch.full((5,), 0.8), threshold=torch.full((5,), 0.7), **options)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 9), leaky, torch.nn.Linear(9, 5, bias=False), cuba)
+    x = inputs(6)
+    with torch.no_grad():
+        expected = [net(torch.from_numpy(step))[0].numpy() for step in x]
+        exported = export_to_nir(net, torch.zeros(6))
+    nir.write(tmp_path / "snntorch.nir", exported)
+    graph = read_nir(tmp_path / "snntorch.nir", reset=reset, time_step=1e-4, time_steps=STEPS)
+    spikes = simulated(graph, x)
+    assert np.array_equal(spikes[graph.of_type(Neuron)[-1]], expected)
+    assert all(busy(layer) for layer in spikes.values())
+    with pytest.raises(GraphError, match=r"does not say how neurons reset"):
+        read_nir(tmp_path / "snntorch.nir", time_step=1e-4, time_steps=STEPS)
+    with pytest.raises(GraphError, match=r"give the time step"):
+        read_nir(tmp_path / "snntorch.nir", reset=reset, time_steps=STEPS)
+
+
+def test_a_recurrent_network_by_snntorch(tmp_path: Path) -> None:
+    snn = pytest.importorskip("snntorch")
+    from snntorch.export_nir import export_to_nir
+
+    torch.manual_seed(2)
+    recurrent = snn.RLeaky(
+        beta=torch.full((7,), 0.7), linear_features=7, threshold=torch.full((7,), 1.0), init_hidden=True,
+        reset_mechanism="subtract", reset_delay=False, output=True,
+    )  # fmt: skip
+    net = torch.nn.Sequential(torch.nn.Linear(6, 7), recurrent)
+    x = inputs(6)
+    with torch.no_grad():
+        expected = [net(torch.from_numpy(step))[0][0].numpy() for step in x]
+        nir.write(tmp_path / "rnn.nir", export_to_nir(net, torch.zeros(6)))
+    graph = read_nir(tmp_path / "rnn.nir", reset="soft", time_step=1e-4, time_steps=STEPS)
+    assert graph.feedback
+    (spikes,) = simulated(graph, x).values()
+    assert np.array_equal(spikes, expected)
+    assert busy(spikes)
+
+
+def two_layers(reset: Any, leak: Any, seed: int = 9) -> Graph:
+    rng = np.random.default_rng(seed)
+    build = GraphBuilder()
+    x = build.add("in", Input(6, spiking=True))
+    x = build.add("first.linear", Linear(rng.normal(size=(9, 6)).astype(np.float32), np.full(9, 0.1, np.float32)), x)
+    x = build.add("first", Neuron(rng.uniform(0.5, 1.5, 9).astype(np.float32), 1.0, reset), x)
+    x = build.add("second.linear", Linear(rng.normal(size=(5, 9)).astype(np.float32)), x)
+    build.add("second", Neuron(0.7, leak, reset), x)
+    return build.build(time_steps=STEPS, schedule="concurrent")
+
+
+def test_a_file_by_us_runs_in_norse(tmp_path: Path) -> None:
+    """With norse's own import, which knows IF with hard reset; it ignores `r` and soft reset."""
+    norse = pytest.importorskip("norse.torch")
+    graph, x = two_layers("hard", 1.0), inputs(6)
+    write_nir(graph, tmp_path / "ours.nir")
+    content = nir.read(tmp_path / "ours.nir")
+    segment = nir.NIRGraph.from_list(content.nodes["first.linear"], content.nodes["first"])
+    spikes = run_stateful(norse.from_nir(segment, dt=1.0), x)
+    assert np.array_equal(spikes, simulated(graph, x)["first"])
+    assert busy(spikes)
+
+
+class LeakyLayer(torch.nn.Module):
+    """What our IF and LIF nodes mean, for nirtorch: one Euler step of dt, then the reset that the metadata name."""
+
+    def __init__(self, node: Any, dt: float) -> None:
+        super().__init__()
+        self.share = torch.from_numpy(dt / node.tau) if isinstance(node, nir.LIF) else torch.zeros(1)
+        self.gain = torch.from_numpy(node.r * (dt / node.tau if isinstance(node, nir.LIF) else dt))
+        self.v_threshold = torch.from_numpy(node.v_threshold)
+        self.soft = node.metadata["reset"] == "soft"
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        v = (1 - self.share) * (0 if state is None else state) + self.gain * x
+        spikes = (v >= self.v_threshold).to(v.dtype)
+        return spikes, v - spikes * (self.v_threshold if self.soft else v)
+
+
+def affine(node: nir.Affine) -> torch.nn.Linear:
+    """nirtorch's default map sets `weight.bias` and leaves a random bias: this one sets the bias."""
+    module = torch.nn.Linear(node.weight.shape[1], node.weight.shape[0]).double()
+    module.weight.data, module.bias.data = (torch.from_numpy(a).double() for a in (node.weight, node.bias))
+    return module
+
+
+def linear(node: nir.Linear) -> torch.nn.Linear:
+    module = torch.nn.Linear(node.weight.shape[1], node.weight.shape[0], bias=False).double()
+    module.weight.data = torch.from_numpy(node.weight).double()
+    return module
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("leak", [1.0, 0.85, np.array([0.3, 0.9, 0.0, 1.0, 0.5])], ids=["IF", "LIF", "per neuron"])
+def test_a_whole_file_by_us_runs_through_nirtorch(reset: str, leak: Any, tmp_path: Path) -> None:
+    nirtorch = pytest.importorskip("nirtorch")
+    graph, x = two_layers(reset, leak), inputs(6).astype(np.float64)
+    write_nir(graph, tmp_path / "ours.nir")
+    content = nir.read(tmp_path / "ours.nir")
+    dt = float(content.metadata["dt"])
+    neurons = {kind: lambda node: LeakyLayer(node, dt) for kind in (nir.IF, nir.LIF)}
+    module = nirtorch.nir_to_torch(content, neurons | {nir.Affine: affine, nir.Linear: linear}, dtype=torch.float64)
+    spikes = run_stateful(module, x)
+    expected = simulated(graph, x)
+    assert np.array_equal(spikes, expected["second"])
+    assert all(busy(layer) for layer in expected.values())

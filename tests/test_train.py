@@ -1,0 +1,427 @@
+"""The pipeline end to end on tiny data: every kind of student learns, stops and resumes, and bad input is refused."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import Trainer
+
+from neurotool.checkpoint import read_checkpoint
+from neurotool.errors import CheckpointError, ConfigError, TrainingError
+from neurotool.evaluation import evaluate
+from neurotool.student.serialise import load_student
+from neurotool.tasks import load_data, tokenise
+from neurotool.train import pipeline
+from neurotool.train.pipeline import TrainingResult, train
+from neurotool.train.plan import TrainingPlan
+from neurotool.train.running import last_checkpoint
+from neurotool.train.trainer import DistillationTrainer, EpochOrder
+
+MakePlan = Callable[..., TrainingPlan]
+QUIET = Console(quiet=True)
+SMALL = ("--init", "random", "--hidden-size", "24", "--heads", "4", "--layers", "1")
+WELL = ("--epochs", "8", "--time-steps", "8")
+
+
+def weights(result: TrainingResult) -> dict[str, Any]:
+    return read_checkpoint(result.output).tensors
+
+
+def assert_same_weights(a: TrainingResult, b: TrainingResult) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+    assert not different
+
+
+# --- end to end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "least"),
+    [
+        ("classes", WELL, 0.8),
+        ("classes", (*WELL, "--spikes", "ternary", "--time-steps", "2"), 0.8),
+        ("classes", (*WELL, "--leak", "0.9"), 0.75),
+        ("classes", (*WELL, "--reset", "hard", "--pooling", "cls"), 0.75),
+        ("classes", (*WELL, "--v-threshold", "1.0"), 0.75),
+        ("classes", (*WELL, "--schedule", "concurrent", "--spikes", "ternary", "--epochs", "12"), 0.75),
+        ("classes", (*WELL, "--feedback", "--spikes", "ternary"), 0.75),
+        ("classes", (*WELL, "--bf16"), 0.75),
+        ("classes", (*SMALL, "--attention-weight", "0", "--epochs", "20"), 0.75),
+        ("pairs", (*WELL, "--epochs", "20", "--spikes", "ternary"), 0.75),
+        ("scores", WELL, 0.8),
+    ],
+    ids=lambda value: " ".join(part for part in value if part not in WELL) if isinstance(value, tuple) else None,
+)
+def test_a_student_learns(make_plan: MakePlan, kind: str, options: tuple[str, ...], least: float) -> None:
+    """Main metric (accuracy of two equally likely classes, or Pearson's correlation) on validation."""
+    result = train(make_plan(*options, kind=kind), QUIET)
+    main = "pearson" if kind == "scores" else "accuracy"
+    assert next(iter(result.student.metrics)) == main
+    assert result.teacher[main] > 0.9
+    assert result.student.metrics[main] >= least
+    assert 0 < result.student.activity.mean_rate < 1
+    loaded = load_student(result.output)
+    assert loaded.checkpoint.training["metrics"] == result.student.metrics
+
+
+def test_all_stages(make_plan: MakePlan, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"w{i % 20} w{i % 7} good w{i % 3}\n" for i in range(50)))
+    plan = make_plan("--corpus", str(corpus), "--inner-epochs", "1", "--max-texts", "40")
+    result = train(plan, QUIET)
+    record = read_checkpoint(result.output).training
+    assert [(s["name"], s["texts"], s["steps"]) for s in record["stages"]] == [
+        ("general", 40, 3),
+        ("inner", 100, 7),
+        ("prediction", 100, 21),
+    ]
+    general, inner, _ = (stage["weights"] for stage in record["stages"])
+    assert general["hard"] == inner["soft"] == inner["hard"] == 0 and general["soft"] == inner["hidden"] == 1
+    assert record["seed"] == 42 and record["layer_map"] == [0, 1, 2] and len(record["data"]["hashes"]["train"]) == 64
+    assert json.loads(json.dumps(record["plan"]))["corpus"] == str(corpus)
+    assert not plan.state_folder.exists() and sorted(p.name for p in (plan.folder / "tensorboard").iterdir()) == [
+        "general",
+        "inner",
+        "prediction",
+    ]
+
+
+def test_the_best_epoch_is_chosen_on_validation(make_plan: MakePlan, tiny_data: Callable[[str], Path]) -> None:
+    """What is written is the state of the best epoch, measured again on the loaded file."""
+    plan = make_plan("--epochs", "6", "--learning-rate", "1e-2")
+    result = train(plan, QUIET)
+    history = read_checkpoint(plan.output).training["stages"][0]["history"]
+    accuracies = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+    assert len(accuracies) == 6 and len(set(accuracies)) > 1, "nothing to choose"
+    assert result.student.metrics["accuracy"] == max(accuracies)
+    student, tokenizer, task, loaded = load_student(plan.output)
+    validation, _ = tokenise(load_data(tiny_data("classes")).validation, tokenizer, 24)
+    again = evaluate(student, validation, tokenizer, task)
+    assert again.metrics == result.student.metrics == loaded.training["metrics"]
+    assert (again.logits == result.student.logits).all()
+    assert loaded.activity["layers"].keys() == student.neuron_layers.keys()
+
+
+def test_what_is_logged(make_plan: MakePlan) -> None:
+    plan = make_plan("--rate-penalty", "0.1")
+    train(plan, QUIET)
+    history = read_checkpoint(plan.output).training["stages"][0]["history"]
+    step = next(entry for entry in history if "loss" in entry)
+    assert {"hidden", "attention", "soft", "hard", "rate", "spiking_rate"} <= step.keys()
+    assert all("eval_spiking_rate" in entry for entry in history if "eval_accuracy" in entry)
+
+
+def test_long_texts_are_cut_and_counted(
+    make_plan: MakePlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The teacher has 24 positions, fewer than --max-length."""
+    for split in ("train", "validation"):
+        rows = "".join(f"{'w1 ' * (40 if i < 3 else 4)}{('bad', 'good')[i % 2]}\t{i % 2}\n" for i in range(20))
+        (tmp_path / f"{split}.tsv").write_text(f"sentence\tlabel\n{rows}")
+    train(make_plan("--data", str(tmp_path), "--max-length", "128", "--teacher-epochs", "1"), Console())
+    assert "train: 3 of 20 texts are longer than 24 tokens: cut" in capsys.readouterr().out
+
+
+# --- interrupting and resuming ---------------------------------------------------------------------------------------
+
+DROPOUT = ("--dropout", "0.2", "--inner-epochs", "1")
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, stage: str, step: int) -> None:
+    """Ctrl-C during the given step of a stage."""
+    training_step = Trainer.training_step
+
+    def hit(self: Trainer, *arguments: Any) -> Any:
+        if Path(self.args.output_dir).name == stage and self.state.global_step == step - 1:
+            signal.raise_signal(signal.SIGINT)
+        return training_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "training_step", hit)
+
+
+@pytest.fixture
+def uninterrupted(make_plan: MakePlan) -> TrainingResult:
+    return train(make_plan(*DROPOUT, output="whole.ckpt"), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("inner", 3), ("prediction", 3), ("prediction", 10), ("prediction", 14), ("prediction", 21)],
+    ids=["first stage", "first epoch", "second epoch", "end of an epoch", "last step"],
+)
+def test_resuming_gives_the_same_student(
+    make_plan: MakePlan, uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stage, step)
+        with pytest.raises(KeyboardInterrupt, match=f"stopped in stage {stage} at step {step}; .* --resume goes on"):
+            train(make_plan(*DROPOUT), QUIET)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    plan = make_plan(*DROPOUT)
+    assert not plan.output.exists() and (plan.state_folder / stage / f"checkpoint-{step}").is_dir()
+    resumed = train(make_plan(*DROPOUT, "--resume"), QUIET)
+    assert_same_weights(resumed, uninterrupted)
+    assert not plan.state_folder.exists()
+
+
+def test_resuming_the_teacher_gives_the_same_student(
+    make_plan: MakePlan, uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "teacher", 10)
+        with pytest.raises(KeyboardInterrupt, match="stopped in stage teacher at step 10"):
+            train(make_plan(*DROPOUT), QUIET)
+    assert not (tmp_path / "cache").exists()
+    assert_same_weights(train(make_plan(*DROPOUT, "--resume"), QUIET), uninterrupted)
+
+
+def test_resuming_between_stages_gives_the_same_student(
+    make_plan: MakePlan, uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stage = pipeline.run_stage
+
+    def stop(plan: TrainingPlan, stage: Any, *arguments: Any) -> Any:
+        if stage.name == "prediction":
+            raise KeyboardInterrupt
+        return run_stage(plan, stage, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "run_stage", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_plan(*DROPOUT), QUIET)
+    assert_same_weights(train(make_plan(*DROPOUT, "--resume"), QUIET), uninterrupted)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path / "none") is None
+    for step, state in ((9, "{}"), (10, "{}"), (100, '{"epoch": 1'), (101, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_ctrl_c_on_the_command_line(run_options: Callable[..., list[str]], make_plan: MakePlan) -> None:
+    options = ("--epochs", "2000")
+    command = [sys.executable, "-m", "neurotool", "train", *run_options(*options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr and process.stdout
+        shown = ""
+        for line in process.stderr:
+            shown += line
+            if line.startswith("prediction: step"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.stdout.read() == ""
+    assert process.returncode == 130, shown + rest
+    assert "Error: stopped in stage prediction at step" in rest and "--resume goes on" in rest
+    assert "Traceback" not in rest
+    plan = make_plan(*options)
+    assert not plan.output.exists() and last_checkpoint(plan.state_folder / "prediction")
+
+
+def test_nothing_is_lost_by_mistake(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to resume in .*: leave out --resume to start"):
+        train(make_plan("--resume"), QUIET)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "prediction", 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_plan(), QUIET)
+    with pytest.raises(ConfigError, match=r"holds an unfinished run: --resume goes on with it, --force starts over"):
+        train(make_plan(), QUIET)
+    for options, named in {
+        ("--spikes", "ternary"): "student was .*'binary'.* and is now .*'ternary'",
+        ("--seed", "1"): "seed was 42 and is now 1",
+        ("--learning-rate", "1e-4"): "stages was",
+        ("--max-length", "9"): "max_length was 128 and is now 9",
+    }.items():
+        with pytest.raises(ConfigError, match=f"cannot resume .*: {named}"):
+            train(make_plan("--resume", *options), QUIET)
+    result = train(make_plan("--resume"), QUIET)
+    before = result.output.read_bytes()
+    with pytest.raises(ConfigError, match=r"model.ckpt exists: --force replaces it, -o FILE writes another"):
+        train(make_plan(), QUIET)
+    assert result.output.read_bytes() == before
+    assert_same_weights(train(make_plan("--force"), QUIET), result)
+
+
+def test_starting_over_forgets_the_unfinished_run(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages and checkpoints of the first run must not be taken for those of the second when that is resumed."""
+    stages = ("--inner-epochs", "1")
+    for options, stage, step in ((stages, "prediction", 20), ((*stages, "--seed", "7", "--force"), "inner", 2)):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, stage, step)
+            with pytest.raises(KeyboardInterrupt):
+                train(make_plan(*options), QUIET)
+    resumed = train(make_plan(*stages, "--seed", "7", "--resume"), QUIET)
+    assert_same_weights(resumed, train(make_plan(*stages, "--seed", "7", output="whole.ckpt"), QUIET))
+
+
+def test_a_run_folder_keeps_what_is_not_ours(make_plan: MakePlan, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    plan = make_plan("--run-folder", str(tmp_path), "--epochs", "1")
+    train(plan, QUIET)
+    assert (tmp_path / "thesis" / "chapter.txt").exists()
+    assert not plan.state_folder.exists() and plan.output.exists()
+
+
+# --- the order of the texts, and several processes -------------------------------------------------------------------
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> None:
+    from transformers import AutoTokenizer
+
+    dataset, _ = tokenise(load_data(tiny_data("classes")).train, AutoTokenizer.from_pretrained(tiny_teacher), 24)
+    epoch = 0
+    order = EpochOrder(dataset, 10, 42, lambda: epoch)
+    first = list(order)
+    torch.rand(5)
+    assert list(order) == first != list(range(100)) and sorted(first) == list(range(100)) and len(order) == 100
+    epoch = 1
+    assert sorted(order) == sorted(first) and list(order) != first
+    lengths = [len(dataset[i]["input_ids"]) for i in first]
+    spreads = [max(lengths[i : i + 10]) - min(lengths[i : i + 10]) for i in range(0, 100, 10)]
+    assert sum(spreads) < 0.5 * 10 * (max(lengths) - min(lengths))
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_losses_of_one(
+    run_options: Callable[..., list[str]], make_plan: MakePlan, tmp_path: Path, tiny_data: Callable[[str], Path]
+) -> None:
+    """Same global batches, same mean over them. 96 texts, so that no batch is filled up; tiny steps, because spikes
+    that flip by rounding would drive two long trainings apart."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data("classes"), folder)
+    lines = (folder / "train.tsv").read_text().splitlines()
+    (folder / "train.tsv").write_text("\n".join(lines[:97]) + "\n")
+    options = ("--data", str(folder), "--epochs", "4", "--inner-epochs", "4", "--learning-rate", "1e-7")
+    one = train(make_plan(*options, output="one.ckpt"), QUIET)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [*launch, "-m", "neurotool", "train", "--json", *run_options(*options, output="two.ckpt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["student"] == pytest.approx(one.student.metrics)
+    assert done.stderr.count("prediction: epoch 4") == 1, "every process prints"
+    records = (read_checkpoint(tmp_path / name).training["stages"] for name in ("one.ckpt", "two.ckpt"))
+    for ours, theirs in zip(*records, strict=True):
+        logged = [[entry for entry in stage["history"] if "loss" in entry] for stage in (ours, theirs)]
+        assert [entry["step"] for entry in logged[0]] == [20] == [entry["step"] for entry in logged[1]]
+        for name, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4)):
+            assert logged[1][0][name] == pytest.approx(logged[0][0][name], rel=tolerance)
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_nan(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_loss = DistillationTrainer.compute_loss
+
+    def poisoned(self: DistillationTrainer, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 9:
+            with torch.no_grad():
+                self.distiller.student.classifier.bias.fill_(math.nan)
+        return compute_loss(self, model, inputs, *arguments, **options)
+
+    plan = make_plan()
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", poisoned)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 10: training stopped; .*prediction keeps what was"):
+        train(plan, QUIET)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    kept = last_checkpoint(plan.state_folder / "prediction")
+    assert kept and kept.endswith("checkpoint-7") and not plan.output.exists()
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(f"{kept}/model.safetensors").values())
+
+
+def test_weights_that_are_nan_are_not_saved(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finite loss with an infinite gradient in the last step of an epoch."""
+    training_step = DistillationTrainer.training_step
+
+    def poisoned(self: DistillationTrainer, *arguments: Any) -> Any:
+        loss = training_step(self, *arguments)
+        if self.state.global_step == 13:
+            self.distiller.student.classifier.bias.grad.fill_(math.inf)
+        return loss
+
+    plan = make_plan()
+    monkeypatch.setattr(DistillationTrainer, "training_step", poisoned)
+    with pytest.raises(TrainingError, match="is not finite after step 14: training stopped"):
+        train(plan, QUIET)
+    kept = last_checkpoint(plan.state_folder / "prediction")
+    assert kept and kept.endswith("checkpoint-7")
+
+
+def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trained student is not lost: --resume writes it once there is room."""
+    with monkeypatch.context() as patch:
+
+        def full(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match=r"model.ckpt: cannot be written: No space left on device"):
+            train(make_plan(), QUIET)
+    plan = make_plan("--resume")
+    assert not plan.output.exists() and not list(plan.output.parent.glob(".*ckpt*"))
+    monkeypatch.setattr(pipeline, "run_trainer", lambda *_: pytest.fail("trained again"))
+    assert train(plan, QUIET).student.metrics["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--time-steps", "0"), "time_steps is 0: it must be at least 1"),
+        (("--v-threshold", "0"), "v_threshold is 0.0: it must be a positive number"),
+        (("--v-threshold", "-1"), "v_threshold is -1.0"),
+        (("--leak", "1.5"), "leak is 1.5: it must be in"),
+        (("--v-init", "2"), "v_init is 2.0"),
+        (("--layers", "0"), "num_hidden_layers is 0: it must be at least 1"),
+        (("--init", "random", "--hidden-size", "30", "--heads", "4"), "hidden_size 30 is not divisible by .* 4"),
+        (("--init", "teacher", "--hidden-size", "48"), "hidden_size is 48, the teacher's is 32: use --init random"),
+        (SMALL, "num_attention_heads is 4, the teacher's is 2: their attention scores cannot be compared"),
+        (("--layer-map", "0,1"), "--layer-map 0,1: give 3 numbers .* between 0 and 2"),
+        (("--layer-map", "0,1,3"), "--layer-map 0,1,3: give 3 numbers .* between 0 and 2"),
+        (("--epochs", "0"), "nothing to train: every stage has 0 epochs"),
+        (("--epochs", "-1"), "epochs of stage prediction is -1.0: it must be a positive number"),
+        (("--batch-size", "0"), "batch size of stage prediction is 0: it must be at least 1"),
+        (("--learning-rate", "0"), "learning rate of stage prediction is 0.0"),
+        (("--learning-rate", "nan"), "learning rate of stage prediction is nan"),
+        (("--temperature", "0"), "temperature is 0.0"),
+        (("--hard-weight", "-1"), "hard weight of stage prediction is -1.0: it must be at least 0"),
+        (("--soft-weight", "0", "--hard-weight", "0", "--inner-share", "0"), "stage prediction has no loss"),
+        (("--teacher-epochs", "0"), "teacher epochs is 0.0"),
+        (("--max-length", "2"), "max length is 2: it must be at least 4"),
+        (("--corpus-length", "2"), "corpus length is 2: it must be at least 3"),
+        (("--max-shift", "1"), "max shift is 1.0: it must be at least 0 and below 1"),
+        (("--warmup", "1"), "warmup is 1.0: it must be at least 0 and below 1"),
+        (("--dropout", "1"), "hidden_dropout_prob is 1.0"),
+        (("-o", "/nowhere/model.ckpt"), "/nowhere/model.ckpt: its folder does not exist"),
+        (("-o", "/"), "/: is a folder"),
+        (("--task", "sst2"), "--task sst2 and --data .*: give one of them"),
+        (("--metric", "bleu"), "unknown metric 'bleu'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_options_are_refused_before_training(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(Trainer, "train", lambda *_, **__: pytest.fail("the teacher was fine-tuned first"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(make_plan(*options), QUIET)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,86 @@
+"""A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import BertForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from neurotool.evaluation import batches
+from neurotool.tasks import Task, TaskData, compute_metrics
+from neurotool.train.plan import StagePlan, TrainingPlan
+from neurotool.train.progress import say
+from neurotool.train.running import run_trainer, training_arguments
+from neurotool.train.teacher import LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
+from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
+
+
+def prepare_teacher(
+    plan: TrainingPlan,
+    loaded: LoadedTeacher,
+    data: TaskData,
+    train_set: datasets.Dataset,
+    validation: datasets.Dataset,
+    console: Console,
+) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
+    """The teacher with a head for the task: as it is, from the cache, or fine-tuned now and cached."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if loaded.has_head:
+        return model, tokenizer
+    settings = {
+        "epochs": plan.teacher_epochs,
+        "learning_rate": plan.teacher_learning_rate,
+        "batch_size": plan.teacher_batch_size,
+        "max_length": plan.max_length,
+        "weight_decay": plan.weight_decay,
+        "warmup": plan.warmup,
+        "precision": plan.precision,
+        "seed": plan.seed,
+    }
+    cached = cache_folder() / "teachers" / cache_key(plan.teacher, data.hashes, settings)
+    if cached.is_dir():
+        say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
+        return load_teacher(str(cached), data.task)[:2]
+    rate, size = plan.teacher_learning_rate, plan.teacher_batch_size
+    stage = StagePlan("teacher", plan.teacher_epochs, rate, size, LossWeights())
+    arguments = training_arguments(plan, stage, data.task)
+    trainer = ReproducibleTrainer(
+        FineTuning(model),
+        arguments,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=train_set,
+        eval_dataset=validation,
+        compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
+    )
+    run_trainer(trainer, plan, stage, console)
+    model.cpu().eval()
+    if is_first_process():
+        store_teacher(model, tokenizer, cached)
+    trainer.accelerator.wait_for_everyone()
+    return model, tokenizer
+
+
+class FineTuning(nn.Module):
+    """Hides the teacher's PreTrainedModel from the Trainer, which would save old checkpoints' LayerNorms under their
+    legacy names (gamma, beta) and then not find them again when it resumes or loads the best epoch."""
+
+    def __init__(self, model: BertForSequenceClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch: torch.Tensor) -> Any:
+        return self.model(**batch)
+
+
+@torch.inference_mode()
+def evaluate_teacher(
+    model: BertForSequenceClassification, dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task
+) -> dict[str, float]:
+    model.eval()
+    logits = np.zeros((len(dataset), task.num_labels), np.float32)
+    for positions, batch in batches(dataset, tokenizer, 64, model.device):
+        logits[positions] = model(**batch).logits.float().cpu().numpy()
+    return compute_metrics(task, logits, np.asarray(dataset["labels"]))
