@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := train export lava_runtime energy
 # Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
+DEMO := model.ckpt
 NO_DEPS := lava-nc lava-dl norse snntorch
 
 .PHONY: install test test-slow test-all lint format types demo demo-short clean
@@ -46,13 +47,18 @@ types: install
 	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p neurotool
 
+# The main job on its embedded default, then everything the result can be asked.
 demo: install
-	$(BIN)/neurotool train
-	$(BIN)/neurotool export model.ckpt --target nir --force
-	$(BIN)/neurotool validate model.ckpt model.nir
+	$(BIN)/neurotool train --force $(DEMO_OPTIONS) -o $(DEMO)
+	$(BIN)/neurotool evaluate $(DEMO) --time-steps 1,2,4,8,16
+	$(BIN)/neurotool predict $(DEMO) "a moving and very funny film" "two hours of my life that I want back"
+	$(BIN)/neurotool export $(DEMO) --target nir -o $(DEMO:.ckpt=.nir) --force
+	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.nir)
 
-demo-short: install
-	$(BIN)/neurotool doctor
+# The same commands on a fraction of the training, for .ci/run.
+demo-short:
+	mkdir -p build
+	$(MAKE) demo DEMO=build/demo.ckpt DEMO_OPTIONS="--layers 2 --teacher-epochs 0.25 --epochs 0.25 --run-folder build/run"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ import click
 from neurotool.checkpoint import read_checkpoint
 
 COMMON = "--bf16 --seed 42"
-CORPUS = "--corpus demo --max-texts 12000 --corpus-length 40 --general-epochs 1"
+CORPUS = "--corpus demo --max-texts 6000 --corpus-length 40 --general-epochs 1"
 ROWS = {
     "sst2": f"--data sst2 --spikes ternary -T 4 --epochs 4 {CORPUS}",
     "mr": f"--data mr --spikes ternary -T 4 --epochs 4 {CORPUS}",

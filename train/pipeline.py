@@ -29,6 +29,7 @@ from neurotool.tasks import Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
+from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import StagePlan, TrainingPlan, close_run, open_run
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
@@ -70,6 +71,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     (with the state saved).
     """
     started = time.monotonic()
+    keep_freed_memory()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
