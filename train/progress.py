@@ -3,7 +3,7 @@
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _SHOWN = ("loss", "hidden", "attention", "soft", "hard", "spiking_rate")
@@ -28,8 +28,8 @@ class ShowProgress(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[shown]}"), console=self.console)
+        columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[shown]}"), console=self.console)
         self.task = self.bar.add_task(self.stage, total=state.max_steps, completed=state.global_step, shown="")
         self.bar.start()
 
@@ -54,14 +54,22 @@ class ShowProgress(TrainerCallback):
         shown = {name: float(logs[name]) for name in _SHOWN if name in logs}
         self.training, self.validation = shown or self.training, validation or self.validation
         if self.bar:
-            self.bar.update(self.task, shown=_line(self.training | self._prefixed()))
+            self.bar.update(self.task, shown=self._short())
+            if validation:
+                self.bar.console.print(self._epoch(state), highlight=False, markup=False)
         elif validation:
-            say(self.console, f"{self.stage}: epoch {state.epoch:.3g}, validation {_line(validation)}")
+            say(self.console, self._epoch(state))
         else:
             say(self.console, f"{self.stage}: step {state.global_step}/{state.max_steps}, {_line(shown)}")
 
-    def _prefixed(self) -> dict[str, float]:
-        return {f"validation {name}": value for name, value in self.validation.items() if name != "spiking_rate"}
+    def _epoch(self, state: TrainerState) -> str:
+        return f"{self.stage}: epoch {state.epoch:.3g}, validation {_line(self.validation)}"
+
+    def _short(self) -> str:
+        """What fits beside the bar on 80 columns."""
+        metric = [f"{name[:8]} {value:.3f}" for name, value in list(self.validation.items())[:1]]
+        short = {"loss": "loss", "spiking_rate": "rate"}
+        return " ".join([f"{s} {self.training[n]:.3f}" for n, s in short.items() if n in self.training] + metric)
 
 
 def say(console: Console, line: str) -> None:
