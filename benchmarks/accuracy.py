@@ -19,13 +19,14 @@ from neurotool.checkpoint import read_checkpoint
 COMMON = "--bf16 --seed 42"
 CORPUS = "--corpus demo --max-texts 6000 --corpus-length 40 --general-epochs 1"
 ROWS = {
-    "sst2": f"--data sst2 --spikes ternary -T 4 --epochs 4 {CORPUS}",
-    "mr": f"--data mr --spikes ternary -T 4 --epochs 4 {CORPUS}",
+    "sst2": "--data sst2 --spikes ternary -T 4 --epochs 4",
+    "mr": "--data mr --spikes ternary -T 4 --epochs 4",
     "mrpc": "--data mrpc --spikes ternary -T 4 --epochs 4 --teacher-epochs 4",
     "sts": "--data sts --spikes ternary -T 4 --epochs 2",
-    "sst2 no corpus": "--data sst2 --spikes ternary -T 4 --epochs 4",
+    "sst2 corpus": f"--data sst2 --spikes ternary -T 4 --epochs 4 {CORPUS}",
+    "mr corpus": f"--data mr --spikes ternary -T 4 --epochs 4 {CORPUS}",
     "sst2 no attention loss": "--data sst2 --spikes ternary -T 4 --epochs 4 --attention-weight 0",
-    "sst2 bge": f"--data sst2 --teacher bge --teacher-learning-rate 3e-5 --spikes ternary -T 4 --epochs 4 {CORPUS}",
+    "sst2 bge": "--data sst2 --teacher bge --teacher-learning-rate 3e-5 --spikes ternary -T 4 --epochs 4",
 } | {
     f"sst2 {spikes} T={t}": f"--data sst2 --spikes {spikes} -T {t} --epochs 2"
     for t in (1, 2, 4, 8, 16)

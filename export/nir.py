@@ -9,7 +9,7 @@ import nir
 import numpy as np
 from nir.serialization import hdf2dict
 
-from neurotool.errors import ConfigError, ExportError, GraphError
+from neurotool.errors import ConfigError, ExportError, GraphError, one_line
 from neurotool.export.from_nir import Conventions, Fires, from_nir
 from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
 from neurotool.files import replacing
@@ -30,7 +30,7 @@ def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
         try:
             nir.write(temporary, content, compression=None)  # trained weights hardly compress
         except ValueError as error:  # HDF5 refuses a name, such as "."
-            raise ExportError(f"{path}: cannot hold the graph: {_one_line(error)}") from error
+            raise ExportError(f"{path}: cannot hold the graph: {one_line(error)}") from error
 
 
 def read_nir(
@@ -82,7 +82,7 @@ def _open(path: Path) -> nir.NIRGraph:
                 raise GraphError(f"{path}: an HDF5 file, but not a NIR graph (it has no group 'node')")
             content = hdf2dict(file["node"])
     except _DAMAGE as error:
-        raise GraphError(f"{path}: truncated, damaged or not an HDF5 file ({_one_line(error)})") from error
+        raise GraphError(f"{path}: truncated, damaged or not an HDF5 file ({one_line(error)})") from error
     try:
         return _graph(content, "")
     except GraphError as error:
@@ -108,7 +108,7 @@ def _node(content: Any, name: str) -> nir.NIRNode:
     try:
         return known.from_dict(content)
     except _DAMAGE as error:
-        raise GraphError(f"node {name} ({kind}) cannot be read: {_one_line(error) or type(error).__name__}") from error
+        raise GraphError(f"node {name} ({kind}) cannot be read: {one_line(error)}") from error
 
 
 def _from_metadata(content: nir.NIRGraph) -> Graph:
@@ -116,7 +116,7 @@ def _from_metadata(content: nir.NIRGraph) -> Graph:
         text = json.loads(content.metadata[METADATA_KEY])
         version = text.get("nir_format_version")
     except (ValueError, TypeError, AttributeError) as error:
-        raise GraphError(f"neurotool's metadata is damaged ({_one_line(error)}); {_WAY_OUT}") from error
+        raise GraphError(f"neurotool's metadata is damaged ({one_line(error)}); {_WAY_OUT}") from error
     if version != NIR_FORMAT_VERSION:
         raise GraphError(f"metadata version {version!r}, but this neurotool reads version {NIR_FORMAT_VERSION}")
     arrays = dict(content.metadata.get("arrays", {}))
@@ -139,7 +139,7 @@ def _arrays_named(description: Any) -> set[str]:
         values = [value for node in description["nodes"] for value in node["parameters"].values()]
         return {value["array"] for value in values if isinstance(value, dict)}
     except (TypeError, KeyError, AttributeError) as error:
-        raise GraphError(f"neurotool's metadata is damaged ({_one_line(error)}); {_WAY_OUT}") from error
+        raise GraphError(f"neurotool's metadata is damaged ({one_line(error)}); {_WAY_OUT}") from error
 
 
 def _difference(ours: nir.NIRGraph, found: nir.NIRGraph) -> str:
@@ -162,7 +162,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return all(np.array_equal(a[key], b[key]) for key in a)
     return a is b or np.array_equal(a, b)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

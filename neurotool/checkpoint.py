@@ -1,7 +1,6 @@
 """The one-file checkpoint `*.ckpt`: a safetensors file whose header describes the student. Never a pickle."""
 
 import json
-import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from neurotool.errors import CheckpointError
+from neurotool.errors import CheckpointError, one_line
+from neurotool.files import replacing
 
 FORMAT_VERSION = 1
 _DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
@@ -58,13 +58,9 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     try:
         content = save(tensors, {"neurotool": json.dumps(header, default=_plain)})
     except (TypeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be stored: {_one_line(error)}") from error
-    try:
-        _replace_file(path, content)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written: {error.strerror or _one_line(error)}; a file that was there is unchanged"
-        ) from error
+        raise CheckpointError(f"{path}: the checkpoint cannot be stored: {one_line(error)}") from error
+    with replacing(path, force=True, error_type=CheckpointError) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -83,7 +79,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             _check_names(path, set(header["tensors"]), set(file.keys()))
             tensors = {name: _read_tensor(path, file, name) for name in header["tensors"]}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: {_what_it_is(path)} ({_one_line(error)})") from error
+        raise CheckpointError(f"{path}: {_what_it_is(path)} ({one_line(error)})") from error
     for name, tensor in tensors.items():
         if _layout(tensor) != header["tensors"][name]:
             raise CheckpointError(
@@ -103,7 +99,7 @@ def _read_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata["neurotool"])
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the checkpoint header is not valid JSON ({_one_line(error)})") from error
+        raise CheckpointError(f"{path}: the checkpoint header is not valid JSON ({one_line(error)})") from error
     version = header.get("format_version") if isinstance(header, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -123,7 +119,7 @@ def _read_tensor(path: Path, file: Any, name: str) -> np.ndarray:
         return file.get_tensor(name)
     except (TypeError, AttributeError) as error:  # bfloat16 and the like
         raise CheckpointError(
-            f"{path}: tensor {name} has a type that numpy lacks ({_one_line(error)}); a checkpoint holds float32"
+            f"{path}: tensor {name} has a type that numpy lacks ({one_line(error)}); a checkpoint holds float32"
         ) from error
 
 
@@ -160,26 +156,8 @@ def _what_it_is(path: Path) -> str:
     return "truncated, damaged or not a safetensors file; copy it again or train again"
 
 
-def _replace_file(path: Path, content: bytes) -> None:
-    target = Path(os.path.realpath(path))  # a symbolic link stays one
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:  # also Ctrl-C
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _plain(value: Any) -> Any:
     """A numpy scalar among the metrics must not cost a trained model."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} {value!r} is not JSON")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -1,12 +1,12 @@
 """How close the simulated firing rates come to the steady state as T grows, layer by layer."""
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from neurotool.errors import ConfigError
+from neurotool.files import replacing
 from neurotool.student import SpikingBertForSequenceClassification
 from neurotool.student.configuration import Schedule
 
@@ -64,13 +64,12 @@ def plot_convergence(errors: Errors, path: Path) -> None:
     panels[0][0].set_ylabel("mean |ASR - steady state|")
     panels[0][-1].legend(fontsize="small")
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix or '.png'}")
     known = sorted(figure.canvas.get_supported_filetypes())
+    kind = path.suffix[1:] or "png"
     try:
-        if temporary.suffix[1:] not in known:
+        if kind not in known:
             raise ConfigError(f"{path}: unknown plot type {path.suffix!r}; use one of {', '.join(known)}")
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
+        with replacing(path, force=True) as temporary:
+            figure.savefig(temporary, dpi=150, format=kind)
     finally:
-        temporary.unlink(missing_ok=True)
         pyplot.close(figure)

@@ -35,3 +35,8 @@ class TrainingError(NeurotoolError):
     """Training had to stop; the last good state is kept on disk."""
 
     exit_code = 1
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -5,21 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from neurotool.errors import ExportError
+from neurotool.errors import ExportError, NeurotoolError
 
 
 @contextmanager
-def replacing(path: Path, force: bool = False) -> Iterator[Path]:
+def replacing(path: Path, force: bool = False, error_type: type[NeurotoolError] = ExportError) -> Iterator[Path]:
     """Gives a temporary name beside `path` to write to; it takes the place of `path` when the block ends well.
 
-    Raises ExportError: `path` exists and `force` is not set, is a folder, or cannot be written. Nothing is left behind.
+    The temporary name keeps the suffix, by which some writers choose a format.
+
+    Raises `error_type`: `path` exists and `force` is not set, is a folder, or cannot be written. Nothing is left over.
     """
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     if target.is_dir():
-        raise ExportError(f"{path}: is a folder; give the name of a file")
+        raise error_type(f"{path}: is a folder; give the name of a file")
     if target.exists() and not force:
-        raise ExportError(f"{path}: exists; choose another name, or --force to replace it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        raise error_type(f"{path}: exists; choose another name, or --force to replace it")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -27,6 +29,6 @@ def replacing(path: Path, force: bool = False) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)  # h5py's own text is long
-        raise ExportError(f"{path}: cannot be written: {reason}; what was there is unchanged") from error
+        raise error_type(f"{path}: cannot be written: {reason}; what was there is unchanged") from error
     finally:
         temporary.unlink(missing_ok=True)

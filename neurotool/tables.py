@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurotool.errors import DataError
+from neurotool.errors import DataError, one_line
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 
@@ -136,7 +136,7 @@ def _open_parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file: {_one_line(error)}") from error
+        raise DataError(f"{path}: not a readable Parquet file: {one_line(error)}") from error
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         number = 0
@@ -146,10 +146,6 @@ def _open_parquet(path: Path) -> Table:
                     number += 1
                     yield f"row {number}", record
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{path}, after row {number}: not readable: {_one_line(error)}") from error
+            raise DataError(f"{path}, after row {number}: not readable: {one_line(error)}") from error
 
     return Table(path, tuple(file.schema_arrow.names), rows())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from neurotool.errors import ConfigError, DataError
+from neurotool.errors import ConfigError, DataError, one_line
 from neurotool.examples import Examples, encode_labels, find_split, infer_label_names, read_examples
 from neurotool.tables import open_table
 
@@ -105,7 +105,7 @@ def load_task(name: str) -> TaskData:
         train, validation = loaded["train"], loaded[source.validation]
     except Exception as error:  # datasets lets through errors of a dozen libraries
         raise DataError(
-            f"task {name}: cannot load {source.path} through the hub ({_one_line(error)}); "
+            f"task {name}: cannot load {source.path} through the hub ({one_line(error)}); "
             "go online once to fill the cache, or give the files with --data DIR"
         ) from error
     label_names = tuple(getattr(train.features["label"], "names", ()))
@@ -271,7 +271,3 @@ def _sha256(dataset: datasets.Dataset) -> str:
         for row in zip(*batch.values(), strict=True):
             digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 
-from neurotool.errors import ConfigError, DataError
+from neurotool.errors import ConfigError, DataError, one_line
 from neurotool.tables import SUFFIXES, open_table, read_lines
 from neurotool.tasks import demo_file
 
@@ -54,7 +54,7 @@ def load_corpus(
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
-        raise DataError(f"corpus {source}: cannot be cached: {_one_line(error.__cause__ or error)}") from error
+        raise DataError(f"corpus {source}: cannot be cached: {one_line(error.__cause__ or error)}") from error
     return passages.map(
         _cut,
         batched=True,
@@ -148,9 +148,5 @@ def _hub_passages(source: str) -> Iterator[str]:
         raise
     except Exception as error:  # datasets lets through errors of a dozen libraries
         raise DataError(
-            f"corpus {source}: no such file or folder, and not to be had from the hub: {_one_line(error)}"
+            f"corpus {source}: no such file or folder, and not to be had from the hub: {one_line(error)}"
         ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from neurotool.checkpoint import write_checkpoint
-from neurotool.errors import ConfigError
+from neurotool.errors import ConfigError, TrainingError
 from neurotool.evaluation import Evaluation, evaluate
+from neurotool.files import replacing
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import Task, TaskData, load_data, load_task, tokenise
@@ -220,9 +221,8 @@ def run_stage(
     seconds = run_trainer(trainer, plan, stage, console)
     distiller.to("cpu")
     if is_first_process():
-        temporary = finished.with_suffix(".tmp")
-        save_file(distiller.state_dict(), temporary)
-        temporary.replace(finished)
+        with replacing(finished, force=True, error_type=TrainingError) as temporary:
+            save_file(distiller.state_dict(), temporary)
         shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return described | {"steps": trainer.state.global_step, "seconds": seconds, "history": trainer.state.log_history}

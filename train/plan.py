@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neurotool.errors import ConfigError
+from neurotool.files import replacing
 from neurotool.train.teacher import DEMO_TEACHER
 from neurotool.train.trainer import LossWeights, is_first_process
 
@@ -127,9 +128,8 @@ def open_run(plan: TrainingPlan) -> None:
             raise ConfigError(f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over")
     close_run(plan)  # what is left of another run would mix with this one when it is resumed
     plan.state_folder.mkdir(parents=True, exist_ok=True)
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps(plan.to_dict(), indent=1), encoding="utf-8")
-    temporary.replace(record)
+    with replacing(record, force=True, error_type=ConfigError) as temporary:
+        temporary.write_text(json.dumps(plan.to_dict(), indent=1), encoding="utf-8")
 
 
 def close_run(plan: TrainingPlan) -> None:
