@@ -28,7 +28,7 @@ ROWS = {
     "sst2 no attention loss": "--data sst2 --spikes ternary -T 4 --epochs 4 --attention-weight 0",
     "sst2 bge": "--data sst2 --teacher bge --teacher-learning-rate 3e-5 --spikes ternary -T 4 --epochs 4",
 } | {
-    f"sst2 {spikes} T={t}": f"--data sst2 --spikes {spikes} -T {t} --epochs 2"
+    f"sst2 {spikes} T={t}": f"--data sst2 --spikes {spikes} -T {t} --epochs 1"
     for t in (1, 2, 4, 8, 16)
     for spikes in ("ternary", "binary")
 }
