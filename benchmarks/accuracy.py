@@ -21,8 +21,8 @@ CORPUS = "--corpus demo --max-texts 6000 --corpus-length 40 --general-epochs 1"
 ROWS = {
     "sst2": "--data sst2 --spikes ternary -T 4 --epochs 4",
     "mr": "--data mr --spikes ternary -T 4 --epochs 4",
-    "mrpc": "--data mrpc --spikes ternary -T 4 --epochs 4 --teacher-epochs 4",
-    "sts": "--data sts --spikes ternary -T 4 --epochs 2",
+    "mrpc": "--data mrpc --spikes ternary -T 4 --epochs 3 --teacher-epochs 3",
+    "sts": "--data sts --spikes ternary -T 4 --epochs 1 --teacher-epochs 1",
     "sst2 corpus": f"--data sst2 --spikes ternary -T 4 --epochs 4 {CORPUS}",
     "mr corpus": f"--data mr --spikes ternary -T 4 --epochs 4 {CORPUS}",
     "sst2 no attention loss": "--data sst2 --spikes ternary -T 4 --epochs 4 --attention-weight 0",
