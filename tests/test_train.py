@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import Trainer
 
-from neurotool.checkpoint import read_checkpoint
+from neurotool.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError
 from neurotool.evaluation import evaluate
 from neurotool.student.serialise import load_student
@@ -373,7 +373,11 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(os, "fsync", full)
+        def write_to_full_disk(path: Path, checkpoint: Checkpoint) -> None:
+            patch.setattr(os, "fsync", full)
+            write_checkpoint(path, checkpoint)
+
+        patch.setattr(pipeline, "write_checkpoint", write_to_full_disk)
         with pytest.raises(CheckpointError, match=r"model.ckpt: cannot be written: No space left on device"):
             train(make_plan(), QUIET)
     plan = make_plan("--resume")
