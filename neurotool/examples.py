@@ -30,6 +30,8 @@ def find_split(folder: Path, stems: Sequence[str]) -> Path:
     Raises:
         DataError: no folder, no such file, or more than one.
     """
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file; give the folder that holds train and validation files")
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such folder; give one that holds train.tsv and validation.tsv (or .csv, .jsonl, …)"

@@ -144,6 +144,8 @@ def load_examples(path: Path, task: Task) -> datasets.Dataset:
         DataError: as `load_data`; also a label that the task does not have.
     """
     file = find_split(path, _VALIDATION_STEMS) if path.is_dir() else path
+    if not file.exists():
+        raise DataError(f"{file}: no such file or folder; give a table of examples, or a folder with a validation file")
     same_width = tuple(columns for columns in _FILE_COLUMNS if len(columns) == len(task.text_columns))
     choices = tuple(dict.fromkeys((task.text_columns, *same_width)))
     return _encode(read_examples(file, choices), task)

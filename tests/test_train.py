@@ -340,7 +340,9 @@ def test_a_loss_that_is_nan(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 
     plan = make_plan()
     monkeypatch.setattr(DistillationTrainer, "compute_loss", poisoned)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 10: training stopped; .*prediction keeps what was"):
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at step 10: training stopped; .*prediction keeps the checkpoints"
+    ):
         train(plan, QUIET)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     kept = last_checkpoint(plan.state_folder / "prediction")

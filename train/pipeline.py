@@ -86,6 +86,10 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
     max_length = min(plan.max_length, config.max_position_embeddings)
     train_set, validation = tokenise_splits(data, loaded.tokenizer, max_length, console)
+    corpus = None
+    if plan.corpus and any(stage.name == "general" for stage in plan.stages):  # before anything is trained
+        length = min(plan.corpus_length, max_length)
+        corpus = load_corpus(plan.corpus, loaded.tokenizer, length, plan.max_texts)
     model, tokenizer = prepare_teacher(plan, loaded, data, train_set, validation, console)
     teacher_metrics = evaluate_teacher(model, validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
@@ -93,11 +97,9 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     distiller = start_student(plan, config, teacher, train_set, tokenizer, layer_map)
     record: list[dict[str, Any]] = []
     for stage in plan.stages:
-        if not stage.epochs or (stage.name == "general" and plan.corpus is None):
+        texts = corpus if stage.name == "general" else train_set
+        if not stage.epochs or texts is None:
             continue
-        texts = train_set
-        if stage.name == "general":
-            texts = load_corpus(str(plan.corpus), tokenizer, min(plan.corpus_length, max_length), plan.max_texts)
         record.append(
             run_stage(plan, stage, distiller, teacher, layer_map, tokenizer, texts, validation, data, console)
         )

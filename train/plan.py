@@ -96,6 +96,7 @@ class TrainingPlan:
         shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
         for name, value in shares.items():
             _require(name, value, 0 <= value < 1, "at least 0 and below 1")
+        _require("seed", self.seed, 0 <= self.seed < 2**32, "at least 0 and below 2^32")
         if not self.output.parent.is_dir() or self.output.is_dir():
             kind = "is a folder" if self.output.is_dir() else "its folder does not exist"
             raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
@@ -125,7 +126,10 @@ def open_run(plan: TrainingPlan) -> None:
         if plan.output.exists():
             raise ConfigError(f"{plan.output} exists: --force replaces it, -o FILE writes another")
         if any(file.is_file() and file != record for file in plan.state_folder.rglob("*")):
-            raise ConfigError(f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over")
+            raise ConfigError(
+                f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over, --run-folder "
+                "keeps both"
+            )
     close_run(plan)  # what is left of another run would mix with this one when it is resumed
     plan.state_folder.mkdir(parents=True, exist_ok=True)
     with replacing(record, force=True, error_type=ConfigError) as temporary:

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from neurotool.errors import ConfigError
+from neurotool.errors import ConfigError, TrainingError, one_line
 from neurotool.tasks import Task
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import ShowProgress
@@ -30,8 +31,14 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
         trainer.add_callback(callback)
     last = last_checkpoint(plan.state_folder / stage.name) if plan.resume else None
     started = time.monotonic()
-    with progress, interrupt:
-        trainer.train(resume_from_checkpoint=last)
+    try:
+        with progress, interrupt:
+            trainer.train(resume_from_checkpoint=last)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{plan.state_folder}: the state of the run cannot be written ({one_line(error)}); free some room, then "
+            "--resume goes on from the last checkpoint; or choose another --run-folder"
+        ) from error
     if interrupt.interrupted:
         raise KeyboardInterrupt(
             f"stopped in stage {stage.name} at step {trainer.state.global_step}; the same command with --resume goes on"

@@ -127,7 +127,7 @@ class ReproducibleTrainer(Trainer):
 
     def diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{what}: training stopped; {self.args.output_dir} keeps what was saved before; "
+            f"{what}: training stopped; {self.args.output_dir} keeps the checkpoints saved before, if any; "
             "start over with --force and a smaller learning rate"
         )
 

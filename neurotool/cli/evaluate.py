@@ -43,7 +43,7 @@ Examples:
 @click.option("--time-steps", "-T", callback=_time_steps, help="One or several T, e.g. 1,2,4,8.  [default: its own]")
 @click.option("--convergence", is_flag=True, help="Mean |ASR - steady state| per layer against T, both schedules.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("convergence.png"), help="Plot of --convergence."
+    "-o", "--output", type=click.Path(path_type=Path), help="Plot of --convergence.  [default: convergence.png]"
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @json_option
@@ -52,7 +52,7 @@ def evaluate(
     data: Path | None,
     time_steps: tuple[int, ...],
     convergence: bool,
-    output: Path,
+    output: Path | None,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -64,6 +64,11 @@ def evaluate(
     from neurotool.student.serialise import load_student
     from neurotool.tasks import tokenise
 
+    if not convergence and output is not None:
+        raise ConfigError(f"-o {output} is the plot of --convergence: add --convergence or leave out -o")
+    output = output or Path("convergence.png")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
     datasets.disable_progress_bars()
     student, tokenizer, task, loaded = load_student(checkpoint)
     console = Console()

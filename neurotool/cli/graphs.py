@@ -6,7 +6,7 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
-from neurotool.errors import GraphError
+from neurotool.errors import ConfigError, GraphError
 from neurotool.graph import Graph
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -54,6 +54,9 @@ def load_graph(path: Path, conventions: Conventions) -> Graph:
         from neurotool.export.nir import read_nir
 
         return read_nir(path, **conventions)
+    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value]
+    if given:
+        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")
     from neurotool.student.serialise import load_student
 
     return load_student(path).model.to_graph()
