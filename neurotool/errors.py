@@ -31,6 +31,18 @@ class ExportError(NeurotoolError):
     """A graph cannot be written in the chosen format or to the chosen place."""
 
 
+class OverflowingError(NeurotoolError):
+    """A number of a fixed-point network leaves the bits that the hardware has for it."""
+
+    exit_code = 1
+
+
+class LavaError(NeurotoolError):
+    """Lava cannot run here, failed inside a process, or took too long."""
+
+    exit_code = 1
+
+
 class TrainingError(NeurotoolError):
     """Training had to stop; the last good state is kept on disk."""
 

@@ -1,5 +1,6 @@
 """The layer graph: nodes (nodes.py) and the graph that connects, checks and stores them (graph.py). No torch."""
 
+from neurotool.graph.fixed_point import FixedPoint
 from neurotool.graph.graph import FORMAT_VERSION, Graph, GraphBuilder, Schedule
 from neurotool.graph.nodes import (
     NODE_TYPES,
@@ -28,6 +29,7 @@ __all__ = [
     "Add",
     "Conv1d",
     "Embedding",
+    "FixedPoint",
     "Gelu",
     "Graph",
     "GraphBuilder",

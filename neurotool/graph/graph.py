@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from neurotool.errors import GraphError
+from neurotool.graph.fixed_point import FixedPoint
 from neurotool.graph.nodes import NODE_TYPES, TOKENS, Conv1d, Embedding, Input, Linear, Node, Readout, Shape
 
 FORMAT_VERSION = 1
@@ -30,6 +31,7 @@ class Graph:
       other token reads them: Softmax, MatMul, Conv1d and MeanPool leave them out.
     labels: class names; empty for regression or where unknown.
     metadata: anything JSON, for instance the model type.
+    fixed_point: for a graph in integers the FixedPoint of every node; else empty.
 
     Constructing a graph checks it. Raises GraphError, naming node and port.
     """
@@ -43,6 +45,7 @@ class Graph:
     feedback_sweeps: int = 1
     labels: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    fixed_point: dict[str, FixedPoint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.check()
@@ -72,6 +75,7 @@ class Graph:
         self._check_edges()
         self.shapes()
         self._check_ends()
+        self._check_fixed_point()
 
     def shapes(self) -> dict[str, Shape]:
         """Output shape of every node, without batch; nodes.TOKENS stands for the number of tokens."""
@@ -174,6 +178,21 @@ class Graph:
         if self.labels and len(self.labels) != outputs:
             raise GraphError(f"{len(self.labels)} labels for {outputs} outputs of the Readout")
 
+    def _check_fixed_point(self) -> None:
+        if not self.fixed_point:
+            return
+        if difference := set(self.nodes) ^ set(self.fixed_point):
+            raise GraphError(f"node {sorted(difference)[0]}: every node of a fixed-point graph needs its FixedPoint")
+        for name, node in self.nodes.items():
+            for f in fields(node):
+                value = getattr(node, f.name)
+                if isinstance(value, np.ndarray) and f.name != "leak" and value.dtype.kind != "i":
+                    raise GraphError(
+                        f"{self._title(name)}: {f.name} is {value.dtype}, but the graph is one of integers"
+                    )
+            if len(self.fixed_point[name].rescale) != len(node.ports):
+                raise GraphError(f"{self._title(name)}: {len(node.ports)} ports need as many factors in rescale")
+
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """A description that json can store, and the arrays it names. `from_arrays` gives the same graph back."""
         arrays: dict[str, np.ndarray] = {}
@@ -186,7 +205,15 @@ class Graph:
                     parameters[key] = {"array": f"{name}.{key}"}
             node_type = type(node).__name__
             nodes.append({"name": name, "type": node_type, "inputs": list(self.inputs[name]), "parameters": parameters})
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("nodes", "inputs")}
+        for name, fixed in self.fixed_point.items():
+            entry = {key: value for key, value in vars(fixed).items() if key != "exponents"}
+            entry["rescale"] = [list(factor) for factor in fixed.rescale]
+            if fixed.exponents is not None:
+                arrays[f"{name}.exponents"] = fixed.exponents
+            next(node for node in nodes if node["name"] == name)["fixed_point"] = entry
+        settings = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("nodes", "inputs", "fixed_point")
+        }
         settings |= {"feedback": [list(edge) for edge in self.feedback], "labels": list(self.labels)}
         return {"format_version": FORMAT_VERSION, "nodes": nodes, **settings}, arrays
 
@@ -197,18 +224,20 @@ class Graph:
         version = description.get("format_version") if isinstance(description, dict) else None
         if version != FORMAT_VERSION:
             raise GraphError(f"graph format version {version!r}, but this neurotool reads version {FORMAT_VERSION}")
-        settings = {f.name for f in fields(cls)} - {"inputs"} | {"format_version"}
+        settings = {f.name for f in fields(cls)} - {"inputs", "fixed_point"} | {"format_version"}
         if difference := settings ^ set(description):
             raise GraphError(f"the graph's description and version {version} differ in {sorted(difference)[0]!r}")
-        builder, unused = GraphBuilder(), dict(arrays)
+        builder, unused, fixed_point = GraphBuilder(), dict(arrays), {}
         try:
             for entry in description["nodes"]:
                 builder.add(entry["name"], _node(entry, unused), *entry["inputs"])
+                if "fixed_point" in entry:
+                    fixed_point[entry["name"]] = _fixed_point(entry, unused)
             if unused:
                 raise GraphError(f"array {sorted(unused)[0]} belongs to no node ({len(unused)} such arrays)")
             builder.feedback = [(node, port) for node, port in description["feedback"]]
             given = {name: description[name] for name in settings - {"format_version", "nodes", "feedback"}}
-            return builder.build(**given | {"labels": tuple(description["labels"])})
+            return builder.build(**given | {"labels": tuple(description["labels"]), "fixed_point": fixed_point})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise GraphError(f"the graph's description is damaged: {type(error).__name__} {error}") from error
 
@@ -238,6 +267,13 @@ class GraphBuilder:
     def build(self, **settings: Any) -> Graph:
         """settings: the fields of Graph from `time_steps` on. Raises GraphError."""
         return Graph(self.nodes, self.inputs, feedback=tuple(self.feedback), **settings)
+
+
+def _fixed_point(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> FixedPoint:
+    """Takes the exponents, if there are any, out of `arrays`."""
+    stored = dict(entry["fixed_point"])
+    rescale = tuple((int(multiplier), int(shift)) for multiplier, shift in stored.pop("rescale"))
+    return FixedPoint(**stored, rescale=rescale, exponents=arrays.pop(f"{entry['name']}.exponents", None))
 
 
 def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:

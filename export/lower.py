@@ -1,0 +1,294 @@
+"""Post-training quantisation: a layer graph with real parameters -> the same graph in integers.
+
+Weights become int8 mantissas with an exponent for each output channel (or each layer); everything after them follows:
+units of a layer are the units of its synapses' sums, thresholds and biases are whole numbers of them. Shifts that keep
+values within 24 bits are chosen from the ranges seen on calibration inputs, with room to spare.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from neurotool.errors import ExportError
+from neurotool.graph import (
+    Add,
+    Conv1d,
+    Embedding,
+    FixedPoint,
+    Gelu,
+    Graph,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Node,
+    Readout,
+    Scale,
+    Softmax,
+)
+from neurotool.graph.fixed_point import (
+    DECAY_BITS,
+    GELU_BITS,
+    GELU_SCALE,
+    LIMIT,
+    NORM_BITS,
+    PROBABILITY_BITS,
+    RATE_BITS,
+    SOFTMAX_BITS,
+    emission_weights,
+    leak_mantissa,
+    rate_scale,
+)
+
+WEIGHT_BITS = 8
+PARAMETER_BITS = 16
+"""Of embeddings, of LayerNorm's weight and of Scale's factor."""
+ROOM = 4.0
+"""How far beyond the largest value seen in calibration a value may go before it leaves its bits."""
+SPREAD = 8
+"""Largest difference between the exponents of one layer's output channels."""
+
+
+def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False) -> Graph:
+    """The fixed-point graph.
+
+    largest: max |output| of every node on calibration inputs, as real numbers.
+    per_layer: one weight exponent for all output channels of a layer.
+    Raises ExportError for a node that has no fixed-point form, naming it.
+    """
+    if graph.fixed_point:
+        raise ExportError("the graph is a fixed-point graph already")
+    lowering = _Lowering(graph, largest, 0 if per_layer else SPREAD)
+    nodes = {name: lowering.add(name, node) for name, node in graph.nodes.items()}
+    return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, largest: dict[str, float], spread: int) -> None:
+        self.graph, self.largest, self.spread = graph, largest, spread
+        self.phased = graph.schedule == "phased"
+        self.fixed: dict[str, FixedPoint] = {}
+
+    def add(self, name: str, node: Node) -> Node:
+        """The integer form of one node; its FixedPoint goes to `fixed`."""
+        try:
+            lowered, self.fixed[name] = self._lower(name, node)
+        except ExportError as error:
+            raise ExportError(f"node {name} ({type(node).__name__}): {error}") from None
+        return lowered
+
+    def _lower(self, name: str, node: Node) -> tuple[Node, FixedPoint]:
+        match node:
+            case Input():
+                return self._input(name, node)
+            case Embedding():
+                mantissa, exponent = mantissas(node.weight, PARAMETER_BITS)
+                return replace(node, weight=mantissa), FixedPoint(2.0**exponent, int(np.abs(mantissa).max()))
+            case Linear() | Conv1d() | Readout():
+                return self._synapse(name, node)
+            case MatMul():
+                return node, self._product(name, node)
+            case Neuron():
+                return self._neuron(name, node)
+            case LayerNorm():
+                return self._norm(name, node)
+            case Scale():
+                return self._scale(name, node)
+        return node, self._function(name, node)
+
+    def _source(self, name: str, port: str = "x") -> tuple[float, int]:
+        """Scale and bound of what a port reads. Of a MeanPool: the average over the run."""
+        source = self.graph.source(name, port)
+        node = self.graph.nodes[source]
+        gathers = isinstance(self.graph.nodes[name], MeanPool) and not self.phased
+        if isinstance(node, Neuron):
+            weights = emission_weights(node, self.graph.time_steps)
+            if self.phased or gathers:
+                return rate_scale(node, self.graph.time_steps), int(weights.sum(0).max())
+            return 1.0, 1
+        if source not in self.fixed:
+            raise ExportError(f"feedback from {source}, which is not a neuron layer, has no fixed-point form")
+        fixed = self.fixed[source]
+        steps = self.graph.time_steps if gathers else 1
+        return fixed.scale / steps, min(fixed.bound, LIMIT + 1) * steps
+
+    def _seen(self, name: str, scale: float) -> float:
+        """Largest output of a node to make room for, in units of `scale`."""
+        return ROOM * self.largest[name] / scale
+
+    def _input(self, name: str, node: Input) -> tuple[Node, FixedPoint]:
+        steps = self.graph.time_steps if self.phased else 1
+        if node.spiking:
+            return node, FixedPoint(1 / steps, steps)
+        largest = max(self.largest[name], 2.0**-PARAMETER_BITS)
+        return node, FixedPoint(2.0 ** (math.ceil(math.log2(largest)) - PARAMETER_BITS + 1) / steps, LIMIT + 1)
+
+    def _synapse(self, name: str, node: Linear | Conv1d | Readout) -> tuple[Node, FixedPoint]:
+        scale_in, bound_in = self._source(name)
+        shift = 0
+        for spread in range(self.spread, -1, -1):
+            mantissa, exponent, exponents = row_mantissas(node.weight, spread)
+            scale = scale_in * 2.0**exponent
+            if self._seen(name, scale) <= LIMIT:
+                break
+        else:
+            # Shifting spikes away would lose them; graded messages have bits to spare.
+            shift = math.ceil(math.log2(self._seen(name, scale) / LIMIT))
+            if bound_in >> shift < 2 ** (WEIGHT_BITS - 1):
+                raise ExportError(
+                    f"sums reach {self._seen(name, scale):.3g}, more than 24 bits: scale the weights down"
+                )
+            scale *= 2**shift
+        bias = None if node.bias is None else whole(node.bias / scale, "bias")
+        sums = np.abs(mantissa.astype(np.int64)).reshape(len(mantissa), -1).sum(1) << exponents
+        bound = int(
+            (sums * ((bound_in >> shift) + 1 if shift else bound_in) + (0 if bias is None else abs(bias))).max()
+        )
+        return replace(node, weight=mantissa, bias=bias), FixedPoint(scale, bound, ((1, shift),), exponents)
+
+    def _product(self, name: str, node: MatMul) -> FixedPoint:
+        (scale_a, bound_a), (scale_b, bound_b) = self._source(name, "a"), self._source(name, "b")
+        excess = self._seen(name, scale_a * scale_b) / LIMIT
+        shift = max(0, math.ceil(math.log2(excess))) if excess > 0 else 0
+        # The operand with more bits is the graded one: it can spare some.
+        shifts = (shift, 0) if bound_a >= bound_b else (0, shift)
+        bound_a, bound_b = ((bound >> k) + (k > 0) for bound, k in zip((bound_a, bound_b), shifts, strict=True))
+        width = self.graph.shapes()[self.graph.source(name, "b")][1]
+        assert isinstance(width, int)
+        terms = width // node.heads if node.transpose_b else self.graph.tokens
+        bound = terms * bound_a * bound_b
+        if isinstance(self.graph.nodes[self.graph.source(name, "a")], Softmax):
+            bound = min(bound, (2**PROBABILITY_BITS + self.graph.tokens) * bound_b)  # rows sum to 1
+        return FixedPoint(scale_a * scale_b * 2**shift, bound, tuple((1, k) for k in shifts))
+
+    def _neuron(self, name: str, node: Neuron) -> tuple[Node, FixedPoint]:
+        scale, _ = self._source(name)
+        steps = self.graph.time_steps
+        threshold = np.asarray(node.v_threshold, np.float64)
+        # The finest units, up to the 2^6 of Lava's own neurons, in which potential and threshold fit.
+        potential = steps * max(self._seen(self.graph.source(name, "x"), scale), 1) / 2
+        room = LIMIT / max(potential, 2 * float(threshold.max()) / scale)
+        factor = min(6, math.floor(math.log2(room)))
+        whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
+        if whole_threshold.min() < 1:
+            raise ExportError(
+                f"v_threshold {threshold.min():.3g} is less than half a unit ({scale / 2.0**factor:.3g}) of its drive: "
+                "drives reach too far beyond it"
+            )
+        lowered = replace(
+            node,
+            v_threshold=whole_threshold if whole_threshold.ndim else int(whole_threshold),
+            leak=_like(node.leak, leak_mantissa(node) / 2**DECAY_BITS),
+        )
+        weights = emission_weights(lowered, steps)
+        rescale = ((2**factor, 0) if factor >= 0 else (1, -factor),)
+        if self.phased:
+            return lowered, FixedPoint(rate_scale(lowered, steps), int(weights.sum(0).max()), rescale)
+        return lowered, FixedPoint(1.0, 1, rescale)
+
+    def _norm(self, name: str, node: LayerNorm) -> tuple[Node, FixedPoint]:
+        scale_in, _ = self._source(name)
+        room = LIMIT / max(self._seen(self.graph.source(name, "x"), scale_in), 1)
+        factor = math.floor(math.log2(room))
+        scale_in /= 2.0**factor
+        weight, exponent = mantissas(node.weight, PARAMETER_BITS)
+        shift = PARAMETER_BITS - 1
+        scale = 2.0 ** (exponent + shift - NORM_BITS)
+        bias = whole(node.bias / scale, "bias")
+        # |x - mean| <= sqrt(n) deviations; the whole-number deviation may be half the true one.
+        largest = 2 * math.isqrt(len(weight)) + 2 << NORM_BITS
+        bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
+        lowered = replace(node, weight=weight, bias=bias, epsilon=round(node.epsilon / scale_in**2))
+        rescale = (2**factor, 0) if factor >= 0 else (1, -factor)
+        return lowered, FixedPoint(scale, bound, (rescale,), shift=shift)
+
+    def _scale(self, name: str, node: Scale) -> tuple[Node, FixedPoint]:
+        scale, bound = self._source(name)
+        if np.ndim(node.factor) == 0:  # a matter of units
+            factor = float(node.factor)
+            return Scale(int(np.sign(factor))), FixedPoint(scale * abs(factor) or scale, bound, ((1, 0),))
+        mantissa, exponent = mantissas(np.asarray(node.factor), PARAMETER_BITS)
+        shift = PARAMETER_BITS - 1
+        return Scale(mantissa), FixedPoint(scale * 2.0 ** (exponent + shift), bound, ((1, 0),), shift=shift)
+
+    def _function(self, name: str, node: Node) -> FixedPoint:
+        match node:
+            case Add():
+                (scale_a, bound_a), (scale_b, bound_b) = self._source(name, "a"), self._source(name, "b")
+                scale = min(scale_a, scale_b)
+                while self._seen(name, scale) > LIMIT:
+                    scale *= 2
+                rescale = tuple(dyadic(s / scale) for s in (scale_a, scale_b))
+                bounds = ((b * m >> k) + (k > 0) for b, (m, k) in zip((bound_a, bound_b), rescale, strict=True))
+                return FixedPoint(scale, sum(bounds), rescale)
+            case Softmax():
+                scale, _ = self._source(name)
+                return FixedPoint(2.0**-PROBABILITY_BITS, 2**PROBABILITY_BITS, (dyadic(scale * 2**SOFTMAX_BITS),))
+            case Gelu():
+                scale, bound = self._source(name)
+                multiplier, shift = dyadic(scale * 2**GELU_BITS)
+                bound = math.ceil(((bound * multiplier >> shift) + 1) * 2.0**-GELU_BITS / GELU_SCALE) + 1
+                return FixedPoint(GELU_SCALE, bound, ((multiplier, shift),))
+            case MeanPool():
+                scale, bound = self._source(name)
+                return FixedPoint(scale * 2.0**-RATE_BITS, bound << RATE_BITS, ((1, 0),))
+        raise ExportError("has no fixed-point form")
+
+
+def mantissas(x: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
+    """Integers of `bits` bits and one exponent: x is about mantissas * 2^exponent."""
+    limit = 2 ** (bits - 1) - 1
+    largest = float(np.abs(x).max())
+    exponent = math.ceil(math.log2(largest / limit)) if largest > 0 else 0
+    return np.rint(x * 2.0**-exponent).astype(np.int8 if bits <= 8 else np.int16), exponent
+
+
+def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.ndarray]:
+    """int8 mantissas of a weight (out, …), the lowest exponent, and how far each row's lies above it, up to `spread`.
+
+    A row takes the exponent with the smaller squared error: the first that holds all its weights, or one below, which
+    clips the largest but is finer for the others.
+    """
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    limit = 2 ** (WEIGHT_BITS - 1) - 1
+    largest = np.abs(rows).max(1)
+    largest = np.maximum(largest, largest.max() * 2.0**-spread if largest.any() else 1.0)
+    exponents = np.ceil(np.log2(largest / limit)).astype(np.int64)
+
+    def quantised(e: np.ndarray) -> np.ndarray:
+        return np.clip(np.rint(rows * 2.0 ** -e[:, None]), -limit, limit)
+
+    def error(e: np.ndarray) -> np.ndarray:
+        return ((quantised(e) * 2.0 ** e[:, None] - rows) ** 2).sum(1)
+
+    if spread:
+        exponents = exponents - (error(exponents - 1) < error(exponents))
+    elif error(exponents - 1).sum() < error(exponents).sum():
+        exponents = exponents - 1
+    lowest = int(exponents.min())
+    return quantised(exponents).astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
+
+
+def dyadic(ratio: float) -> tuple[int, int]:
+    """(multiplier, shift) with multiplier / 2^shift about `ratio`, to 15 bits; exact for powers of two."""
+    mantissa, exponent = math.frexp(ratio)  # ratio = mantissa * 2^exponent, 0.5 <= mantissa < 1
+    if mantissa == 0.5:
+        return (2 ** (exponent - 1), 0) if exponent >= 1 else (1, 1 - exponent)
+    shift = 15 - exponent
+    return (round(ratio * 2.0**shift), shift) if shift >= 0 else (round(ratio), 0)
+
+
+def whole(x: np.ndarray, what: str) -> np.ndarray:
+    """x rounded to int32. Raises ExportError where it needs more than 24 bits."""
+    y = np.rint(x)
+    if np.abs(y).max() > LIMIT:
+        raise ExportError(f"{what} reaches {np.abs(y).max():.3g} units of the output: 24 bits hold {LIMIT}")
+    return y.astype(np.int32)
+
+
+def _like(original: Any, value: np.ndarray) -> Any:
+    return value if np.ndim(original) else float(value)

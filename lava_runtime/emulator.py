@@ -1,0 +1,229 @@
+"""Our executor of layer graphs: numpy, batched over inputs, no Lava and no torch.
+
+A fixed-point graph gives bit for bit what the Lava processes give; any other graph runs in float64, as in
+`neurotool.simulate`. Windows of IF neurons are computed in closed form unless spikes are asked for.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from neurotool.errors import DataError
+from neurotool.graph import Add, Conv1d, Embedding, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
+from neurotool.lava_runtime.floating import FloatArithmetic
+from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
+
+
+@dataclass(frozen=True)
+class Signal:
+    """value: (batch, tokens, width) or (batch, heads, tokens, tokens), in units of FixedPoint.scale where there is one.
+
+    sent: spikes behind each element, where these are spikes.
+    """
+
+    value: np.ndarray
+    sent: np.ndarray | None = None
+
+
+@dataclass
+class Emulation:
+    """What a batch did. Integers of a fixed-point graph are in units of `FixedPoint.scale` of their node.
+
+    logits: (batch, labels), real numbers; None without a Readout.
+    events: int64 (batch,) for each (node, port) that reads spikes: spikes received, padding left out.
+    messages: last output of every node, for what was recorded.
+    spikes: int8 (batch, steps, tokens, width) per recorded neuron layer; step 0 is the first of its own window.
+    largest: max |output| of every node, padding included.
+    potentials: (batch, tokens, width) after the last step, per recorded neuron layer; in units of the threshold for a
+      float graph.
+    """
+
+    logits: np.ndarray | None = None
+    events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    messages: dict[str, np.ndarray] = field(default_factory=dict)
+    spikes: dict[str, np.ndarray] = field(default_factory=dict)
+    potentials: dict[str, np.ndarray] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
+
+
+def arithmetic(graph: Graph, overflow: Overflow = "error") -> Arithmetic:
+    """The arithmetic that `graph` asks for."""
+    return IntegerArithmetic(graph, overflow) if graph.fixed_point else FloatArithmetic(graph)
+
+
+class Emulator:
+    """Raises OverflowingError, when running, for values that do not fit and overflow "error"."""
+
+    def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
+        self.graph = graph
+        self.arithmetic = arithmetic(graph, overflow)
+
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: bool = False,
+    ) -> Emulation:
+        """Run a batch.
+
+        input_ids, token_type_ids, attention_mask: (batch, tokens) integers; values: for every Input node (batch,
+        tokens, width), constant, or (batch, T, tokens, width); record: keep messages, spikes and potentials.
+        Raises DataError for inputs the graph cannot take.
+        """
+        return _Run(self, entering(self.graph, input_ids, attention_mask, token_type_ids, values or {}), record).run()
+
+
+@dataclass(frozen=True)
+class Entering:
+    """Checked inputs of a batch. tables: what each Embedding looks up; values: of each Input; real: no padding."""
+
+    tables: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
+    real: np.ndarray
+
+
+def entering(
+    graph: Graph, input_ids: Any, attention_mask: Any, token_type_ids: Any, values: dict[str, Any]
+) -> Entering:
+    """Raises DataError."""
+    embeddings = {name: node for name, node in graph.nodes.items() if isinstance(node, Embedding)}
+    if embeddings and input_ids is None:
+        raise DataError("input_ids are missing: the graph has Embedding nodes")
+    if missing := [name for name in graph.of_type(Input) if name not in values]:
+        raise DataError(f"values for Input {missing[0]} are missing")
+    arrays = {name: np.asarray(values[name]) for name in graph.of_type(Input)}
+    shape = np.shape(input_ids) if embeddings else next((x.shape[0], x.shape[-2]) for x in arrays.values())
+    if len(shape) != 2 or not 1 <= shape[1] <= graph.tokens:
+        raise DataError(f"inputs have shape {shape}: give (batch, tokens) with at most {graph.tokens} tokens")
+    ids = {
+        "input_ids": np.asarray(input_ids),
+        "token_type_ids": np.zeros(shape, np.int64) if token_type_ids is None else np.asarray(token_type_ids),
+        "position_ids": np.broadcast_to(np.arange(shape[1]), shape),
+    }
+    tables = {name: ids[node.ids] for name, node in embeddings.items()}
+    for name, array in tables.items():
+        rows = len(embeddings[name].weight)
+        if array.shape != shape or array.min() < 0 or array.max() >= rows:
+            raise DataError(
+                f"{embeddings[name].ids} {array.shape}, {array.min()} … {array.max()}: {rows} rows, {shape}"
+            )
+    for name, array in arrays.items():
+        width = graph.nodes[name].shape()[1]
+        steps = (graph.time_steps,) if array.ndim == 4 else ()
+        if array.shape != (shape[0], *steps, shape[1], width) or not np.isfinite(array).all():
+            raise DataError(
+                f"values for Input {name} have shape {array.shape}: give finite (batch, [T,] tokens, {width})"
+            )
+    real = np.ones(shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+    if real.shape != shape or not real.any(1).all():
+        raise DataError(f"attention_mask {real.shape} must be {shape}, with a token in every row")
+    return Entering(tables, arrays, real)
+
+
+class _Run:
+    def __init__(self, emulator: Emulator, inputs: Entering, record: bool) -> None:
+        self.graph, self.arithmetic, self.inputs, self.record = emulator.graph, emulator.arithmetic, inputs, record
+        self.phased = self.graph.schedule == "phased"
+        self.membranes: dict[str, Membrane] = {}
+        self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
+        self.result = Emulation()
+
+    def run(self) -> Emulation:
+        graph = self.graph
+        gathered: dict[str, Any] = dict.fromkeys((graph.source(name, "x") for name in graph.of_type(MeanPool)), 0)
+        before: dict[str, Signal] = {}
+        for t in range(graph.feedback_sweeps if self.phased else graph.time_steps):
+            signals: dict[str, Signal] = {}
+            for name, node in graph.nodes.items():
+                if isinstance(node, (MeanPool, Readout)):
+                    continue
+                at_ports = tuple(
+                    self._fed_back(before, name, port) if (name, port) in graph.feedback else signals[source]
+                    for port, source in zip(node.ports, graph.inputs[name], strict=True)
+                )
+                self._count(name, at_ports)
+                signals[name] = self._signal(name, t, at_ports)
+                self._observe(name, signals[name].value)
+                if name in gathered:
+                    gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
+            before = signals
+        self._read_out(gathered)
+        if self.record:
+            self.result.messages = {name: signal.value for name, signal in before.items()}
+            self.result.spikes = {name: np.stack(steps, 1).astype(np.int8) for name, steps in self.spikes.items()}
+            self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
+        return self.result
+
+    def _signal(self, name: str, t: int, at_ports: tuple[Signal, ...]) -> Signal:
+        match self.graph.nodes[name]:
+            case Input():
+                return Signal(*self._enter(name, t))
+            case Embedding():
+                return Signal(self.arithmetic.look_up(name, self.inputs.tables[name]))
+            case Neuron():
+                return self._window(name, at_ports[0].value) if self.phased else self._step(name, at_ports[0].value)
+        value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.inputs.real)
+        sent = [signal.sent for signal in at_ports]
+        return Signal(value, sum(sent) if isinstance(self.graph.nodes[name], Add) and None not in sent else None)
+
+    def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Value and, of a spiking Input, number of spikes."""
+        values, node, time_steps = self.inputs.values[name], self.graph.nodes[name], self.graph.time_steps
+        assert isinstance(node, Input)
+        if values.ndim == 3:
+            values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
+        steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
+        return steps.sum(1), (steps != 0).sum(1) if node.spiking else None
+
+    def _window(self, name: str, drive: np.ndarray) -> Signal:
+        if self.arithmetic.has_closed_form(name) and not self.record:
+            value = self.arithmetic.closed_form(name, self.arithmetic.at_port(name, 0, drive))
+            return Signal(value, self.arithmetic.spike_count(name, value))
+        self.membranes[name] = self.arithmetic.membrane(name, drive.shape)  # a window starts afresh
+        drive = self.arithmetic.at_port(name, 0, drive)
+        steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
+        self.spikes[name] += steps if self.record else []
+        value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
+        return Signal(value, sum(abs(s) for s in steps))
+
+    def _step(self, name: str, drive: np.ndarray) -> Signal:
+        if name not in self.membranes:
+            self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
+        s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
+        self.spikes[name] += [s] if self.record else []
+        return Signal(s, abs(s))
+
+    def _observe(self, name: str, value: np.ndarray) -> None:
+        if self.record:
+            self.result.largest[name] = max(self.result.largest.get(name, 0), float(np.abs(value).max()))
+
+    def _gather(self, name: str, value: np.ndarray, before: Any, t: int) -> np.ndarray:
+        """Towards the average over the run, which a window is already."""
+        return value if self.phased else before + value * self.arithmetic.pooling_weights(name)[t]
+
+    def _fed_back(self, before: dict[str, Signal], name: str, port: str) -> Signal:
+        node = self.graph.nodes[name]
+        assert isinstance(node, (Linear, Conv1d))
+        silence = np.zeros((*self.inputs.real.shape, node.in_width), self.arithmetic.dtype)
+        return before.get(self.graph.source(name, port), Signal(silence))
+
+    def _read_out(self, gathered: dict[str, np.ndarray]) -> None:
+        for name, node in self.graph.nodes.items():
+            if isinstance(node, (MeanPool, Readout)):
+                source = (gathered[self.graph.source(name, "x")],)
+                gathered[name] = self.arithmetic.evaluate(name, source, self.inputs.real)
+                self._observe(name, gathered[name])
+                if isinstance(node, Readout):
+                    self.result.logits = self.arithmetic.real(name, gathered[name])
+
+    def _count(self, name: str, at_ports: tuple[Signal, ...]) -> None:
+        node = self.graph.nodes[name]
+        if isinstance(node, (Linear, Conv1d, MatMul)):
+            for port, signal in zip(node.ports, at_ports, strict=True):
+                if signal.sent is not None:
+                    events = (signal.sent.sum(-1) * self.inputs.real).sum(-1).astype(np.int64)
+                    self.result.events[name, port] = self.result.events.get((name, port), 0) + events

@@ -1,0 +1,175 @@
+"""Fixed-point arithmetic: exactly what a chip with 24-bit states and messages computes. Signals are int64 arrays."""
+
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from neurotool.errors import OverflowingError
+from neurotool.graph import Gelu, Graph, Input, LayerNorm, MeanPool, Neuron, Node, Scale, Softmax
+from neurotool.graph.fixed_point import (
+    DECAY_BITS,
+    LIMIT,
+    RATE_BITS,
+    STATE_BITS,
+    FixedPoint,
+    emission_weights,
+    initial_potential,
+    leak_mantissa,
+    rescaled,
+)
+from neurotool.lava_runtime import nonlinear
+from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
+
+Overflow = Literal["error", "wrap", "clip"]
+
+
+class IntegerArithmetic(Arithmetic):
+    """overflow: what becomes of a value beyond LIMIT: an OverflowingError, or it wraps or is clipped."""
+
+    dtype = np.int64
+
+    def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
+        super().__init__(graph)
+        self.overflow = overflow
+        self.one_step = 1
+        self._weight = cache(self._float_weight)
+
+    def weight(self, name: str) -> np.ndarray:
+        return self._weight(name)
+
+    def bias(self, name: str) -> np.ndarray:
+        bias: Any = self.graph.nodes[name].bias  # type: ignore[attr-defined]
+        return np.int64(0) if bias is None else bias.astype(np.int64)
+
+    def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
+        return rescaled(x, *self._fixed(name).rescale[port])
+
+    def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        exponents = self._fixed(name).exponents
+        y = exact_product(a, b)
+        return y if exponents is None else y << exponents
+
+    def function(self, name: str, node: Node, x: np.ndarray, real: np.ndarray) -> np.ndarray:
+        match node:
+            case Softmax():
+                return nonlinear.softmax(x, real[..., None, None, :])
+            case LayerNorm():
+                y = nonlinear.normalised(x, int(node.epsilon)) * node.weight
+                return rescaled(y, 1, self._fixed(name).shift) + node.bias
+            case Gelu():
+                return nonlinear.gelu(x)
+            case Scale():
+                return rescaled(x * node.factor, 1, self._fixed(name).shift)
+            case MeanPool(pooling="first"):
+                return x[..., 0, :] << RATE_BITS
+            case MeanPool():
+                total, tokens = (x * real[..., None]).sum(-2), real.sum(-1)[..., None]
+                return ((total << (RATE_BITS + 1)) + tokens) // (2 * tokens)
+        raise NotImplementedError(type(node).__name__)
+
+    def checked(self, name: str, y: np.ndarray) -> np.ndarray:
+        if self._fixed(name).bound <= LIMIT:
+            return y
+        return in_range(y, self.overflow, f"node {name}")
+
+    def membrane(self, name: str, shape: tuple[int, ...]) -> "IntegerMembrane":
+        return IntegerMembrane(self._neuron(name), shape, self.overflow, name)
+
+    def has_closed_form(self, name: str) -> bool:
+        """Where the potential might leave its range, it has to be watched step by step."""
+        node = self._neuron(name)
+        drive = int(self.at_port(name, 0, np.array(self._bound(self.graph.source(name, "x")))))
+        largest = self.graph.time_steps * drive + int(np.max(np.abs(initial_potential(node))))
+        return node.has_closed_form and largest <= LIMIT
+
+    def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
+        node, time_steps = self._neuron(name), self.graph.time_steps
+        threshold = np.asarray(node.v_threshold, np.int64)
+        charge = initial_potential(node) + time_steps * drive
+        if node.spikes == "binary":
+            return np.clip(charge // threshold, 0, time_steps)
+        return np.clip((2 * charge + threshold) // (2 * threshold), -time_steps, time_steps)
+
+    def emission_weights(self, name: str) -> np.ndarray:
+        return emission_weights(self._neuron(name), self.graph.time_steps)
+
+    def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
+        return np.abs(value)
+
+    def enter(self, name: str, values: np.ndarray) -> np.ndarray:
+        node, steps = self.graph.nodes[name], self.graph.time_steps if self.graph.schedule == "phased" else 1
+        assert isinstance(node, Input)
+        if node.spiking:
+            return values.astype(np.int64)
+        return self.checked(name, np.rint(values / (self._fixed(name).scale * steps)).astype(np.int64))
+
+    def real(self, name: str, y: np.ndarray) -> np.ndarray:
+        return y * self._fixed(name).scale
+
+    def _neuron(self, name: str) -> Neuron:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        return node
+
+    def _fixed(self, name: str) -> FixedPoint:
+        return self.graph.fixed_point[name]
+
+    def _bound(self, name: str) -> int:
+        return min(self._fixed(name).bound, LIMIT + 1)  # wrapping gives -2^23, too
+
+    def _float_weight(self, name: str) -> np.ndarray:
+        weight: np.ndarray = self.graph.nodes[name].weight  # type: ignore[attr-defined]
+        return weight.astype(np.float32)
+
+
+class IntegerMembrane(Membrane):
+    """u <- decayed u + drive, in units of the drive; soft or hard reset; 24 bits."""
+
+    def __init__(self, node: Neuron, shape: tuple[int, ...], overflow: Overflow = "error", name: str = "") -> None:
+        self.node, self.overflow, self.name = node, overflow, name
+        self.threshold = np.asarray(node.v_threshold, np.int64)
+        self.leak = leak_mantissa(node)
+        self.u = np.broadcast_to(initial_potential(node), shape).copy()
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        decayed = np.sign(self.u) * ((np.abs(self.u) * self.leak) >> DECAY_BITS)
+        u = in_range(decayed + drive, self.overflow, f"potential of {self.name}")
+        if self.node.spikes == "binary":
+            s = (u >= self.threshold).astype(np.int64)
+        else:
+            s = (2 * u >= self.threshold).astype(np.int64) - (2 * u < -self.threshold)
+        self.u = u - s * self.threshold if self.node.reset == "soft" else np.where(s == 0, u, 0)
+        return s
+
+
+def exact_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a b of whole numbers. BLAS has no integers: in the smallest float that holds every partial sum exactly.
+
+    Raises OverflowingError where none does.
+    """
+    largest = a.shape[-1] * _largest(a) * _largest(b)
+    dtype = np.float32 if largest <= 2**24 else np.float64
+    if largest > 2**53:
+        raise OverflowingError(
+            f"sums of products reach {largest}: more than float64 holds exactly; use smaller weights"
+        )
+    return np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False)).astype(np.int64)
+
+
+def in_range(y: np.ndarray, overflow: Overflow, what: str) -> np.ndarray:
+    """y as 24 bits hold it."""
+    if _largest(y) <= LIMIT:
+        return y
+    if overflow == "clip":
+        return np.clip(y, -LIMIT, LIMIT)
+    if overflow == "wrap":
+        return (y + LIMIT + 1) % (2 * (LIMIT + 1)) - (LIMIT + 1)
+    raise OverflowingError(
+        f"{what} reaches {_largest(y)}, but {STATE_BITS} bits hold at most {LIMIT}: calibrate on text like this, or "
+        "choose --overflow wrap or clip"
+    )
+
+
+def _largest(x: np.ndarray) -> int:
+    return int(max(x.max(), -x.min())) if x.size else 0

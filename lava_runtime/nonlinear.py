@@ -1,0 +1,61 @@
+"""Integer-only LayerNorm, softmax and GELU, after I-BERT (Kim et al. 2021, arXiv 2101.01321).
+
+All take and give int64. The polynomials are I-BERT's (equations 8 to 16); inputs come with a fixed number of fraction
+bits (neurotool.graph.fixed_point), so their constants are the same in every layer.
+"""
+
+import numpy as np
+
+from neurotool.graph.fixed_point import GELU_BITS, GELU_ONE, GELU_SHIFT, NORM_BITS, PROBABILITY_BITS, SOFTMAX_BITS
+
+# exp(p) = 0.3585 (p + 1.353)^2 + 0.344 for p in (-ln 2, 0]
+_LN2 = round(np.log(2) * 2**SOFTMAX_BITS)
+_EXP_B = round(1.353 * 2**SOFTMAX_BITS)
+_EXP_C = round(0.344 / 0.3585 * 4**SOFTMAX_BITS)
+_EXP_RECIPROCAL = 46  # bits; the sum of at least one and at most 2^13 exponentials keeps 12 to 25 of them
+
+# erf(x / sqrt 2) = sign(x) (1 - 0.2888 (min(|x|, B) / sqrt 2 - 1.769)^2) with B = 1.769 sqrt 2
+_ERF_B = round(1.769 * np.sqrt(2) * 2**GELU_BITS)
+
+_NORM_RECIPROCAL = 36
+
+
+def exponential(x: np.ndarray) -> np.ndarray:
+    """exp(x / 2^SOFTMAX_BITS) * 2^(2 SOFTMAX_BITS) / 0.3585 for x <= 0; relative error below 0.3 % and one unit."""
+    halvings = np.minimum(-x // _LN2, 62)
+    rest = x + halvings * _LN2
+    return ((rest + _EXP_B) ** 2 + _EXP_C) >> halvings
+
+
+def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
+    """Over the last axis, of the columns where `readable`; the others are 0. PROBABILITY_BITS fraction bits."""
+    lowest = np.iinfo(np.int64).min
+    largest = np.where(readable, x, lowest).max(-1, keepdims=True)
+    e = np.where(readable, exponential(np.minimum(x - largest, 0)), 0)
+    reciprocal = 2**_EXP_RECIPROCAL // e.sum(-1, keepdims=True)
+    shift = _EXP_RECIPROCAL - PROBABILITY_BITS
+    return (e * reciprocal + (1 << (shift - 1))) >> shift
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """x (1 + erf(x / sqrt 2)) / 2 for x with GELU_BITS fraction bits, in units of GELU_SCALE."""
+    erf = np.sign(x) * (GELU_ONE - (np.minimum(np.abs(x), _ERF_B) - _ERF_B) ** 2)
+    return (x * (GELU_ONE + erf) + (1 << (GELU_SHIFT - 1))) >> GELU_SHIFT
+
+
+def integer_sqrt(x: np.ndarray) -> np.ndarray:
+    """floor(sqrt(x)) for 0 <= x < 2^62; what I-BERT's Newton iteration (its algorithm 4) ends with."""
+    root = np.sqrt(x.astype(np.float64)).astype(np.int64)  # off by one at most
+    root -= root * root > x
+    return root + ((root + 1) ** 2 <= x)
+
+
+def normalised(x: np.ndarray, epsilon: int) -> np.ndarray:
+    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0."""
+    n = x.shape[-1]
+    centred = x - (2 * x.sum(-1, keepdims=True) + n) // (2 * n)
+    deviation = integer_sqrt((centred * centred).sum(-1, keepdims=True) // n + epsilon)
+    # One division a token: elements are multiplied with the reciprocal.
+    reciprocal = np.where(deviation > 0, 2**_NORM_RECIPROCAL // np.maximum(deviation, 1), 0)
+    shift = _NORM_RECIPROCAL - NORM_BITS
+    return (centred * reciprocal + (1 << (shift - 1))) >> shift

@@ -1,0 +1,97 @@
+"""The fixed-point form of a layer graph: the same nodes with integer parameters, and one FixedPoint for each.
+
+A signal is an integer x that stands for the real number x * scale. What a node's integers mean:
+
+Embedding, Linear, Conv1d, Readout: weight is the mantissa (8 bits; tables of embeddings, which the host looks up, 16),
+    and row j counts 2^exponents[j]. bias is in units of the output.
+LayerNorm, Scale: y = (x * weight >> shift) + bias with a 16-bit weight; a LayerNorm's epsilon is in squared units of x.
+Neuron: v_threshold is in units of the drive, as is the potential, which starts at `initial_potential`. With leak the
+    potential decays as Loihi's does: sign(u) (|u| * leak_mantissa >> 12).
+All shifts to the right round to nearest, half up (`rescaled`), but for the decay.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurotool.graph.nodes import Neuron, same_value
+
+STATE_BITS = 24
+"""Of potentials and graded messages, sign included (Loihi 1 and 2, Lava's annotations)."""
+LIMIT = 2 ** (STATE_BITS - 1) - 1
+"""Largest |value| of a message, an accumulator or a potential; Lava clips v to it."""
+DECAY_BITS = 12
+RATE_BITS = 10
+"""Fraction of a leaky neuron's weighted rate, and of the mean over tokens."""
+SOFTMAX_BITS = 10
+"""Fraction of the scores that a Softmax reads."""
+PROBABILITY_BITS = 15
+"""Fraction of what a Softmax gives."""
+NORM_BITS = 12
+"""Fraction of what a LayerNorm gives."""
+GELU_BITS = 10
+"""Fraction of what a Gelu reads."""
+GELU_ONE = round(2 * 4**GELU_BITS / 0.2888)
+"""1 in the units of I-BERT's polynomial for erf (x / sqrt 2), whose leading coefficient is 0.2888."""
+GELU_SHIFT = 23
+GELU_SCALE = 2.0 ** (GELU_SHIFT - GELU_BITS) / (2 * GELU_ONE)
+"""The real number that 1 stands for in what a Gelu gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """How the integers of one node are to be read.
+
+    scale: the real number that 1 stands for in the output.
+    bound: the output lies in -bound … bound for every input, which is proven from the parameters; where it is above
+      LIMIT, values are checked when running.
+    rescale: (multiplier, shift) for each port: x <- x * multiplier >> shift, to the scale that the node computes in.
+    exponents: (out,) of the rows of a weight, all >= 0; None: 0.
+    shift: of the product with the weight of LayerNorm and Scale.
+    """
+
+    scale: float
+    bound: int
+    rescale: tuple[tuple[int, int], ...] = ()
+    exponents: np.ndarray | None = None
+    shift: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FixedPoint) and all(
+            same_value(a, b) for a, b in zip(vars(self).values(), vars(other).values(), strict=True)
+        )
+
+
+def rescaled(x: np.ndarray, multiplier: int, shift: int) -> np.ndarray:
+    """x * multiplier / 2^shift to the nearest integer, half up; int64 where a product is needed."""
+    if multiplier == 1 and shift == 0:
+        return x
+    x = x.astype(np.int64) * multiplier
+    return x if shift == 0 else (x + (1 << (shift - 1))) >> shift
+
+
+def leak_mantissa(node: Neuron) -> np.ndarray:
+    """leak * 2^12, whole."""
+    return np.rint(np.asarray(node.leak) * 2**DECAY_BITS).astype(np.int64)
+
+
+def initial_potential(node: Neuron) -> np.ndarray:
+    """v_init in units of the drive, like the integer threshold of `node`."""
+    return np.floor(node.v_init * np.asarray(node.v_threshold) + 0.5).astype(np.int64)
+
+
+def emission_weights(node: Neuron, time_steps: int) -> np.ndarray:
+    """What a spike of step 1 … T counts in the neuron's average spiking rate: (T, 1) or (T, width), whole.
+
+    1 without leak. With leak, leak^(T-t) / sum_t leak^(T-t) with RATE_BITS fraction bits: the spike's graded payload.
+    """
+    leak = np.atleast_1d(np.asarray(node.leak, np.float64))
+    if np.all(leak == 1):
+        return np.ones((time_steps, 1), np.int64)
+    weights = leak ** np.arange(time_steps - 1, -1, -1)[:, None]
+    return np.rint(weights / weights.sum(0) * 2**RATE_BITS).astype(np.int64)
+
+
+def rate_scale(node: Neuron, time_steps: int) -> float:
+    """What 1 stands for in the sum of the weighted spikes of a neuron."""
+    return 1 / time_steps if np.all(np.asarray(node.leak) == 1) else 2.0**-RATE_BITS
