@@ -80,9 +80,8 @@ def load_chip(chip: str | Path) -> Chip:
         raise ConfigError(
             f"chip file {chip}: not readable ({type(error).__name__}: {error}); it must look like loihi1.json"
         ) from None
-    for limit in REQUIRED:
-        if limit not in limits:
-            raise ConfigError(f"chip file {chip}: limit {limit} is missing; all of {', '.join(REQUIRED)} are needed")
+    if missing := [key for key in REQUIRED if key not in limits]:
+        raise ConfigError(f"chip file {chip}: limit {missing[0]} is missing; all of {', '.join(REQUIRED)} are needed")
     for key, limit in limits.items():
         if key not in REQUIRED + OPTIONAL:
             raise ConfigError(f"chip file {chip}: limit {key} is unknown; known are {', '.join(REQUIRED + OPTIONAL)}")
