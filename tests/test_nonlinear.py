@@ -127,7 +127,7 @@ def norm_error_within_bound(x: np.ndarray, epsilon: int) -> bool:
     centred = x - x.mean(-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
     true = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
-    # Mean rounded: 1/2 a unit; root rounded down, of a variance rounded down: 3/2 units where the deviation is 2 or more.
+    # Mean rounded: 1/2 a unit; root of a variance, both rounded down: 3/2 units where it is 2 or more.
     bound = (0.5 + 1.5 * np.abs(true)) / np.maximum(deviation - 1.5, 1) + 1.5 * NORM_UNIT
     return bool((np.abs(found - true) <= bound)[np.broadcast_to(deviation >= 2, x.shape)].all())
 
