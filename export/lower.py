@@ -166,13 +166,10 @@ class _Lowering:
         return FixedPoint(scale_a * scale_b * 2**shift, bound, tuple((1, k) for k in shifts))
 
     def _neuron(self, name: str, node: Neuron) -> tuple[Node, FixedPoint]:
-        scale, _ = self._source(name)
+        scale, bound = self._source(name)
         steps = self.graph.time_steps
         threshold = np.asarray(node.v_threshold, np.float64)
-        # The finest units, up to the 2^6 of Lava's own neurons, in which potential and threshold fit.
-        potential = steps * max(self._seen(self.graph.source(name, "x"), scale), 1) / 2
-        room = LIMIT / max(potential, 2 * float(threshold.max()) / scale)
-        factor = min(6, math.floor(math.log2(room)))
+        factor = self._units(name, node, bound)
         whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
         if whole_threshold.min() < 1:
             raise ExportError(
@@ -189,6 +186,19 @@ class _Lowering:
         if self.phased:
             return lowered, FixedPoint(rate_scale(lowered, steps), int(weights.sum(0).max()), rescale)
         return lowered, FixedPoint(1.0, 1, rescale)
+
+    def _units(self, name: str, node: Neuron, bound: int) -> int:
+        """k where 2^k units of the potential are one unit of the drive, at most the 6 of Lava's own neurons.
+
+        Potentials and thresholds fit for every input if that leaves thresholds of 8 bits, else for those seen.
+        """
+        scale, _ = self._source(name)
+        threshold = np.asarray(node.v_threshold) / scale
+        proven, seen = (
+            math.floor(math.log2(LIMIT / max(self.graph.time_steps * drive + threshold.max(), 1)))
+            for drive in (bound, self._seen(self.graph.source(name, "x"), scale))
+        )
+        return min(6, proven if threshold.min() * 2.0**proven >= 2**8 and node.has_closed_form else seen)
 
     def _norm(self, name: str, node: LayerNorm) -> tuple[Node, FixedPoint]:
         scale_in, _ = self._source(name)
