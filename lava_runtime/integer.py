@@ -1,4 +1,7 @@
-"""Fixed-point arithmetic: exactly what a chip with 24-bit states and messages computes. Signals are int64 arrays."""
+"""Fixed-point arithmetic: exactly what a chip with 24-bit states and messages computes.
+
+Signals are int32 arrays: messages have 24 bits. What needs more on the way is int64.
+"""
 
 from functools import cache
 from typing import Any, Literal
@@ -16,6 +19,7 @@ from neurotool.graph.fixed_point import (
     emission_weights,
     initial_potential,
     leak_mantissa,
+    rate_scale,
     rescaled,
 )
 from neurotool.lava_runtime import nonlinear
@@ -27,7 +31,7 @@ Overflow = Literal["error", "wrap", "clip"]
 class IntegerArithmetic(Arithmetic):
     """overflow: what becomes of a value beyond LIMIT: an OverflowingError, or it wraps or is clipped."""
 
-    dtype = np.int64
+    dtype = np.int32
 
     def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
         super().__init__(graph)
@@ -40,15 +44,18 @@ class IntegerArithmetic(Arithmetic):
 
     def bias(self, name: str) -> np.ndarray:
         bias: Any = self.graph.nodes[name].bias  # type: ignore[attr-defined]
-        return np.int64(0) if bias is None else bias.astype(np.int64)
+        return np.int32(0) if bias is None else bias
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
-        return rescaled(x, *self._fixed(name).rescale[port])
+        multiplier, shift = self._fixed(name).rescale[port]
+        wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30
+        return rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
 
     def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        exponents = self._fixed(name).exponents
-        y = exact_product(a, b)
-        return y if exponents is None else y << exponents
+        y, fixed = exact_product(a, b), self._fixed(name)
+        if fixed.exponents is None or not fixed.exponents.any():
+            return y
+        return (y if fixed.bound < 2**31 else y.astype(np.int64)) << fixed.exponents
 
     def function(self, name: str, node: Node, x: np.ndarray, real: np.ndarray) -> np.ndarray:
         match node:
@@ -60,18 +67,18 @@ class IntegerArithmetic(Arithmetic):
             case Gelu():
                 return nonlinear.gelu(x)
             case Scale():
-                return rescaled(x * node.factor, 1, self._fixed(name).shift)
+                return rescaled(x.astype(np.int64) * node.factor, 1, self._fixed(name).shift)
             case MeanPool(pooling="first"):
-                return x[..., 0, :] << RATE_BITS
+                return x[..., 0, :].astype(np.int64) << RATE_BITS
             case MeanPool():
-                total, tokens = (x * real[..., None]).sum(-2), real.sum(-1)[..., None]
+                total, tokens = (x * real[..., None]).sum(-2, dtype=np.int64), real.sum(-1)[..., None]
                 return ((total << (RATE_BITS + 1)) + tokens) // (2 * tokens)
         raise NotImplementedError(type(node).__name__)
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
-        if self._fixed(name).bound <= LIMIT:
-            return y
-        return in_range(y, self.overflow, f"node {name}")
+        if self._fixed(name).bound > LIMIT:
+            y = in_range(y, self.overflow, f"node {name}")
+        return y.astype(np.int32, copy=False)
 
     def membrane(self, name: str, shape: tuple[int, ...]) -> "IntegerMembrane":
         return IntegerMembrane(self._neuron(name), shape, self.overflow, name)
@@ -79,23 +86,28 @@ class IntegerArithmetic(Arithmetic):
     def has_closed_form(self, name: str) -> bool:
         """Where the potential might leave its range, it has to be watched step by step."""
         node = self._neuron(name)
-        drive = int(self.at_port(name, 0, np.array(self._bound(self.graph.source(name, "x")))))
+        drive = rescaled(self._bound(self.graph.source(name, "x")), *self._fixed(name).rescale[0])
         largest = self.graph.time_steps * drive + int(np.max(np.abs(initial_potential(node))))
         return node.has_closed_form and largest <= LIMIT
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
         node, time_steps = self._neuron(name), self.graph.time_steps
-        threshold = np.asarray(node.v_threshold, np.int64)
-        charge = initial_potential(node) + time_steps * drive
+        threshold = np.asarray(node.v_threshold, np.int32)
+        charge = drive.astype(np.int32, copy=False) * time_steps  # has_closed_form: it fits
+        charge += initial_potential(node).astype(np.int32)
         if node.spikes == "binary":
-            return np.clip(charge // threshold, 0, time_steps)
-        return np.clip((2 * charge + threshold) // (2 * threshold), -time_steps, time_steps)
+            charge //= threshold
+            return np.clip(charge, 0, time_steps, out=charge)
+        charge *= 2
+        charge += threshold
+        charge //= 2 * threshold
+        return np.clip(charge, -time_steps, time_steps, out=charge)
 
     def emission_weights(self, name: str) -> np.ndarray:
         return emission_weights(self._neuron(name), self.graph.time_steps)
 
     def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
-        return np.abs(value)
+        return value if self._neuron(name).spikes == "binary" else np.abs(value)
 
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:
         node, steps = self.graph.nodes[name], self.graph.time_steps if self.graph.schedule == "phased" else 1
@@ -106,6 +118,9 @@ class IntegerArithmetic(Arithmetic):
 
     def real(self, name: str, y: np.ndarray) -> np.ndarray:
         return y * self._fixed(name).scale
+
+    def rate_unit(self, name: str) -> float:
+        return rate_scale(self._neuron(name), self.graph.time_steps)
 
     def _neuron(self, name: str) -> Neuron:
         node = self.graph.nodes[name]
@@ -149,12 +164,13 @@ def exact_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Raises OverflowingError where none does.
     """
     largest = a.shape[-1] * _largest(a) * _largest(b)
-    dtype = np.float32 if largest <= 2**24 else np.float64
     if largest > 2**53:
         raise OverflowingError(
-            f"sums of products reach {largest}: more than float64 holds exactly; use smaller weights"
+            f"sums of products reach {largest}, more than float64 holds exactly: use smaller weights"
         )
-    return np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False)).astype(np.int64)
+    dtype = np.float32 if largest <= 2**24 else np.float64
+    y = np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
+    return y.astype(np.int32 if largest <= 2**24 else np.int64)
 
 
 def in_range(y: np.ndarray, overflow: Overflow, what: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Integer-only LayerNorm, softmax and GELU, after I-BERT (Kim et al. 2021, arXiv 2101.01321).
 
-All take and give int64. The polynomials are I-BERT's (equations 8 to 16); inputs come with a fixed number of fraction
+The polynomials are I-BERT's (equations 8 to 16); inputs come with a fixed number of fraction
 bits (neurotool.graph.fixed_point), so their constants are the same in every layer.
 """
 
@@ -27,15 +27,21 @@ def exponential(x: np.ndarray) -> np.ndarray:
     return ((rest + _EXP_B) ** 2 + _EXP_C) >> np.minimum(halvings, 62)
 
 
+# Both functions have few different values: they are looked up.
+_EXPONENTIAL_STARTS = -_LN2 * 23  # below this it is 0
+_EXPONENTIAL = exponential(np.arange(_EXPONENTIAL_STARTS, 1)).astype(np.int32)
+
+
 def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
     """Over the last axis, of the columns where `readable`; the others are 0. PROBABILITY_BITS fraction bits.
 
     Error below 0.8 % and one unit, 2^-15, for up to 2^13 columns.
     """
-    lowest = np.iinfo(np.int64).min
-    largest = np.where(readable, x, lowest).max(-1, keepdims=True)
-    e = np.where(readable, exponential(np.minimum(x - largest, 0)), 0)
-    reciprocal = 2**_EXP_RECIPROCAL // e.sum(-1, keepdims=True)
+    lowest = np.iinfo(x.dtype).min
+    largest = x.max(-1, keepdims=True, where=readable, initial=lowest)
+    below = np.clip(x - largest, _EXPONENTIAL_STARTS, 0)
+    e = _EXPONENTIAL[below - _EXPONENTIAL_STARTS] * readable
+    reciprocal = 2**_EXP_RECIPROCAL // e.sum(-1, keepdims=True, dtype=np.int64)
     shift = _EXP_RECIPROCAL - PROBABILITY_BITS
     return (e * reciprocal + (1 << (shift - 1))) >> shift
 
@@ -45,8 +51,22 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
     |error| below 0.0186 for all x of 24 bits, largest at |x| = 2.34; that of I-BERT's polynomial itself is 0.018.
     """
+    y = _GELU[np.clip(x, -_ERF_B, _ERF_B) + _ERF_B]
+    beyond = x > _ERF_B
+    if beyond.any():
+        y = y.astype(np.int64)
+        y[beyond] = polynomial_gelu(x[beyond])
+    return y
+
+
+def polynomial_gelu(x: np.ndarray) -> np.ndarray:
+    """What `gelu` looks up."""
+    x = x.astype(np.int64)
     erf = np.sign(x) * (GELU_ONE - (np.minimum(np.abs(x), _ERF_B) - _ERF_B) ** 2)
     return (x * (GELU_ONE + erf) + (1 << (GELU_SHIFT - 1))) >> GELU_SHIFT
+
+
+_GELU = polynomial_gelu(np.arange(-_ERF_B, _ERF_B + 1)).astype(np.int32)
 
 
 def integer_sqrt(x: np.ndarray) -> np.ndarray:
@@ -63,8 +83,9 @@ def normalised(x: np.ndarray, epsilon: int) -> np.ndarray:
     small that rows deviate by many. |x| must be below 2^24.
     """
     n = x.shape[-1]
-    centred = x - (2 * x.sum(-1, keepdims=True) + n) // (2 * n)
-    deviation = integer_sqrt((centred * centred).sum(-1, keepdims=True) // n + epsilon)
+    centred = x - (2 * x.sum(-1, keepdims=True, dtype=np.int64) + n) // (2 * n)
+    squares = np.einsum("...i,...i->...", centred, centred)[..., None]
+    deviation = integer_sqrt(squares // n + epsilon)
     # One division a token: elements are multiplied with the reciprocal.
     reciprocal = np.where(deviation > 0, 2**_NORM_RECIPROCAL // np.maximum(deviation, 1), 0)
     shift = _NORM_RECIPROCAL - NORM_BITS
