@@ -74,7 +74,7 @@ def channels_share_an_exponent(design: Design) -> Finding:
     counts = {name: len(np.unique(e)) for name, e in _exponents(design).items()}
     offenders = [f"{name} {count}" for name, count in counts.items() if count > limit]
     finding = design.finding("channels share an exponent", "exponents_per_layer", offenders, "one for each layer")
-    return _with_way_out(finding, "quantise with one exponent for each layer")
+    return _with_way_out(finding, "export with --per-layer")
 
 
 def fan_in_fits_the_axons(design: Design) -> Finding:

@@ -138,8 +138,8 @@ class _Lowering:
         steps = self.graph.time_steps if self.phased else 1
         if node.spiking:
             return node, FixedPoint(1 / steps, steps)
-        largest = max(self.largest[name], 2.0**-PARAMETER_BITS)
-        return node, FixedPoint(2.0 ** (math.ceil(math.log2(largest)) - PARAMETER_BITS + 1) / steps, LIMIT + 1)
+        largest = max(self._seen(name, 1.0), 2.0**-STATE_BITS)
+        return node, FixedPoint(2.0 ** math.ceil(math.log2(largest / LIMIT)), LIMIT + 1)
 
     def _synapse(self, name: str, node: Linear | Conv1d | Readout) -> tuple[Node, FixedPoint]:
         scale_in, bound_in = self._source(name)
@@ -176,6 +176,11 @@ class _Lowering:
         scale, bound = self._source(name)
         steps = self.graph.time_steps
         threshold = np.asarray(node.v_threshold, np.float64)
+        if threshold.max() > scale * 2.0**64:
+            raise ExportError(
+                f"v_threshold {threshold.max():.3g} is more than 2^64 units ({scale:.3g}) of its drive, too far "
+                "to be reached: scale the drive up"
+            )
         factor = self._units(name, node, bound)
         whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
         if whole_threshold.min() < 1:
@@ -249,7 +254,9 @@ class _Lowering:
                 return FixedPoint(GELU_SCALE, bound, ((multiplier, shift),))
             case MeanPool():
                 scale, bound = self._source(name)
-                return FixedPoint(scale * 2.0**-RATE_BITS, bound << RATE_BITS, ((1, 0),))
+                shift = _excess_bits(bound << RATE_BITS)
+                bound = (bound >> shift) + (shift > 0) << RATE_BITS
+                return FixedPoint(scale * 2.0 ** (shift - RATE_BITS), bound, ((1, shift),))
         raise ExportError("has no fixed-point form")
 
 
@@ -288,6 +295,7 @@ def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.
         exponents = exponents - (error(exponents - 1) < error(exponents))
     elif error(exponents - 1).sum() < error(exponents).sum():
         exponents = exponents - 1
+    exponents = np.maximum(exponents, exponents.max() - spread)
     lowest = int(exponents.min())
     return quantised(exponents).astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
 

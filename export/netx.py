@@ -19,13 +19,13 @@ import numpy as np
 from neurotool.errors import ExportError
 from neurotool.files import replacing
 from neurotool.graph import Conv1d, Graph, Input, Linear, Neuron, Node
-from neurotool.graph.fixed_point import DECAY_BITS, leak_mantissa
+from neurotool.graph.fixed_point import DECAY_BITS, STATE_BITS, leak_mantissa
 
 SHIFT = 6
 """Lava's LIF shifts drive, bias and threshold by so many bits."""
 THRESHOLD_LIMIT = 2**17
 BIAS_LIMIT = 2**12
-DRIVE_LIMIT = 2 ** (23 - SHIFT)
+DRIVE_LIMIT = 2 ** (STATE_BITS - 1 - SHIFT)
 """Lava's current u wraps at 2^23."""
 
 
@@ -99,7 +99,7 @@ def _reasons(graph: Graph, name: str, node: Node) -> Iterator[str]:
                 yield "weights that are all 0"
             exponents = graph.fixed_point[name].exponents
             if exponents is not None and exponents.any():
-                yield "an exponent for each channel (quantise with one for each layer)"
+                yield "an exponent for each channel (export with --per-layer)"
             if graph.fixed_point[name].rescale[0] != (1, 0):
                 yield "inputs that are rescaled"
             if node.bias is not None and np.abs(node.bias).max() >= BIAS_LIMIT:
@@ -124,7 +124,7 @@ def _neuron_reasons(graph: Graph, name: str, node: Neuron, source: Node) -> Iter
     if np.ptp(node.v_threshold) or np.ptp(node.leak):
         yield "a threshold or leak for each neuron"
     if graph.fixed_point[name].rescale[0] != (2**SHIFT, 0):
-        yield f"potentials with other than {SHIFT} fraction bits"
+        yield f"potentials that may leave the {STATE_BITS - SHIFT} bits that Lava has before its {SHIFT} of fraction"
     if vth(node) >= THRESHOLD_LIMIT:
         yield f"thresholds of {THRESHOLD_LIMIT} units and more"
 

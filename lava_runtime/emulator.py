@@ -214,7 +214,8 @@ class _Run:
         if values.ndim == 3:
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
         steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
-        return steps.sum(1, dtype=steps.dtype), (steps != 0).sum((1, -1)) if node.spiking else None
+        value = self.arithmetic.checked(name, steps.sum(1))  # in a window, of T values that each fit
+        return value, (steps != 0).sum((1, -1)) if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         if self.arithmetic.has_closed_form(name) and not self.record:

@@ -87,7 +87,7 @@ CASES = {
     ),
     "negative weights, kept alive by biases": lambda: chain((Linear(-abs(normal(5, 7)), 3 * abs(normal(5))), LIF)),
     "sums beyond 16 bits": lambda: chain(
-        (Linear(1 - 0.1 * abs(normal(3, 700))), replace(LIF, v_threshold=480.0)), density=0.02
+        (Linear(1 - 0.1 * abs(normal(3, 700))), replace(LIF, v_threshold=480.0)), density=0.004
     ),
     "convolutions and a Linear over tokens": lambda: chain(
         (Conv1d(normal(6, 3, 3), normal(6)), LIF),
@@ -267,7 +267,7 @@ def test_branches_feedback_and_channel_exponents_are_refused() -> None:
     reasons = not_held(lower(graph, largest))
     assert reasons["branches"] == ["in"]
     assert reasons["feedback"] == ["c.linear.x"]
-    assert "a.linear" in reasons["an exponent for each channel (quantise with one for each layer)"]
+    assert "a.linear" in reasons["an exponent for each channel (export with --per-layer)"]
 
 
 def test_float_graphs_and_existing_files_are_refused(tmp_path: Path) -> None:
