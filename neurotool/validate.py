@@ -8,6 +8,7 @@ import numpy as np
 
 from neurotool.errors import ConfigError
 from neurotool.graph import Graph, Input, Neuron, Readout
+from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
 from neurotool.simulate import simulate
 
 Inputs = dict[str, Any]
@@ -257,7 +258,8 @@ def _try_neurons(a: Model, b: Model, layer: str) -> str:
     width = a.graph.shapes()[layer][-1]
     assert isinstance(node, Neuron)
     assert isinstance(width, int)
-    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(_least_firing_current(node), (width,))
+    least = _least_firing_message(a.graph, layer, node) if a.graph.fixed_point else _least_firing_current(node)
+    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(least, (width,))
     spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
     steps = min(len(spikes_a), len(spikes_b))
     places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
@@ -277,3 +279,16 @@ def _least_firing_current(node: Neuron) -> np.ndarray:
     while np.any(silent := kept + current / v_threshold < node.firing_point):
         current = np.where(silent, np.nextafter(current, np.inf), current)
     return current
+
+
+def _least_firing_message(graph: Graph, layer: str, node: Neuron) -> np.ndarray:
+    """The same of a fixed-point neuron: the smallest message of its source that makes it fire, as a real number."""
+    fixed, source = graph.fixed_point[layer], graph.fixed_point[graph.source(layer, "x")]
+    multiplier, shift = fixed.rescale[0]
+    threshold = np.asarray(node.v_threshold, np.int64)
+    kept = initial_potential(node) * leak_mantissa(node) >> DECAY_BITS
+    needed = (threshold if node.spikes == "binary" else (threshold + 1) // 2) - kept
+    message = (needed << shift) // max(multiplier, 1) - 1
+    for _ in range(3):
+        message = np.where(rescaled(message, multiplier, shift) < needed, message + 1, message)
+    return message * source.scale
