@@ -113,7 +113,7 @@ def test_fixed_point_comes_closer_with_more_steps(make_student: Callable[..., An
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--target", "nir", "--per-layer"], "are for --target lava"),
+        (["--target", "nir", "--per-layer"], "are for --target lava or netx"),
         (["--target", "lava", "--part", "encoder.0"], "only drawings have parts"),
         (["--target", "lava", "--data", "missing.tsv"], "missing.tsv: no such file"),
         (["--target", "lava", "-T", "0"], "time_steps is 0"),
