@@ -3,6 +3,8 @@
 import errno
 import importlib
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import click
@@ -47,9 +49,14 @@ class NeurotoolGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _usage_errors_on_one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _usage_errors_on_one_line():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -60,6 +67,22 @@ class NeurotoolGroup(click.Group):
             exit_code, message = _explain(error)
             click.echo(f"Error: {' '.join(message.split())}", err=True)
             raise click.exceptions.Exit(exit_code) from error
+
+
+@contextmanager
+def _usage_errors_on_one_line() -> Iterator[None]:
+    """click would print the usage and a hint on lines of their own."""
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: not an error, prints the help
+            raise
+        command = error.ctx.command_path if error.ctx else "neurotool"
+        message = " ".join(error.format_message().split())
+        stop = "" if message.endswith((".", "?")) else "."
+        shown = click.ClickException(f"{message}{stop} See `{command} --help`")
+        shown.exit_code = error.exit_code
+        raise shown from error
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
