@@ -74,7 +74,7 @@ class TrainingPlan:
     @property
     def folder(self) -> Path:
         """Where TensorBoard logs go, and the state of the unfinished run."""
-        return self.run_folder or Path("runs") / self.output.stem
+        return self.run_folder or self.output.parent / "runs" / self.output.name
 
     @property
     def state_folder(self) -> Path:

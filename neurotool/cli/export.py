@@ -17,12 +17,20 @@ from neurotool.errors import ConfigError
 Examples:
   neurotool export model.ckpt -o model.nir
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
-  neurotool export other.nir --reset soft --time-step 1e-4 --time-steps 100 -o with_metadata.nir
+  neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", type=click.Choice(["nir", "dot", "svg"]), default="nir", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: MODEL with the target's ending]")
+@click.option(
+    "--target",
+    type=click.Choice(["nir", "dot", "svg"]),
+    default="nir",
+    show_default=True,
+    help="NIR, or a drawing.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File.  [default: MODEL with the target's ending]"
+)
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @nir_options
@@ -65,7 +73,8 @@ def export(
         click.echo(json.dumps(report))
         return
     click.echo(
-        f"wrote {path}: {_size(size)} for {_size(weights)} of weights, {len(graph.nodes)} nodes, {seconds:.1f} s"
+        f"wrote {path}: {_size(size)} for {_size(weights)} of weights, {len(graph.nodes)} nodes, {seconds:.1f} s "
+        "with loading libraries"
     )
     if target == "nir":
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   neurotool validate model.ckpt model.nir
-  neurotool validate model.ckpt model.nir --data reviews.tsv --samples 200 --json
+  neurotool validate model.ckpt model.nir --data test.tsv --samples 200 --json
   neurotool validate a.nir b.nir --tolerance 0.01
 
 Exit code 0: the same within the tolerance; 1: not the same; 2: bad input. Both sides compute in double precision;
