@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,10 @@ class NeurotoolGroup(click.Group):
             raise click.exceptions.Exit(exit_code) from error
 
 
+class _UsageError(click.ClickException):
+    exit_code = 2
+
+
 @contextmanager
 def _usage_errors_on_one_line() -> Iterator[None]:
     """click would print the usage and a hint on lines of their own."""
@@ -80,9 +85,7 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         command = error.ctx.command_path if error.ctx else "neurotool"
         message = " ".join(error.format_message().split())
         stop = "" if message.endswith((".", "?")) else "."
-        shown = click.ClickException(f"{message}{stop} See `{command} --help`")
-        shown.exit_code = error.exit_code
-        raise shown from error
+        raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -110,6 +113,7 @@ def _describe_bug(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="neurotool")
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
 
 
 def main() -> None:

@@ -61,6 +61,11 @@ def validate(
     model_a, student_a = _load(a, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
     model_b, student_b = _load(b, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
     tokens = min(model_a.graph.tokens, model_b.graph.tokens)
+    if conventions["standard_nodes"] and (student_a or student_b):
+        raise ConfigError(
+            "--standard-nodes: the standard nodes of a .nir file are pieces of a network that read values, not "
+            "sentences, and cannot be run beside a checkpoint; leave it out, or give two .nir files"
+        )
     inputs, source = _inputs(student_a or student_b, model_a, data, samples, tokens)
     steps = track(inputs, "comparing", console=Console(stderr=True), transient=True, disable=as_json)
     result = compare(model_a, model_b, steps, tolerance, rounding=1e-5 if float32 else 1e-9)
@@ -119,16 +124,11 @@ def _inputs(
 
 
 def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str, time_steps: int) -> None:
-    table = Table(title=f"A {a}\nB {b}", title_justify="left")
-    for column in ("neuron layer", "spikes A", "spikes B", "differ", "agree", "max |Δrate|"):
-        table.add_column(column, justify="left" if column == "neuron layer" else "right", overflow="fold")
-    for name, layer in result.layers.items():
-        shown = "100 %" if not layer.differing else f"{min(99.99, 100 * layer.agreement):.2f} %"
-        counts = (str(count) for count in (layer.spikes_a, layer.spikes_b, layer.differing))
-        table.add_row(name, *counts, shown, f"{layer.max_rate_difference:.2g}")
-    console.print(table)
     say = click.echo
-    say(f"{result.inputs} inputs, T = {time_steps}; {source}")
+    say(f"A {a}\nB {b}")
+    if result.layers:
+        _print_layers(console, result)
+        say(f"{result.inputs} inputs, T = {time_steps}; {source}")
     if result.max_logit_difference is not None:
         say(f"logits: max |Δ| {result.max_logit_difference:.2g}")
     if result.predictions_agreeing is not None:
@@ -142,3 +142,14 @@ def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str
         say(f"- {problem}")
     within = "exactly the same spikes" if result.tolerance == 0 else f"the same within {result.tolerance}"
     say(f"PASS: {within}" if result.passed else f"FAIL: not {within}")
+
+
+def _print_layers(console: Console, result: "Comparison") -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("neuron layer", "spikes A", "spikes B", "differ", "agree", "max |Δrate|"):
+        table.add_column(column, justify="left" if column == "neuron layer" else "right", overflow="fold")
+    for name, layer in result.layers.items():
+        shown = "100 %" if not layer.differing else f"{min(99.99, 100 * layer.agreement):.2f} %"
+        counts = (str(count) for count in (layer.spikes_a, layer.spikes_b, layer.differing))
+        table.add_row(name, *counts, shown, f"{layer.max_rate_difference:.2g}")
+    console.print(table)
