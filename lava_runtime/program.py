@@ -22,6 +22,7 @@ class Program:
     ) -> None:
         self.graph, self.time_line, self.part, self.inputs = network.graph, network.time_line, part, inputs
         self.phased = self.graph.schedule == "phased"
+        self.overflow = overflow
         self.arithmetic = arithmetic(self.graph, overflow)
         self.record = tuple(n for n in part.nodes if n in record and not isinstance(self.graph.nodes[n], AT_THE_END))
         self.results: list[Emulation] = []

@@ -1,0 +1,100 @@
+"""`python -m neurotool.lava_runtime.worker FOLDER`: runs the job in FOLDER on Lava (see run.py, which starts it).
+
+It needs numpy, scipy, safetensors and Lava, but neither torch nor transformers. Standard output counts the inputs that
+are done; an error is left in error.json.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from neurotool.lava_runtime import compatibility
+from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file
+from neurotool.lava_runtime.network import Network
+from neurotool.lava_runtime.program import Program
+
+POLL = 0.1
+"""Seconds between two looks at Lava's processes: an exception in one leaves the others waiting for ever."""
+CHANNEL_SIZE = 2
+"""Messages that a channel holds. Lava's own 64 fill memory: all processes step together."""
+
+
+def run(folder: Path) -> None:
+    """Run the job to its end. Raises what Lava raises while it builds the network."""
+    compatibility.prepare()
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    from neurotool.lava_runtime.processes import FIXED, FLOAT, model_of
+
+    job = read_job(folder)
+    network = Network(job.graph)
+    processes = build(network, job, folder)
+    precision = FIXED if job.graph.fixed_point else FLOAT
+    # Models are named, not searched for: Lava would run every file beside processes.py, once for each process.
+    models = {process: model_of(process, precision) for process in processes}
+    settings = Loihi2SimCfg(select_tag=precision, exception_proc_model_map=models)
+    first = processes[0]
+    first.create_runtime(run_cfg=settings, compile_config={"pypy_channel_size": CHANNEL_SIZE})
+    watching = threading.Event()
+    watching.set()
+    threading.Thread(target=_watch, args=(first.runtime, folder, watching), daemon=True).start()
+    for done in range(len(job.inputs.real)):
+        print(done, flush=True)
+        first.run(condition=RunSteps(network.time_line.steps), run_cfg=settings)
+    print(len(job.inputs.real), flush=True)
+    watching.clear()
+    first.stop()
+
+
+def build(network: Network, job: Job, folder: Path) -> list[Any]:
+    """The processes, connected."""
+    from neurotool.lava_runtime.processes import KINDS, in_ports, out_ports
+
+    programs = [Program(network, part, job.inputs, job.record, job.overflow) for part in network.parts]
+    processes = [KINDS[p.part.kind](p, result_file(folder, i)) for i, p in enumerate(programs)]
+    sending = {
+        name: getattr(process, port)
+        for process, program in zip(processes, programs, strict=True)
+        for port, name in out_ports(program).items()
+    }
+    for process, program in zip(processes, programs, strict=True):
+        for port, name in in_ports(program).items():
+            sending[name].connect(getattr(process, port))
+    return processes
+
+
+def _watch(runtime: Any, folder: Path, watching: threading.Event) -> None:
+    """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone."""
+    parent = os.getppid()
+    while watching.is_set():
+        for actor in runtime._messaging_infrastructure.actors:
+            if actor.exception is not None:
+                error, text = actor.exception
+                _fail(folder, error, text)
+            if actor.exitcode:
+                _fail(folder, RuntimeError(f"{actor.name} ended with exit code {actor.exitcode}"), "")
+        if os.getppid() != parent:
+            os.killpg(os.getpgrp(), signal.SIGTERM)
+        time.sleep(POLL)
+
+
+def _fail(folder: Path, error: BaseException, text: str) -> None:
+    """Leave the error to whoever started the worker, and go at once: Lava's other processes wait for ever."""
+    report = {"type": type(error).__name__, "message": str(error), "traceback": text}
+    (folder / ERROR).write_text(json.dumps(report), encoding="utf-8")
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    try:
+        run(folder)
+    except Exception as error:
+        _fail(folder, error, traceback.format_exc())
