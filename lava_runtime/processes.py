@@ -116,14 +116,10 @@ class PartModel(PyLoihiProcessModel):
 
     def _fitting(self, name: str, message: np.ndarray) -> np.ndarray:
         """Sums within one step may exceed what complete sums must fit into, but not what a port carries."""
-        if (
-            message.dtype == np.int64
-            and self.program.overflow != "wrap"
-            and np.abs(message).max() >= 2 ** (PORT_BITS - 1)
-        ):
-            raise OverflowingError(
-                f"node {name} sends {np.abs(message).max()} in one step: ports have {PORT_BITS} bits"
-            )
+        if message.dtype == np.int64 and self.program.overflow != "wrap":
+            largest = int(np.abs(message).max())
+            if largest >= 2 ** (PORT_BITS - 1):
+                raise OverflowingError(f"node {name} sends {largest} in one step, but ports have {PORT_BITS} bits")
         return message
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.graph import TOKENS, Conv1d, Embedding, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.graph import Conv1d, Embedding, Input, Linear, MatMul, MeanPool, Neuron, Readout
 from neurotool.lava_runtime.arithmetic import Membrane
 from neurotool.lava_runtime.emulator import Emulation, Entering, arithmetic
 from neurotool.lava_runtime.integer import Overflow
@@ -65,7 +65,7 @@ class Program:
             elif isinstance(node, (Input, Neuron)):
                 if first <= self.at < first + self.time_line.window:
                     self._enter(name) if isinstance(node, Input) else self._fire(name, self.at - first)
-            elif name in self.time_line.passing:
+            elif name in self.time_line.passing and isinstance(node, (Linear, Conv1d, MatMul)):
                 self._pass_on(name, node)
             elif self.at == first:
                 self._evaluate(name, node)
@@ -139,7 +139,7 @@ class Program:
         """Zeros in the shape of what a node sends."""
         if name not in self._silence:
             tokens = self.inputs.real.shape[1]
-            shape = [tokens if size == TOKENS else size for size in self.graph.shapes()[name]]
+            shape = [size if isinstance(size, int) else tokens for size in self.graph.shapes()[name]]
             self._silence[name] = np.zeros(shape, self.arithmetic.dtype)
         return self._silence[name]
 

@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +38,42 @@ def run_on_lava(
     Raises DataError for inputs the graph cannot take, LavaError with the traceback of the process that failed, or
     OverflowingError.
     """
+    inputs = entering(graph, input_ids, attention_mask, token_type_ids, values or {})
+    return run_jobs([Job(graph, inputs, record, overflow)], timeout, progress, python)[0]
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    timeout: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    python: str = sys.executable,
+) -> list[Emulation]:
+    """Run several networks, one after another in one worker, which saves its start. See run_on_lava."""
     if python == sys.executable and (problem := compatibility.installation_problem()):
         raise LavaError(f"Lava cannot be used: {problem}. Run: {compatibility.install_command()}")
-    inputs = entering(graph, input_ids, attention_mask, token_type_ids, values or {})
-    with tempfile.TemporaryDirectory(prefix="neurotool-lava-") as name:
-        folder = Path(name)
-        write_job(folder, Job(graph, inputs, record, overflow))
-        command = [python, "-m", "neurotool.lava_runtime.worker", name]
+    with tempfile.TemporaryDirectory(prefix="neurotool-lava-") as root:
+        folders = [Path(root, str(i)) for i in range(len(jobs))]
+        for folder, job in zip(folders, jobs, strict=True):
+            folder.mkdir()
+            write_job(folder, job)
+        command = [python, "-m", "neurotool.lava_runtime.worker", *map(str, folders)]
         exit_code, output = run_in_own_session(command, timeout, progress)
-        if (folder / ERROR).exists():
-            raise _error(json.loads((folder / ERROR).read_text(encoding="utf-8")))
+        for folder in folders:
+            if (folder / ERROR).exists():
+                raise _error(json.loads((folder / ERROR).read_text(encoding="utf-8")))
         if exit_code is None:
             raise LavaError(f"Lava has not finished within {timeout:g} s: allow more time or run fewer inputs")
         if exit_code != 0:
             last = (output.strip().splitlines() or ["no output"])[-1]
             raise LavaError(f"the Lava worker ended with exit code {exit_code}: {last}")
-        return read_results(folder)
+        return [read_results(folder) for folder in folders]
 
 
 def _error(report: dict[str, str]) -> LavaError | OverflowingError:
+    """What the worker left; the traceback of the process that failed is its cause."""
     if report["type"] == OverflowingError.__name__:
-        return OverflowingError(report["message"])
-    error = LavaError(f"Lava failed: {report['type']}: {report['message']}; the cause shows the traceback")
+        error: LavaError | OverflowingError = OverflowingError(report["message"])
+    else:
+        error = LavaError(f"Lava failed: {report['type']}: {report['message']}; neurotool --debug … shows where")
     error.__cause__ = RuntimeError(report["traceback"])
     return error

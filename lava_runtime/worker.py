@@ -1,7 +1,7 @@
-"""`python -m neurotool.lava_runtime.worker FOLDER`: runs the job in FOLDER on Lava (see run.py, which starts it).
+"""`python -m neurotool.lava_runtime.worker FOLDER …`: runs the job in each folder on Lava; run.py starts it.
 
 It needs numpy, scipy, safetensors and Lava, but neither torch nor transformers. Standard output counts the inputs that
-are done; an error is left in error.json.
+are done; an error ends it and is left in the job's folder.
 """
 
 import json
@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,15 @@ def run(folder: Path) -> None:
     settings = Loihi2SimCfg(select_tag=precision, exception_proc_model_map=models)
     first = processes[0]
     first.create_runtime(run_cfg=settings, compile_config={"pypy_channel_size": CHANNEL_SIZE})
-    watching = threading.Event()
-    watching.set()
-    threading.Thread(target=_watch, args=(first.runtime, folder, watching), daemon=True).start()
-    for done in range(len(job.inputs.real)):
-        print(done, flush=True)
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=(first.runtime, folder, done), daemon=True)
+    watch.start()
+    for number in range(len(job.inputs.real)):
+        print(number, flush=True)
         first.run(condition=RunSteps(network.time_line.steps), run_cfg=settings)
     print(len(job.inputs.real), flush=True)
-    watching.clear()
+    done.set()
+    watch.join()
     first.stop()
 
 
@@ -70,19 +70,17 @@ def build(network: Network, job: Job, folder: Path) -> list[Any]:
     return processes
 
 
-def _watch(runtime: Any, folder: Path, watching: threading.Event) -> None:
+def _watch(runtime: Any, folder: Path, done: threading.Event) -> None:
     """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone."""
     parent = os.getppid()
-    while watching.is_set():
+    while not done.wait(POLL):
         for actor in runtime._messaging_infrastructure.actors:
             if actor.exception is not None:
-                error, text = actor.exception
-                _fail(folder, error, text)
+                _fail(folder, *actor.exception)
             if actor.exitcode:
-                _fail(folder, RuntimeError(f"{actor.name} ended with exit code {actor.exitcode}"), "")
+                _fail(folder, RuntimeError(f"process {actor.pid} ended with exit code {actor.exitcode}"), "")
         if os.getppid() != parent:
             os.killpg(os.getpgrp(), signal.SIGTERM)
-        time.sleep(POLL)
 
 
 def _fail(folder: Path, error: BaseException, text: str) -> None:
@@ -92,9 +90,13 @@ def _fail(folder: Path, error: BaseException, text: str) -> None:
     os._exit(1)
 
 
+def main(folders: list[str]) -> None:
+    for folder in map(Path, folders):
+        try:
+            run(folder)
+        except Exception as error:
+            _fail(folder, error, traceback.format_exc())
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    try:
-        run(folder)
-    except Exception as error:
-        _fail(folder, error, traceback.format_exc())
+    main(sys.argv[1:])
