@@ -39,6 +39,7 @@ from neurotool.graph.fixed_point import (
     PROBABILITY_BITS,
     RATE_BITS,
     SOFTMAX_BITS,
+    STATE_BITS,
     emission_weights,
     leak_mantissa,
     rate_scale,
@@ -129,40 +130,33 @@ class _Lowering:
 
     def _synapse(self, name: str, node: Linear | Conv1d | Readout) -> tuple[Node, FixedPoint]:
         scale_in, bound_in = self._source(name)
-        shift = 0
+        spikes = bound_in < 2**WEIGHT_BITS
         for spread in range(self.spread, -1, -1):
             mantissa, exponent, exponents = row_mantissas(node.weight, spread)
-            scale = scale_in * 2.0**exponent
-            if self._seen(name, scale) <= LIMIT:
+            sums = np.abs(mantissa.astype(np.int64)).reshape(len(mantissa), -1).sum(1) << exponents
+            bias = 0 if node.bias is None else node.bias / (scale_in * 2.0**exponent)
+            bound = int((sums * bound_in + np.abs(bias)).max()) + 1
+            if bound <= LIMIT or not spikes:
                 break
-        else:
-            # Shifting spikes away would lose them; graded messages have bits to spare.
-            shift = math.ceil(math.log2(self._seen(name, scale) / LIMIT))
-            if bound_in >> shift < 2 ** (WEIGHT_BITS - 1):
-                raise ExportError(
-                    f"sums reach {self._seen(name, scale):.3g}, more than 24 bits: scale the weights down"
-                )
-            scale *= 2**shift
+        # Spikes cannot be shifted away; graded messages have bits to spare.
+        shift = 0 if spikes else _excess_bits(bound)
+        scale = scale_in * 2.0 ** (exponent + shift)
         bias = None if node.bias is None else whole(node.bias / scale, "bias")
-        sums = np.abs(mantissa.astype(np.int64)).reshape(len(mantissa), -1).sum(1) << exponents
-        bound = int(
-            (sums * ((bound_in >> shift) + 1 if shift else bound_in) + (0 if bias is None else abs(bias))).max()
-        )
-        return replace(node, weight=mantissa, bias=bias), FixedPoint(scale, bound, ((1, shift),), exponents)
+        fixed = FixedPoint(scale, (bound >> shift) + int(sums.max()) * (shift > 0), ((1, shift),), exponents)
+        return replace(node, weight=mantissa, bias=bias), fixed
 
     def _product(self, name: str, node: MatMul) -> FixedPoint:
         (scale_a, bound_a), (scale_b, bound_b) = self._source(name, "a"), self._source(name, "b")
-        excess = self._seen(name, scale_a * scale_b) / LIMIT
-        shift = max(0, math.ceil(math.log2(excess))) if excess > 0 else 0
-        # The operand with more bits is the graded one: it can spare some.
-        shifts = (shift, 0) if bound_a >= bound_b else (0, shift)
-        bound_a, bound_b = ((bound >> k) + (k > 0) for bound, k in zip((bound_a, bound_b), shifts, strict=True))
         width = self.graph.shapes()[self.graph.source(name, "b")][1]
         assert isinstance(width, int)
         terms = width // node.heads if node.transpose_b else self.graph.tokens
-        bound = terms * bound_a * bound_b
+        total = terms * bound_a
         if isinstance(self.graph.nodes[self.graph.source(name, "a")], Softmax):
-            bound = min(bound, (2**PROBABILITY_BITS + self.graph.tokens) * bound_b)  # rows sum to 1
+            total = 2**PROBABILITY_BITS + self.graph.tokens  # rows sum to 1, but for rounding
+        shift = _excess_bits(total * bound_b)
+        # The operand with more bits is the graded one: it can spare some.
+        shifts = (shift, 0) if bound_a >= bound_b else (0, shift)
+        bound = (total * bound_b >> shift) + (terms * min(bound_a, bound_b) if shift else 0)
         return FixedPoint(scale_a * scale_b * 2**shift, bound, tuple((1, k) for k in shifts))
 
     def _neuron(self, name: str, node: Neuron) -> tuple[Node, FixedPoint]:
@@ -182,7 +176,7 @@ class _Lowering:
             leak=_like(node.leak, leak_mantissa(node) / 2**DECAY_BITS),
         )
         weights = emission_weights(lowered, steps)
-        rescale = ((2**factor, 0) if factor >= 0 else (1, -factor),)
+        rescale = (dyadic(2.0**factor),)
         if self.phased:
             return lowered, FixedPoint(rate_scale(lowered, steps), int(weights.sum(0).max()), rescale)
         return lowered, FixedPoint(1.0, 1, rescale)
@@ -201,9 +195,8 @@ class _Lowering:
         return min(6, proven if threshold.min() * 2.0**proven >= 2**8 and node.has_closed_form else seen)
 
     def _norm(self, name: str, node: LayerNorm) -> tuple[Node, FixedPoint]:
-        scale_in, _ = self._source(name)
-        room = LIMIT / max(self._seen(self.graph.source(name, "x"), scale_in), 1)
-        factor = math.floor(math.log2(room))
+        scale_in, bound = self._source(name)
+        factor = math.floor(math.log2(LIMIT / max(bound, 1)))
         scale_in /= 2.0**factor
         weight, exponent = mantissas(node.weight, PARAMETER_BITS)
         shift = PARAMETER_BITS - 1
@@ -212,9 +205,8 @@ class _Lowering:
         # |x - mean| <= sqrt(n) deviations; the whole-number deviation may be half the true one.
         largest = 2 * math.isqrt(len(weight)) + 2 << NORM_BITS
         bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
-        lowered = replace(node, weight=weight, bias=bias, epsilon=round(node.epsilon / scale_in**2))
-        rescale = (2**factor, 0) if factor >= 0 else (1, -factor)
-        return lowered, FixedPoint(scale, bound, (rescale,), shift=shift)
+        lowered = replace(node, weight=weight, bias=bias, epsilon=round(min(node.epsilon / scale_in**2, 2.0**60)))
+        return lowered, FixedPoint(scale, bound, (dyadic(2.0**factor),), shift=shift)
 
     def _scale(self, name: str, node: Scale) -> tuple[Node, FixedPoint]:
         scale, bound = self._source(name)
@@ -230,8 +222,7 @@ class _Lowering:
             case Add():
                 (scale_a, bound_a), (scale_b, bound_b) = self._source(name, "a"), self._source(name, "b")
                 scale = min(scale_a, scale_b)
-                while self._seen(name, scale) > LIMIT:
-                    scale *= 2
+                scale *= 2 ** _excess_bits((scale_a * bound_a + scale_b * bound_b) / scale)
                 rescale = tuple(dyadic(s / scale) for s in (scale_a, scale_b))
                 bounds = ((b * m >> k) + (k > 0) for b, (m, k) in zip((bound_a, bound_b), rescale, strict=True))
                 return FixedPoint(scale, sum(bounds), rescale)
@@ -247,6 +238,11 @@ class _Lowering:
                 scale, bound = self._source(name)
                 return FixedPoint(scale * 2.0**-RATE_BITS, bound << RATE_BITS, ((1, 0),))
         raise ExportError("has no fixed-point form")
+
+
+def _excess_bits(bound: float) -> int:
+    """Bits that values up to `bound` have beyond those of a message."""
+    return max(0, math.ceil(math.log2(max(bound, 1) / LIMIT)))
 
 
 def mantissas(x: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
@@ -284,7 +280,12 @@ def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.
 
 
 def dyadic(ratio: float) -> tuple[int, int]:
-    """(multiplier, shift) with multiplier / 2^shift about `ratio`, to 15 bits; exact for powers of two."""
+    """(multiplier, shift) with multiplier / 2^shift about `ratio`, to 15 bits; exact for powers of two.
+
+    (0, 0) for a ratio that leaves nothing of a 24-bit message.
+    """
+    if ratio < 2.0**-STATE_BITS / 2:
+        return 0, 0
     mantissa, exponent = math.frexp(ratio)  # ratio = mantissa * 2^exponent, 0.5 <= mantissa < 1
     if mantissa == 0.5:
         return (2 ** (exponent - 1), 0) if exponent >= 1 else (1, 1 - exponent)

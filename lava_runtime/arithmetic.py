@@ -129,6 +129,10 @@ class Arithmetic(ABC):
     def emission_weights(self, name: str) -> np.ndarray:
         """(T, 1) or (T, width): what a spike of each step of a window counts in the value that is handed on."""
 
+    @abstractmethod
+    def rate_unit(self, name: str) -> float:
+        """What 1 stands for in a sum of spikes times emission weights: their sum, as a rate."""
+
     def pooling_weights(self, name: str) -> np.ndarray:
         """(T, 1) or (T, width): what the value of each step counts in the average that a MeanPool reads."""
         if isinstance(self.graph.nodes[name], Neuron):

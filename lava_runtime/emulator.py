@@ -36,19 +36,24 @@ class Emulation:
 
     logits: (batch, labels), real numbers; None without a Readout.
     events: int64 (batch,) for each (node, port) that reads spikes: spikes received, padding left out.
-    messages: last output of every node, for what was recorded.
-    spikes: int8 (batch, steps, tokens, width) per recorded neuron layer; step 0 is the first of its own window.
-    largest: max |output| of every node, padding included.
-    potentials: (batch, tokens, width) after the last step, per recorded neuron layer; in units of the threshold for a
-      float graph.
+
+    With observe or record:
+    rates: average spiking rate of every neuron layer, (batch, tokens, width), real numbers; of the last sweep.
+    largest: max |output| of every node, padding included, real numbers.
+
+    With record:
+    messages: last output of every node.
+    spikes: int8 (batch, steps, tokens, width) of every neuron layer; step 0 is the first of its own window.
+    potentials: (batch, tokens, width) after the last step; in units of the threshold for a float graph.
     """
 
     logits: np.ndarray | None = None
     events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    rates: dict[str, np.ndarray] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
     messages: dict[str, np.ndarray] = field(default_factory=dict)
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
 
 
 def arithmetic(graph: Graph, overflow: Overflow = "error") -> Arithmetic:
@@ -69,18 +74,21 @@ class Emulator:
         attention_mask: Any = None,
         token_type_ids: Any = None,
         values: dict[str, np.ndarray] | None = None,
+        observe: bool = False,
         record: bool = False,
     ) -> Emulation:
         """Run a batch.
 
         input_ids, token_type_ids, attention_mask: (batch, tokens) integers; values: for every Input node (batch,
-        tokens, width), constant, or (batch, T, tokens, width); record: keep messages, spikes and potentials.
+        tokens, width), constant, or (batch, T, tokens, width); observe, record: what to keep (see Emulation); record
+        steps through every window.
         Raises DataError for inputs the graph cannot take.
         """
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
         inputs_at_once = max(1, TOKENS_AT_ONCE // inputs.real.shape[1])
         starts = range(0, len(inputs.real), inputs_at_once)
-        return joined([_Run(self, inputs.rows(start, start + inputs_at_once), record).run() for start in starts])
+        parts = (inputs.rows(start, start + inputs_at_once) for start in starts)
+        return joined([_Run(self, part, observe or record, record).run() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,7 @@ def joined(parts: list[Emulation]) -> Emulation:
     return Emulation(
         logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),  # type: ignore[misc]
         events=of("events"),
+        rates=of("rates"),
         messages=of("messages"),
         spikes=of("spikes"),
         potentials=of("potentials"),
@@ -151,8 +160,9 @@ def joined(parts: list[Emulation]) -> Emulation:
 
 
 class _Run:
-    def __init__(self, emulator: Emulator, inputs: Entering, record: bool) -> None:
-        self.graph, self.arithmetic, self.inputs, self.record = emulator.graph, emulator.arithmetic, inputs, record
+    def __init__(self, emulator: Emulator, inputs: Entering, observe: bool, record: bool) -> None:
+        self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
+        self.observe, self.record = observe, record
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, Membrane] = {}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
@@ -173,7 +183,7 @@ class _Run:
                 )
                 self._count(name, at_ports)
                 signals[name] = self._signal(name, t, at_ports)
-                self._observe(name, signals[name].value)
+                self._observe(name, signals[name].value, t)
                 if name in gathered:
                     gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
             before = signals
@@ -193,8 +203,9 @@ class _Run:
             case Neuron():
                 return self._window(name, at_ports[0].value) if self.phased else self._step(name, at_ports[0].value)
         value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.inputs.real)
-        sent = [signal.sent for signal in at_ports]
-        return Signal(value, sum(sent) if isinstance(self.graph.nodes[name], Add) and None not in sent else None)
+        sent = [signal.sent for signal in at_ports if signal.sent is not None]
+        adds_spikes = isinstance(self.graph.nodes[name], Add) and len(sent) == 2
+        return Signal(value, sum(sent) if adds_spikes else None)
 
     def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Value and, of a spiking Input, number of spikes."""
@@ -223,9 +234,18 @@ class _Run:
         self.spikes[name] += [s] if self.record else []
         return Signal(s, abs(s).sum(-1))
 
-    def _observe(self, name: str, value: np.ndarray) -> None:
-        if self.record:
-            self.result.largest[name] = max(self.result.largest.get(name, 0), float(np.abs(value).max()))
+    def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
+        """t: the step, of a node that runs in every step."""
+        if not self.observe:
+            return
+        largest, result = float(np.abs(self.arithmetic.real(name, value)).max()), self.result
+        result.largest[name] = max(result.largest.get(name, 0), largest)
+        if isinstance(self.graph.nodes[name], Neuron):
+            if self.phased:
+                result.rates[name] = self.arithmetic.real(name, value)
+            else:
+                weight = self.arithmetic.emission_weights(name)[t] * self.arithmetic.rate_unit(name)
+                result.rates[name] = result.rates.get(name, 0) + value * weight
 
     def _gather(self, name: str, value: np.ndarray, before: Any, t: int) -> np.ndarray:
         """Towards the average over the run, which a window is already."""

@@ -84,6 +84,9 @@ class FloatArithmetic(Arithmetic):
     def real(self, name: str, y: np.ndarray) -> np.ndarray:
         return y
 
+    def rate_unit(self, name: str) -> float:
+        return 1.0
+
     def _neuron(self, name: str) -> Neuron:
         node = self.graph.nodes[name]
         assert isinstance(node, Neuron)

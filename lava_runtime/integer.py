@@ -19,6 +19,7 @@ from neurotool.graph.fixed_point import (
     emission_weights,
     initial_potential,
     leak_mantissa,
+    rate_scale,
     rescaled,
 )
 from neurotool.lava_runtime import nonlinear
@@ -85,7 +86,7 @@ class IntegerArithmetic(Arithmetic):
     def has_closed_form(self, name: str) -> bool:
         """Where the potential might leave its range, it has to be watched step by step."""
         node = self._neuron(name)
-        drive = int(self.at_port(name, 0, np.array(self._bound(self.graph.source(name, "x")))))
+        drive = rescaled(self._bound(self.graph.source(name, "x")), *self._fixed(name).rescale[0])
         largest = self.graph.time_steps * drive + int(np.max(np.abs(initial_potential(node))))
         return node.has_closed_form and largest <= LIMIT
 
@@ -117,6 +118,9 @@ class IntegerArithmetic(Arithmetic):
 
     def real(self, name: str, y: np.ndarray) -> np.ndarray:
         return y * self._fixed(name).scale
+
+    def rate_unit(self, name: str) -> float:
+        return rate_scale(self._neuron(name), self.graph.time_steps)
 
     def _neuron(self, name: str) -> Neuron:
         node = self.graph.nodes[name]

@@ -31,6 +31,10 @@ class ExportError(NeurotoolError):
     """A graph cannot be written in the chosen format or to the chosen place."""
 
 
+class BundleError(NeurotoolError):
+    """A Lava bundle cannot be read or written, or its content is not consistent."""
+
+
 class OverflowingError(NeurotoolError):
     """A number of a fixed-point network leaves the bits that the hardware has for it."""
 

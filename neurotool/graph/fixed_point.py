@@ -11,6 +11,7 @@ All shifts to the right round to nearest, half up (`rescaled`), but for the deca
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -62,7 +63,10 @@ class FixedPoint:
         )
 
 
-def rescaled(x: np.ndarray, multiplier: int, shift: int) -> np.ndarray:
+Whole = TypeVar("Whole", np.ndarray, int)
+
+
+def rescaled(x: Whole, multiplier: int, shift: int) -> Whole:
     """x * multiplier / 2^shift to the nearest integer, half up. The type of x must hold the product."""
     if multiplier != 1:
         x = x * multiplier
