@@ -4,6 +4,7 @@ It needs numpy, scipy, safetensors and Lava, but neither torch nor transformers.
 are done; an error ends it and is left in the job's folder.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from neurotool.lava_runtime.program import Program
 
 POLL = 0.1
 """Seconds between two looks at Lava's processes: an exception in one leaves the others waiting for ever."""
+PARENT = os.getppid()
 CHANNEL_SIZE = 2
 """Messages that a channel holds. Lava's own 64 fill memory: all processes step together."""
 
@@ -46,7 +48,11 @@ def run(folder: Path) -> None:
     watch.start()
     for number in range(len(job.inputs.real)):
         print(number, flush=True)
-        first.run(condition=RunSteps(network.time_line.steps), run_cfg=settings)
+        try:
+            first.run(condition=RunSteps(network.time_line.steps), run_cfg=settings)
+        except RuntimeError:  # Lava has noticed by itself that a process failed
+            _fail_with_process(first.runtime, folder)
+            raise
     print(len(job.inputs.real), flush=True)
     done.set()
     watch.join()
@@ -72,15 +78,21 @@ def build(network: Network, job: Job, folder: Path) -> list[Any]:
 
 def _watch(runtime: Any, folder: Path, done: threading.Event) -> None:
     """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone."""
-    parent = os.getppid()
     while not done.wait(POLL):
-        for actor in runtime._messaging_infrastructure.actors:
-            if actor.exception is not None:
-                _fail(folder, *actor.exception)
-            if actor.exitcode:
-                _fail(folder, RuntimeError(f"process {actor.pid} ended with exit code {actor.exitcode}"), "")
-        if os.getppid() != parent:
+        with contextlib.suppress(ValueError, OSError):  # Lava is closing them: it has noticed
+            _fail_with_process(runtime, folder)
+            for actor in runtime._messaging_infrastructure.actors:
+                if actor.exitcode:
+                    _fail(folder, RuntimeError(f"process {actor.pid} ended with exit code {actor.exitcode}"), "")
+        if os.getppid() != PARENT:
             os.killpg(os.getpgrp(), signal.SIGTERM)
+
+
+def _fail_with_process(runtime: Any, folder: Path) -> None:
+    """Report the exception of the first process that has one."""
+    for actor in runtime._messaging_infrastructure.actors:
+        if actor.exception is not None:
+            _fail(folder, *actor.exception)
 
 
 def _fail(folder: Path, error: BaseException, text: str) -> None:
