@@ -68,6 +68,19 @@ def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False) -> G
     return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
 
 
+def weight_error(exact: Graph, fixed: Graph, name: str) -> float:
+    """|W - W'| / |W| (Frobenius norms) of one node that has a weight, in the power-of-two unit that fits best."""
+    weight, mantissa = (np.asarray(graph.nodes[name].weight, np.float64) for graph in (exact, fixed))  # type: ignore[attr-defined]
+    exponents = fixed.fixed_point[name].exponents
+    if exponents is not None:
+        mantissa = mantissa * 2.0 ** exponents.reshape(-1, *[1] * (mantissa.ndim - 1))
+    norm, fit = float(np.linalg.norm(weight)), float(np.vdot(weight, mantissa))
+    if not norm or fit <= 0:
+        return 0.0 if not norm else 1.0
+    unit = 2.0 ** round(math.log2(fit / float(np.vdot(mantissa, mantissa))))
+    return float(np.linalg.norm(weight - mantissa * unit)) / norm
+
+
 class _Lowering:
     def __init__(self, graph: Graph, largest: dict[str, float], spread: int) -> None:
         self.graph, self.largest, self.spread = graph, largest, spread

@@ -32,14 +32,12 @@ class Bundle:
 
     tokenizer: files of a fast tokenizer by name, as text; {} where the network reads no text.
     task: fields of neurotool.tasks.Task; {} without a tokenizer.
-    max_length: tokens to which the student was trained, None where unknown.
     record: source, quantisation and calibration, anything JSON.
     """
 
     graph: Graph
     tokenizer: dict[str, str] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -51,15 +49,20 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def check_free(path: Path, force: bool) -> None:
+    """Raises BundleError: `path` exists and `force` is not set, or is something else than a bundle."""
+    if path.exists() and not (force and is_bundle(path)):
+        way_out = "choose another name" if force else "choose another name, or --force to replace it"
+        raise BundleError(f"{path}: exists{' and is not a bundle' if force else ''}; {way_out}")
+
+
 def write_bundle(path: str | Path, bundle: Bundle, force: bool = False) -> None:
     """The folder appears whole or not at all.
 
     Raises BundleError: `path` exists and `force` is not set, is something else than a bundle, or cannot be written.
     """
     path = Path(path)
-    if path.exists() and not (force and is_bundle(path)):
-        way_out = "choose another name" if force else "choose another name, or --force to replace it"
-        raise BundleError(f"{path}: exists{' and is not a bundle' if force else ''}; {way_out}")
+    check_free(path, force)
     description, arrays = bundle.graph.to_arrays()
     # An array that several nodes share is stored for each: safetensors knows no aliases.
     files = {GRAPH: _json(description), WEIGHTS: save({k: np.ascontiguousarray(v) for k, v in arrays.items()})}
@@ -69,7 +72,6 @@ def write_bundle(path: str | Path, bundle: Bundle, force: bool = False) -> None:
         "written_by": f"neurotool {__version__}",
         "precision": bundle.precision,
         "task": bundle.task,
-        "max_length": bundle.max_length,
         "record": bundle.record,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
@@ -107,7 +109,7 @@ def read_bundle(path: str | Path) -> Bundle:
         files = {name: _checked(path, name, digest) for name, digest in manifest["files"].items()}
         graph = Graph.from_arrays(json.loads(files.pop(GRAPH)), load(files.pop(WEIGHTS)))
         tokenizer = {name: content.decode() for name, content in files.items()}
-        return Bundle(graph, tokenizer, manifest["task"], manifest["max_length"], manifest["record"])
+        return Bundle(graph, tokenizer, manifest["task"], manifest["record"])
     except GraphError as error:
         raise BundleError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:

@@ -68,12 +68,15 @@ class Difference:
 
 @dataclass
 class LayerComparison:
-    """spikes_a, spikes_b: |spikes| of tokens that are not padding; compared: neurons x tokens x steps x inputs."""
+    """spikes_a, spikes_b: |spikes| of tokens that are not padding; compared: neurons x tokens x steps x inputs; rates:
+    neurons x tokens x inputs."""
 
     spikes_a: int = 0
     spikes_b: int = 0
     compared: int = 0
     differing: int = 0
+    rates: int = 0
+    sum_of_rate_differences: float = 0.0
     max_rate_difference: float = 0.0
     first_difference: Difference | None = None
 
@@ -81,12 +84,20 @@ class LayerComparison:
     def agreement(self) -> float:
         return 1 - self.differing / self.compared if self.compared else 1.0
 
+    @property
+    def mean_rate_difference(self) -> float:
+        return self.sum_of_rate_differences / self.rates if self.rates else 0.0
+
 
 @dataclass
 class Comparison:
-    """problems: why the models differ, one line each; empty where they agree within the tolerance."""
+    """problems: why the models differ, one line each; empty where they agree within the tolerance.
+
+    quantised: one of the two, and only one, is a fixed-point network.
+    """
 
     tolerance: float
+    quantised: bool = False
     inputs: int = 0
     layers: dict[str, LayerComparison] = field(default_factory=dict)
     first_difference: Difference | None = None
@@ -99,21 +110,34 @@ class Comparison:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        layers = {name: asdict(layer) | {"agreement": layer.agreement} for name, layer in self.layers.items()}
+        layers = {
+            name: asdict(layer) | {"agreement": layer.agreement, "mean_rate_difference": layer.mean_rate_difference}
+            for name, layer in self.layers.items()
+        }
         return asdict(self) | {"layers": layers, "passed": self.passed}
 
 
-def compare(a: Model, b: Model, inputs: Iterable[Inputs], tolerance: float = 0.0, rounding: float = 1e-9) -> Comparison:
+QUANTISED_TOLERANCE = 0.2
+
+
+def compare(
+    a: Model, b: Model, inputs: Iterable[Inputs], tolerance: float | None = None, rounding: float = 1e-9
+) -> Comparison:
     """Run both on every input. Padding should be among the inputs, else a wrong mask goes unseen.
 
     tolerance: the largest share of a layer's spikes that may differ, and the largest |difference| of a rate or logit;
-    0 asks for the same spikes everywhere, and for neurons that do the same at their threshold.
+    0 asks for the same spikes everywhere, and for neurons that do the same at their threshold. Where just one of the
+    two is a fixed-point network single spikes need not agree: then it is the largest mean |difference| of a layer's
+    rates, and the largest share of predictions that may differ. Default: 0, or QUANTISED_TOLERANCE.
     rounding: what rates and logits may differ by in any case, relative to the larger of 1 and the logits.
     Raises ConfigError (tolerance), DataError (inputs that do not fit).
     """
+    quantised = bool(a.graph.fixed_point) != bool(b.graph.fixed_point)
+    if tolerance is None:
+        tolerance = QUANTISED_TOLERANCE if quantised else 0.0
     if not 0 <= tolerance < 1:
         raise ConfigError(f"tolerance is {tolerance}: it must be in [0, 1)")
-    result = Comparison(tolerance)
+    result = Comparison(tolerance, quantised)
     result.problems += _structure(a.graph, b.graph)
     shapes_a, shapes_b = a.graph.shapes(), b.graph.shapes()
     common = [name for name in a.graph.of_type(Neuron) if shapes_b.get(name) == shapes_a[name]]
@@ -128,8 +152,8 @@ def compare(a: Model, b: Model, inputs: Iterable[Inputs], tolerance: float = 0.0
     if not result.inputs:
         raise ConfigError("no inputs to compare on: give at least one")
     result.first_difference = _first(result, a.graph)
-    result.problems += _beyond(result, rounding, scale)
-    if tolerance == 0:
+    result.problems += _far_apart(result) if quantised else _beyond(result, rounding, scale)
+    if tolerance == 0 and not quantised:
         result.problems += [problem for name in result.layers if (problem := _try_neurons(a, b, name))]
     return result
 
@@ -177,8 +201,10 @@ def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Run, run_b:
         step, token, neuron = (int(k) for k in places[0])
         values = int(a[step, token, neuron]), int(b[step, token, neuron])
         layer.first_difference = Difference(name, i, step, int(np.flatnonzero(real)[token]), neuron, *values)
-    difference = np.abs(run_a.rates[name][real] - run_b.rates[name][real]).max()
-    layer.max_rate_difference = max(layer.max_rate_difference, float(difference))
+    difference = np.abs(run_a.rates[name][real] - run_b.rates[name][real])
+    layer.rates += difference.size
+    layer.sum_of_rate_differences += float(difference.sum())
+    layer.max_rate_difference = max(layer.max_rate_difference, float(difference.max()))
 
 
 def _compare_logits(result: Comparison, a: np.ndarray | None, b: np.ndarray | None) -> float:
@@ -208,6 +234,20 @@ def _beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
             problems.append(f"{name}: rates differ by up to {layer.max_rate_difference:.3g}")
     if (result.max_logit_difference or 0.0) > result.tolerance + rounding * scale:
         problems.append(f"logits differ by up to {result.max_logit_difference:.3g}")
+    return problems
+
+
+def _far_apart(result: Comparison) -> list[str]:
+    """For a fixed-point network and one with real parameters."""
+    problems = [
+        f"{name}: rates differ by {layer.mean_rate_difference:.3g} on average"
+        for name, layer in result.layers.items()
+        if layer.mean_rate_difference > result.tolerance
+    ]
+    if result.predictions_agreeing is not None:
+        differing = result.inputs - result.predictions_agreeing
+        if differing > result.tolerance * result.inputs:
+            problems.append(f"{differing} of {result.inputs} predictions differ")
     return problems
 
 

@@ -3,72 +3,165 @@
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from neurotool.cli import json_option
 from neurotool.cli.graphs import Conventions, load_graph, nir_options
 from neurotool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from neurotool.graph import Graph
+    from neurotool.lava_runtime.bundle import Bundle
+
+FILES = ("nir", "dot", "svg")
 
 
 @click.command(
     epilog="""\b
 Examples:
   neurotool export model.ckpt -o model.nir
+  neurotool export model.ckpt --target lava -o model.lava
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
-  neurotool export other.nir --reset soft --time-step 1e-4 --time-steps 100 -o with_metadata.nir
+  neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", type=click.Choice(["nir", "dot", "svg"]), default="nir", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: MODEL with the target's ending]")
+@click.option(
+    "--target",
+    type=click.Choice(["nir", "lava", "dot", "svg"]),
+    default="nir",
+    show_default=True,
+    help="NIR, a Lava bundle, or a drawing.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File or bundle.  [default: MODEL with the target's ending]"
+)
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
+@click.option(
+    "--precision",
+    type=click.Choice(["fixed", "float"]),
+    default="fixed",
+    show_default=True,
+    help="Of a Lava bundle: integers as on the chip, or real numbers for debugging.",
+)
+@click.option("--per-layer", is_flag=True, help="One weight exponent a layer, not one an output channel (lava).")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Text to calibrate on (lava).  [default: the validation data]"
+)
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Texts to calibrate on (lava)."
+)
 @click.option("--force", is_flag=True, help="Replace the output.")
 @nir_options
 @json_option
 def export(
-    model: Path, target: str, output: Path | None, part: str, force: bool, as_json: bool, **conventions: object
+    model: Path,
+    target: str,
+    output: Path | None,
+    part: str,
+    precision: str,
+    per_layer: bool,
+    data: Path | None,
+    samples: int,
+    force: bool,
+    as_json: bool,
+    **conventions: object,
 ) -> None:
-    """Write a model as NIR, or draw its layer graph."""
-    if part and target == "nir":
+    """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
+    if part and target not in ("dot", "svg"):
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
+    if target != "lava" and (data or per_layer or precision != "fixed"):
+        raise ConfigError(f"--data, --per-layer and --precision are for --target lava, not {target}: leave them out")
     start = time.perf_counter()
-    graph = load_graph(model, Conventions(**conventions))  # type: ignore[typeddict-item]
     path = output or model.with_suffix(f".{target}")
-    if target == "nir":
-        from neurotool.export.nir import write_nir
-
-        write_nir(graph, path, force=force)
+    known = Conventions(**conventions)  # type: ignore[typeddict-item]
+    if target == "lava":
+        report = _bundle(model, path, known, precision, per_layer, data, samples, force, as_json)
     else:
-        from neurotool.export.drawing import draw, to_dot
-
-        (to_dot if target == "dot" else draw)(graph, path, part, force)
-    seconds = time.perf_counter() - start
-    size = path.stat().st_size
-    weights = sum(array.nbytes for array in graph.to_arrays()[1].values())
-    report = {
-        "output": str(path),
-        "target": target,
-        "bytes": size,
-        "weight_bytes": weights,
-        "nodes": len(graph.nodes),
-        "time_steps": graph.time_steps,
-        "schedule": graph.schedule,
-        "seconds": round(seconds, 2),
-    }
-    if target == "nir":
-        from neurotool.export.to_nir import expressible
-
-        report["standard_nodes"] = len(expressible(graph))
+        report = _file(load_graph(model, known), path, target, part, force)
+    report = {"output": str(path), "target": target} | report | {"seconds": round(time.perf_counter() - start, 2)}
     if as_json:
         click.echo(json.dumps(report))
         return
     click.echo(
-        f"wrote {path}: {_size(size)} for {_size(weights)} of weights, {len(graph.nodes)} nodes, {seconds:.1f} s"
+        f"wrote {path}: {_size(report['bytes'])} for {_size(report['weight_bytes'])} of weights, "
+        f"{report['nodes']} nodes, {report['seconds']:.1f} s with loading libraries"
     )
-    if target == "nir":
+    if "standard_nodes" in report:
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
+
+
+def _file(graph: "Graph", path: Path, target: str, part: str, force: bool) -> dict[str, Any]:
+    if target == "nir":
+        from neurotool.export.nir import write_nir
+        from neurotool.export.to_nir import expressible
+
+        write_nir(graph, path, force=force)
+        return _described(graph, path.stat().st_size) | {"standard_nodes": len(expressible(graph))}
+    from neurotool.export.drawing import draw, to_dot
+
+    (to_dot if target == "dot" else draw)(graph, path, part, force)
+    return _described(graph, path.stat().st_size)
+
+
+def _bundle(
+    model: Path,
+    path: Path,
+    conventions: Conventions,
+    precision: str,
+    per_layer: bool,
+    data: Path | None,
+    samples: int,
+    force: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    from neurotool.cli.lowering import make_bundle
+    from neurotool.lava_runtime.bundle import check_free, write_bundle
+
+    check_free(path, force)  # before the work
+    fixed = precision == "fixed"
+    bundle = make_bundle(model, conventions, fixed=fixed, per_layer=per_layer, data=data, samples=samples)
+    write_bundle(path, bundle, force)
+    if fixed and not as_json:
+        _show(bundle)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    return _described(bundle.graph, size) | {"precision": precision} | bundle.record
+
+
+def _described(graph: "Graph", size: int) -> dict[str, Any]:
+    return {
+        "bytes": size,
+        "weight_bytes": sum(array.nbytes for array in graph.to_arrays()[1].values()),
+        "nodes": len(graph.nodes),
+        "time_steps": graph.time_steps,
+        "schedule": graph.schedule,
+    }
+
+
+def _show(bundle: "Bundle") -> None:
+    """What quantisation did."""
+    quantisation, calibration = bundle.record["quantisation"], bundle.record["calibration"]
+    table = Table(
+        title=f"int8 weights, one exponent for each {quantisation['exponent_per']}",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    for column in ("layer", "error of weights", "mean |rate|", "mean |Δrate|"):
+        table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
+    for row in quantisation["layers"]:
+        weight = f"{100 * row['weight_error']:.2f} %" if "weight_error" in row else ""
+        rates = [f"{row[key]:.4f}" if key in row else "" for key in ("rate", "rate_error")]
+        table.add_row(row["layer"], weight, *rates)
+    Console().print(table)
+    click.echo(f"calibrated on {calibration['inputs']} inputs: {calibration['source']}")
+    for name, before in calibration.get("before", {}).items():
+        click.echo(f"{name}: {before:.4f} with real numbers, {calibration['after'][name]:.4f} in fixed point")
 
 
 def _size(count: int) -> str:

@@ -1,13 +1,18 @@
 """From any model file to a layer graph, for all commands that work on graphs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
 from neurotool.errors import ConfigError, GraphError
 from neurotool.graph import Graph
+from neurotool.lava_runtime.bundle import is_bundle, read_bundle
+
+if TYPE_CHECKING:
+    from neurotool.student.serialise import LoadedStudent
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,7 +33,7 @@ def nir_options(command: Command) -> Command:
     options = (
         click.option("--reset", type=click.Choice(["soft", "hard"]), help="Of neurons in a foreign .nir file."),
         click.option("--time-step", type=float, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
-        click.option("--time-steps", "-T", type=int, help="Steps to run a foreign .nir file."),
+        click.option("--time-steps", "-T", type=int, help="T of a foreign .nir file; export: another T."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
@@ -47,16 +52,24 @@ def is_nir(path: Path) -> bool:
 
 
 def load_graph(path: Path, conventions: Conventions) -> Graph:
-    """The layer graph of a .ckpt or .nir file. Raises CheckpointError or GraphError for anything else."""
+    """The layer graph of a .ckpt, .nir or Lava bundle. Raises CheckpointError or GraphError for anything else."""
     if path.is_dir():
-        raise GraphError(f"{path}: is a folder; give a .ckpt or .nir file")
+        if not is_bundle(path):
+            raise GraphError(f"{path}: is a folder, but not a Lava bundle; give a .ckpt or .nir file or a bundle")
+        return read_bundle(path).graph
     if is_nir(path):
         from neurotool.export.nir import read_nir
 
         return read_nir(path, **conventions)
-    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value]
-    if given:
-        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")
     from neurotool.student.serialise import load_student
 
-    return load_student(path).model.to_graph()
+    return student_graph(path, load_student(path), conventions)
+
+
+def student_graph(path: Path, student: "LoadedStudent", conventions: Conventions) -> Graph:
+    """The graph of a checkpoint's student, with another T where one is given. Raises ConfigError."""
+    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value and name != "time_steps"]
+    if given:
+        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")
+    graph = student.model.to_graph()
+    return graph if conventions["time_steps"] is None else replace(graph, time_steps=conventions["time_steps"])

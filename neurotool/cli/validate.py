@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from neurotool.cli import json_option
 from neurotool.cli.graphs import Conventions, is_nir, load_graph, nir_options
-from neurotool.errors import ConfigError, DataError
+from neurotool.cli.reading import TextReader, bundle_reader, read_texts, student_reader
+from neurotool.errors import ConfigError
+from neurotool.lava_runtime.bundle import is_bundle, read_bundle
+from neurotool.sentences import random_inputs
 
 if TYPE_CHECKING:
-    from neurotool.student.serialise import LoadedStudent
     from neurotool.validate import Comparison, Inputs, Model
 
 
@@ -36,9 +39,7 @@ Exit code 0: the same within the tolerance; 1: not the same; 2: bad input. Both 
 @click.option(
     "--tolerance",
     type=float,
-    default=0.0,
-    show_default=True,
-    help="Share of a layer's spikes; |Δ| of rates and logits.",
+    help="Share of a layer's spikes; |Δ| of rates and logits.  [default: 0; .2 if one of the two is fixed-point]",
 )
 @click.option("--float32", is_flag=True, help="Single instead of double precision.")
 @nir_options
@@ -50,7 +51,7 @@ def validate(
     b: Path,
     data: Path | None,
     samples: int,
-    tolerance: float,
+    tolerance: float | None,
     float32: bool,
     as_json: bool,
     **conventions: Any,
@@ -58,10 +59,10 @@ def validate(
     """Compare two models spike by spike on real sentences."""
     from neurotool.validate import compare
 
-    model_a, student_a = _load(a, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
-    model_b, student_b = _load(b, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
+    model_a, reader_a = _load(a, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
+    model_b, reader_b = _load(b, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
     tokens = min(model_a.graph.tokens, model_b.graph.tokens)
-    inputs, source = _inputs(student_a or student_b, model_a, data, samples, tokens)
+    inputs, source = _inputs(reader_a or reader_b, model_a, data, samples, tokens)
     steps = track(inputs, "comparing", console=Console(stderr=True), transient=True, disable=as_json)
     result = compare(model_a, model_b, steps, tolerance, rounding=1e-5 if float32 else 1e-9)
     if as_json:
@@ -72,12 +73,17 @@ def validate(
     context.exit(0 if result.passed else 1)
 
 
-def _load(path: Path, float32: bool, conventions: Conventions) -> "tuple[Model, LoadedStudent | None]":
-    """A checkpoint runs as the torch student, other files in the interpreter."""
+def _load(path: Path, float32: bool, conventions: Conventions) -> "tuple[Model, TextReader | None]":
+    """A checkpoint runs as the torch student, a bundle on the emulator, a .nir file in the interpreter."""
     import numpy as np
 
     from neurotool.validate import GraphModel
 
+    if is_bundle(path):
+        from neurotool.lava_runtime.model import EmulatedModel
+
+        bundle = read_bundle(path)
+        return EmulatedModel(bundle.graph), bundle_reader(bundle, path)
     if path.is_dir() or is_nir(path):
         return GraphModel(load_graph(path, conventions), np.float32 if float32 else np.float64), None
     import torch
@@ -86,46 +92,29 @@ def _load(path: Path, float32: bool, conventions: Conventions) -> "tuple[Model, 
     from neurotool.student.serialise import load_student
 
     student = load_student(path)
-    return StudentModel(student.model, torch.float32 if float32 else torch.float64), student
+    return StudentModel(student.model, torch.float32 if float32 else torch.float64), student_reader(student)
 
 
 def _inputs(
-    student: "LoadedStudent | None", model: "Model", data: Path | None, samples: int, tokens: int
+    reader: "TextReader | None", model: "Model", data: Path | None, samples: int, tokens: int
 ) -> "tuple[list[Inputs], str]":
     """The inputs and where they are from."""
-    from neurotool.sentences import SENTENCES, random_inputs, tokenised
-
-    if student is None:
+    if reader is None:
         if data is not None:
-            raise ConfigError(f"--data {data}: neither file is a checkpoint, and only those hold a tokenizer")
+            raise ConfigError(f"--data {data}: neither file is a checkpoint or a bundle, which hold a tokenizer")
         return random_inputs(model.graph, samples), "random inputs: neither file holds a tokenizer"
-    from neurotool.evaluation import validation_examples
-
-    try:
-        examples = validation_examples(data, student.task, student.checkpoint.training)
-        columns = [name for name in ("sentence1", "sentence2") if name in examples.column_names]
-        chosen = examples.select(range(min(samples, len(examples))))
-        texts = list(zip(*(chosen[name] for name in columns), strict=True))
-        source = str(data) if data else f"validation data of {student.task.name}"
-    except DataError as error:
-        if data is not None:
-            raise
-        columns = list(student.task.text_columns)
-        texts = [tuple(SENTENCES[(i + k) % len(SENTENCES)] for k in range(len(columns))) for i in range(len(SENTENCES))]
-        texts, source = texts[:samples], f"built-in sentences ({error})"
-    tokens = min(tokens, student.checkpoint.training.get("plan", {}).get("max_length", tokens))
-    inputs, cut = tokenised(student.tokenizer, texts, tokens)
-    return inputs, f"{source}, {cut} cut to {tokens} tokens" if cut else source
+    texts = read_texts(reader, data, samples, tokens)
+    return texts.inputs, texts.source
 
 
 def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str, time_steps: int) -> None:
-    table = Table(title=f"A {a}\nB {b}", title_justify="left")
-    for column in ("neuron layer", "spikes A", "spikes B", "differ", "agree", "max |Δrate|"):
+    table = Table(title=f"A {a}\nB {b}", title_justify="left", box=box.SIMPLE)
+    for column in ("neuron layer", "spikes A", "spikes B", "agree", "mean |Δrate|", "max"):
         table.add_column(column, justify="left" if column == "neuron layer" else "right", overflow="fold")
     for name, layer in result.layers.items():
         shown = "100 %" if not layer.differing else f"{min(99.99, 100 * layer.agreement):.2f} %"
-        counts = (str(count) for count in (layer.spikes_a, layer.spikes_b, layer.differing))
-        table.add_row(name, *counts, shown, f"{layer.max_rate_difference:.2g}")
+        rates = f"{layer.mean_rate_difference:.2g}", f"{layer.max_rate_difference:.2g}"
+        table.add_row(name, str(layer.spikes_a), str(layer.spikes_b), shown, *rates)
     console.print(table)
     say = click.echo
     say(f"{result.inputs} inputs, T = {time_steps}; {source}")
@@ -140,5 +129,8 @@ def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str
         )
     for problem in result.problems:
         say(f"- {problem}")
-    within = "exactly the same spikes" if result.tolerance == 0 else f"the same within {result.tolerance}"
+    if result.quantised:
+        within = f"the same within {result.tolerance} (mean |Δrate| of each layer, share of predictions)"
+    else:
+        within = "exactly the same spikes" if result.tolerance == 0 else f"the same within {result.tolerance}"
     say(f"PASS: {within}" if result.passed else f"FAIL: not {within}")

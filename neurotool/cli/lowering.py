@@ -1,0 +1,121 @@
+"""From a model file to a Lava bundle: the rooms `export` (lowering) and `lava_runtime` (emulator, bundle) together."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurotool.cli.graphs import Conventions, is_nir, load_graph, student_graph
+from neurotool.cli.reading import TextInputs, TextReader, read_texts, student_reader
+from neurotool.graph import Graph, Neuron
+from neurotool.lava_runtime.bundle import Bundle
+from neurotool.lava_runtime.emulator import Emulation, Emulator
+from neurotool.sentences import random_inputs
+
+RANGE_BATCHES = 2
+"""Ranges of values are taken from that many batches; nearly all are proven from the weights anyway."""
+
+
+def load_for_export(path: Path, conventions: Conventions) -> tuple[Graph, TextReader | None, dict[str, str]]:
+    """The graph, how it reads text if it does, and the files of its tokenizer."""
+    if is_nir(path) or path.is_dir():
+        return load_graph(path, conventions), None, {}
+    from neurotool.student.serialise import load_student
+
+    student = load_student(path)
+    return student_graph(path, student, conventions), student_reader(student), student.checkpoint.tokenizer
+
+
+def calibration_inputs(graph: Graph, reader: TextReader | None, data: Path | None, samples: int) -> TextInputs:
+    if reader is None:
+        return TextInputs(random_inputs(graph, samples), None, "random inputs: the file holds no tokenizer")
+    return read_texts(reader, data, samples, graph.tokens)
+
+
+def ranges(graph: Graph, texts: TextInputs) -> dict[str, float]:
+    """Largest |output| of every node on the first inputs."""
+    emulator, largest = Emulator(graph), dict[str, float]()
+    for batch in texts.batches()[:RANGE_BATCHES]:
+        for name, value in emulator.run(**batch, observe=True).largest.items():
+            largest[name] = max(value, largest.get(name, 0))
+    return largest
+
+
+class Errors:
+    """What the fixed-point graph does otherwise than the one with real parameters, on the calibration inputs."""
+
+    def __init__(self, exact: Graph, fixed: Graph) -> None:
+        self.exact, self.fixed = exact, fixed
+        self.logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self.differences: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
+        self.rates: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
+
+    def run(self, batches: Iterable[dict[str, Any]]) -> "Errors":
+        exact, fixed = Emulator(self.exact), Emulator(self.fixed)
+        for batch in batches:
+            a, b = exact.run(**batch, observe=True), fixed.run(**batch, observe=True)
+            self._compare(a, b, batch.get("attention_mask"))
+        return self
+
+    def _compare(self, a: Emulation, b: Emulation, mask: Any) -> None:
+        for name, rates in a.rates.items():
+            real = np.ones(rates.shape[:2], bool) if mask is None else np.asarray(mask).astype(bool)
+            self.differences[name].append(float(np.abs(rates - b.rates[name])[real].mean()))
+            self.rates[name].append(float(np.abs(rates)[real].mean()))
+        for logits, of in zip(self.logits, (a, b), strict=True):
+            if of.logits is not None:
+                logits.append(of.logits)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Per node with a weight: its relative error; per neuron layer: mean rate and mean |difference| of rates."""
+        from neurotool.export.lower import weight_error
+
+        rows: list[dict[str, Any]] = []
+        for name, node in self.exact.nodes.items():
+            if isinstance(node, Neuron):
+                rate, difference = np.mean(self.rates[name]), np.mean(self.differences[name])
+                rows.append({"layer": name, "rate": float(rate), "rate_error": float(difference)})
+            elif hasattr(node, "weight"):
+                rows.append({"layer": name, "weight_error": weight_error(self.exact, self.fixed, name)})
+        return rows
+
+    def metrics(self, reader: TextReader | None, labels: np.ndarray | None) -> dict[str, Any]:
+        """Of the graph before and after; {} without labels."""
+        if reader is None or labels is None or not self.logits[0]:
+            return {}
+        from neurotool.tasks import compute_metrics
+
+        before, after = (compute_metrics(reader.task, np.concatenate(logits), labels) for logits in self.logits)
+        return {"before": before, "after": after}
+
+
+def make_bundle(
+    path: Path,
+    conventions: Conventions,
+    *,
+    fixed: bool,
+    per_layer: bool,
+    data: Path | None,
+    samples: int,
+) -> Bundle:
+    """Calibrate, lower and measure; with real parameters (`fixed` False) only wrap."""
+    graph, reader, tokenizer = load_for_export(path, conventions)
+    record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    task: dict[str, Any] = {}
+    if reader is not None:
+        task = asdict(reader.task)
+        record["plan"] = {key: reader.plan[key] for key in ("data", "task", "max_length") if key in reader.plan}
+    if fixed:
+        from neurotool.export.lower import WEIGHT_BITS, lower
+
+        texts = calibration_inputs(graph, reader, data, samples)
+        exact, graph = graph, lower(graph, ranges(graph, texts), per_layer)
+        errors = Errors(exact, graph).run(texts.batches())
+        record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}
+        record["calibration"] |= errors.metrics(reader, texts.labels)
+        exponents = "layer" if per_layer else "output channel"
+        record["quantisation"] = {"weight_bits": WEIGHT_BITS, "exponent_per": exponents, "layers": errors.layers()}
+    return Bundle(graph, dict(tokenizer), task, record)
