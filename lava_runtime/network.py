@@ -5,7 +5,8 @@ emission order. All that reads spikes adds up what arrives. A node that is no sy
 which all it reads is complete, and sends its output in that step; synapses, and attention products whose other operand
 is complete, pass on what each step's spikes make of them. Concurrent: every node acts in every step.
 
-A message arrives in the step in which it is sent. On a chip each hop takes a step more, which sums do not mind.
+A message arrives in the step in which it is sent. On a chip each hop takes a step more, which sums do not mind. Lava's
+own Dense, too, hands on one step later: what reads from behind it runs that much later.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from neurotool.graph import Add, Conv1d, Embedding, Gelu, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.lava_runtime.stock import StockParameters, stock_parameters
 
 AT_THE_END = (MeanPool, Readout)
 """Nodes that act in the last step, on averages over the run."""
@@ -61,9 +63,10 @@ class TimeLine:
 
 @dataclass(frozen=True)
 class Network:
-    """A graph with its parts and their time line."""
+    """A graph with its parts and their time line. record: nodes whose messages have to be seen."""
 
     graph: Graph
+    record: tuple[str, ...] = ()
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -72,6 +75,39 @@ class Network:
     @cached_property
     def time_line(self) -> TimeLine:
         return _phased(self.graph) if self.graph.schedule == "phased" else _concurrent(self.graph)
+
+    @cached_property
+    def stock(self) -> dict[str, StockParameters]:
+        """Neuron layers that, each with the Linear before it, are a stock Dense and LIF.
+
+        None where paths with different delays would meet.
+        """
+        graph = self.graph
+        alone = {part.nodes[0] for part in self.parts if len(part.nodes) == 1}
+        found = {
+            name: parameters
+            for name in graph.of_type(Neuron)
+            if {name, graph.source(name, "x")} <= alone - (set(self.record) - {name})
+            and (parameters := stock_parameters(graph, name)) is not None
+        }
+        if not found or graph.feedback:
+            return {}
+        delays = _delays(graph, found)
+        ours = (part for part in self.parts if part.name not in found)
+        meeting = any(len({delays[name] for name in (*part.nodes, *part.reads)}) > 1 for part in ours)
+        return {} if meeting else found
+
+    @cached_property
+    def delays(self) -> dict[str, int]:
+        """Steps by which each node runs later than the source."""
+        return _delays(self.graph, self.stock) if self.stock else dict.fromkeys(self.graph.nodes, 0)
+
+
+def _delays(graph: Graph, stock: dict[str, StockParameters]) -> dict[str, int]:
+    delays: dict[str, int] = {}
+    for name, sources in graph.inputs.items():
+        delays[name] = (name in stock) + max((delays[source] for source in sources), default=0)
+    return delays
 
 
 def _concurrent(graph: Graph) -> TimeLine:

@@ -16,11 +16,16 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.dense.process import Dense
+from lava.proc.lif.process import LIFReset
+from lava.proc.monitor.process import Monitor
 
 from neurotool.errors import OverflowingError
 from neurotool.graph.fixed_point import STATE_BITS
+from neurotool.lava_runtime.emulator import Emulation
 from neurotool.lava_runtime.job import write_results
 from neurotool.lava_runtime.program import Program
+from neurotool.lava_runtime.stock import DU_WITHOUT_MEMORY, StockParameters
 
 FLOAT, FIXED = "floating_pt", "fixed_pt"
 PORT_BITS = 32
@@ -134,6 +139,47 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
     model = type(f"{type(process).__name__}Model", (PartModel,), members)
     decorated: type[PartModel] = tag(precision)(requires(CPU)(implements(type(process), LoihiProtocol)(model)))
     return decorated
+
+
+class StockLayer:
+    """A stock Dense and LIF in place of a Linear and a neuron layer.
+
+    delay: steps by which the LIF runs later than the source; monitored: steps to record, 0 for none.
+    """
+
+    def __init__(self, name: str, parameters: StockParameters, steps: int, delay: int, monitored: int) -> None:
+        self.name, self.steps, self.delay = name, steps, delay
+        width = parameters.weights.shape[:1]
+        self.dense = Dense(weights=parameters.weights, weight_exp=parameters.weight_exp, name=f"dense of {name}")
+        self.lif = LIFReset(
+            shape=width,
+            du=DU_WITHOUT_MEMORY,
+            dv=parameters.dv,
+            vth=parameters.vth,
+            reset_interval=steps,
+            reset_offset=(1 + delay) % steps,  # Lava counts steps from 1
+            name=f"neurons {name}",
+        )
+        self.dense.a_out.connect(self.lif.a_in)
+        self.monitors = {}
+        for port in ("s_out", "v") if monitored else ():
+            self.monitors[port] = Monitor()
+            self.monitors[port].probe(getattr(self.lif, port), monitored)
+
+    def results(self, inputs: int) -> list[Emulation]:
+        """What was monitored, for each input."""
+        spikes, potentials = (self._monitored(port) for port in ("s_out", "v"))
+        results = []
+        for end in range(self.delay + self.steps, self.delay + inputs * self.steps + 1, self.steps):
+            one = spikes[end - self.steps : end, None].astype(np.int8)
+            messages = {self.name: one[-1].astype(np.int32)}
+            results.append(Emulation(messages=messages, spikes={self.name: one}))
+            results[-1].potentials[self.name] = potentials[end - 1, None].astype(np.int64)
+        return results
+
+    def _monitored(self, port: str) -> np.ndarray:
+        recorded: np.ndarray = self.monitors[port].get_data()[self.lif.name][port]
+        return recorded
 
 
 def in_ports(program: Program) -> dict[str, str]:

@@ -26,16 +26,27 @@ class Program:
         self.arithmetic = arithmetic(self.graph, overflow)
         self.record = tuple(n for n in part.nodes if n in record and not isinstance(self.graph.nodes[n], AT_THE_END))
         self.results: list[Emulation] = []
-        self.t = -1
+        self.t = -1 - network.delays[part.name]
+        self.steps = len(inputs.real) * self.time_line.steps
         self._silence: dict[str, np.ndarray] = {}
 
     @property
+    def running(self) -> bool:
+        """False before its delay is over, and while parts behind it finish."""
+        return 0 <= self.t < self.steps
+
+    @property
     def finished(self) -> bool:
-        return self.t == len(self.inputs.real) * self.time_line.steps - 1
+        """Whether this was the last step of the last input."""
+        return self.t == self.steps - 1
 
     def begin_step(self) -> None:
         """Go on to the next step."""
         self.t += 1
+        self.arriving: dict[str, np.ndarray] = {}
+        self.leaving: dict[str, np.ndarray] = {}
+        if not self.running:
+            return
         self.input, step = divmod(self.t, self.time_line.steps)
         self.sweep, self.at = divmod(step, self.time_line.sweep_steps)
         self.real = self.inputs.real[self.input]
@@ -47,18 +58,16 @@ class Program:
             self.result = Emulation()
         if self.at == 0:
             self.before, self.totals = self.totals, {}
-        self.arriving: dict[str, np.ndarray] = {}
-        self.leaving: dict[str, np.ndarray] = {}
 
     def receive(self, name: str, message: np.ndarray) -> None:
         """What node `name` of another part sends in this step."""
-        if message.any():
+        if self.running and message.any():
             self.arriving[name] = message
             self._add(name, message)
 
     def act(self) -> dict[str, np.ndarray]:
         """Run the nodes; what those send that are not silent. Raises OverflowingError."""
-        for name in self.part.nodes:
+        for name in self.part.nodes if self.running else ():
             node, first = self.graph.nodes[name], self.time_line.acts[name]
             if isinstance(node, AT_THE_END):
                 self._read_out(name, node)
@@ -73,7 +82,7 @@ class Program:
 
     def end_step(self) -> None:
         """Keep what the input gave, after its last step."""
-        if (self.t + 1) % self.time_line.steps:
+        if not self.running or (self.t + 1) % self.time_line.steps:
             return
         for name in self.record:
             self.result.messages[name] = self._total(name)

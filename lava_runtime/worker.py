@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file
+from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file, write_results
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.program import Program
 
@@ -35,45 +35,65 @@ def run(folder: Path) -> None:
     from neurotool.lava_runtime.processes import FIXED, FLOAT, model_of
 
     job = read_job(folder)
-    network = Network(job.graph)
-    processes = build(network, job, folder)
+    network = Network(job.graph, job.record)
+    processes, stock = build(network, job, folder)
     precision = FIXED if job.graph.fixed_point else FLOAT
     # Models are named, not searched for: Lava would run every file beside processes.py, once for each process.
     models = {process: model_of(process, precision) for process in processes}
     settings = Loihi2SimCfg(select_tag=precision, exception_proc_model_map=models)
-    first = processes[0]
+    first, inputs = processes[0], len(job.inputs.real)
     first.create_runtime(run_cfg=settings, compile_config={"pypy_channel_size": CHANNEL_SIZE})
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(first.runtime, folder, done), daemon=True)
     watch.start()
-    for number in range(len(job.inputs.real)):
+    delay = max(network.delays.values())
+    for number in range(inputs):
         print(number, flush=True)
+        steps = network.time_line.steps + (delay if number == 0 else 0)
         try:
-            first.run(condition=RunSteps(network.time_line.steps), run_cfg=settings)
+            first.run(condition=RunSteps(steps), run_cfg=settings)
         except RuntimeError:  # Lava has noticed by itself that a process failed
             _fail_with_process(first.runtime, folder)
             raise
-    print(len(job.inputs.real), flush=True)
+    print(inputs, flush=True)
     done.set()
     watch.join()
+    for number, layer in enumerate(stock, start=len(processes)):
+        if layer.monitors:
+            write_results(result_file(folder, number), layer.results(inputs))
     first.stop()
 
 
-def build(network: Network, job: Job, folder: Path) -> list[Any]:
-    """The processes, connected."""
-    from neurotool.lava_runtime.processes import KINDS, in_ports, out_ports
+def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any]]:
+    """Our processes and the stock ones, connected."""
+    from neurotool.lava_runtime.processes import KINDS, StockLayer, in_ports, out_ports
 
-    programs = [Program(network, part, job.inputs, job.record, job.overflow) for part in network.parts]
+    stock_nodes = {node for name in network.stock for node in (name, network.graph.source(name, "x"))}
+    parts = [part for part in network.parts if part.name not in stock_nodes]
+    programs = [Program(network, part, job.inputs, job.record, job.overflow) for part in parts]
     processes = [KINDS[p.part.kind](p, result_file(folder, i)) for i, p in enumerate(programs)]
+    steps, delays = network.time_line.steps, network.delays
+    total = len(job.inputs.real) * steps + max(delays.values())
+    stock = {
+        name: StockLayer(name, parameters, steps, delays[name], total if name in job.record else 0)
+        for name, parameters in network.stock.items()
+    }
     sending = {
         name: getattr(process, port)
         for process, program in zip(processes, programs, strict=True)
         for port, name in out_ports(program).items()
-    }
+    } | {name: layer.lif.s_out for name, layer in stock.items()}
     for process, program in zip(processes, programs, strict=True):
         for port, name in in_ports(program).items():
-            sending[name].connect(getattr(process, port))
-    return processes
+            connect(sending[name], getattr(process, port))
+    for name, layer in stock.items():
+        connect(sending[network.graph.source(network.graph.source(name, "x"), "x")], layer.dense.s_in)
+    return processes, list(stock.values())
+
+
+def connect(source: Any, target: Any) -> None:
+    """Stock processes know no tokens: what is (1, width) for us is (width,) for them."""
+    (source if source.shape == target.shape else source.reshape(target.shape)).connect(target)
 
 
 def _watch(runtime: Any, folder: Path, done: threading.Event) -> None:
