@@ -48,7 +48,7 @@ class IntegerArithmetic(Arithmetic):
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         multiplier, shift = self._fixed(name).rescale[port]
-        wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30
+        wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
         return rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
 
     def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
