@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": LazyCommand("neurotool.cli.predict:predict", "Classify or score texts."),
     "export": LazyCommand("neurotool.cli.export:export", "Write a model as NIR, or draw its layer graph."),
     "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
+    "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
 
