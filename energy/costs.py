@@ -1,11 +1,12 @@
 """Cost models: what an operation costs, from data files in which every number has its source (energy/models/*.json)."""
 
-import itertools
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from neurotool.energy.counts import NodeCount
 from neurotool.energy.operations import OPERATIONS, Operations
@@ -60,12 +61,8 @@ class Memory:
 
     def access(self, size: float, bits: int) -> float:
         """pJ of reading or writing `bits` in `size` bytes: linear between the sizes known, constant beyond."""
-        (small, least), (_, most) = self.sram[0], self.sram[-1]
-        energy = least.value if size <= small else most.value
-        for (below, low), (above, high) in itertools.pairwise(self.sram):
-            if below < size < above:
-                energy = low.value + (high.value - low.value) * (size - below) / (above - below)
-        return energy * bits / self.read_bits
+        energy = np.interp(size, [known for known, _ in self.sram], [constant.value for _, constant in self.sram])
+        return float(energy) * bits / self.read_bits
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,9 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
     spiking = spiking_sources(graph)
     events = {}
     for name, node in graph.nodes.items():
-        for port in node.ports if isinstance(node, (Linear, Conv1d, MatMul)) else ():
+        for port in node.ports:
             sources = spiking[graph.source(name, port)]
-            if not sources:
+            if not sources or not isinstance(node, (Linear, Conv1d, MatMul)):
                 continue
             if isinstance(node, Conv1d):
                 raise DataError(f"node {name} (Conv1d): spikes per layer do not say which tokens it reached")
@@ -170,8 +170,8 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
                 layers = [activity.fed_back[name]]
             else:
                 layers = [activity.layers[source] for source in sources]
-            operations = sum(_accumulates(name, node, layer, skip_zero) for layer in layers)
-            events[name, port] = SynapseEvents(sum(layer.spikes for layer in layers), operations)
+            operations = [_accumulates(name, node, layer, skip_zero) for layer in layers]
+            events[name, port] = SynapseEvents(sum(layer.spikes for layer in layers), sum(operations))
     return events
 
 

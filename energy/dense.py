@@ -42,12 +42,9 @@ def dense_graph(config: dict[str, Any], labels: int = 2) -> Graph:
     kind = config.get("model_type", "bert")
     if kind not in ("bert", "distilbert"):
         raise ConfigError(f"model_type is {kind!r}: dense networks are counted for bert and distilbert")
-    sizes = {name: config.get(name, config.get(short)) for name, short in _SYNONYMS.items()}
-    positions, vocabulary = config.get("max_position_embeddings", 512), config.get("vocab_size", 30522)
-    for name, size in (*sizes.items(), ("max_position_embeddings", positions), ("vocab_size", vocabulary)):
-        if type(size) is not int or size < 1:
-            raise ConfigError(f"{name} is {size!r}: the configuration must give a whole number of at least 1")
-    width, layers, heads, inner = sizes.values()
+    width, layers, heads, inner = (_size(config, name, short) for name, short in _SYNONYMS.items())
+    positions = _size({"max_position_embeddings": 512} | config, "max_position_embeddings")
+    vocabulary = _size({"vocab_size": 30522} | config, "vocab_size")
     build = GraphBuilder()
     word = build.add("embedding.word", Embedding(_shape(vocabulary, width)))
     position = build.add("embedding.position", Embedding(_shape(positions, width), "position_ids"))
@@ -62,6 +59,13 @@ def dense_graph(config: dict[str, Any], labels: int = 2) -> Graph:
     pooled = build.add("pool", MeanPool("first"), x)
     build.add("pooler_and_classifier", Readout(_shape(width + labels, width), _shape(width + labels)), pooled)
     return build.build(time_steps=1, schedule="phased", tokens=positions, metadata={"model_type": kind})
+
+
+def _size(config: dict[str, Any], name: str, synonym: str = "") -> int:
+    size = config.get(name, config.get(synonym))
+    if type(size) is not int or size < 1:
+        raise ConfigError(f"{name} is {size!r}: the configuration must give a whole number of at least 1")
+    return size
 
 
 def _encoder_layer(build: GraphBuilder, name: str, x: str, width: int, heads: int, inner: int) -> str:
@@ -118,11 +122,13 @@ def named_config(name: str) -> dict[str, Any]:
 
 
 def teacher_config(student: dict[str, Any], training: dict[str, Any]) -> dict[str, Any] | None:
-    """The teacher's configuration from a checkpoint's student configuration and training record, where it is known.
+    """The teacher's configuration from a checkpoint's student configuration and training record; None if not known.
 
-    Student and teacher have the same widths unless training was told otherwise.
+    Records without the teacher's shape are of students with the teacher's widths, unless training was told otherwise.
     """
     teacher, changed = training.get("teacher", {}), training.get("plan", {}).get("student", {})
+    if "shape" in teacher:
+        return dict(teacher["shape"]) | {"model_type": "bert"}
     if "layers" not in teacher or {"hidden_size", "intermediate_size", "num_attention_heads"} & set(changed):
         return None
     return student | {"model_type": "bert", "num_hidden_layers": teacher["layers"]}

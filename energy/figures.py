@@ -22,7 +22,7 @@ class Point(NamedTuple):
 
 def energy_bars(report: Report) -> str:
     """µJ per inference of every synapse and kind of node, dense twin and spiking, one panel a cost model."""
-    accounts = [i for i in range(len(report.accounts)) if report.accounts[i].total.total]
+    accounts = [i for i, account in enumerate(report.accounts) if account.known]
     if not accounts:
         return ""
     names = [row.name for row in rows(report)]
@@ -38,6 +38,7 @@ def energy_bars(report: Report) -> str:
         panel.barh([y + 0.2 for y in places], widths, 0.4, color=SPIKING, label="spiking")
         panel.set(xlabel="µJ per inference", title=report.accounts[i].title)
         panel.grid(axis="x", alpha=0.3)
+        panel.margins(y=0.01)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     panels[0].legend(loc="lower right")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -49,7 +50,8 @@ COLUMNS = (
 def total_row(report: Report, account: int = 0) -> Row:
     inputs = report.counts.activity.inputs
     dense = report.twins[account].per_inference if account < len(report.twins) else None
-    return Row("total", "", report.counts.nodes, report.accounts[account].per_inference, dense, inputs)
+    spiking = report.accounts[account].per_inference if report.accounts[account].known else None
+    return Row("total", report.counts.nodes, spiking, dense, inputs)
 
 
 def to_json(report: Report) -> str:
@@ -110,7 +112,7 @@ def _account(account: Priced) -> dict[str, Any]:
         "model": account.model.name,
         "numbers": account.numbers.name,
         "network": "dense twin" if account.dense else "spiking",
-        "picojoule_per_inference": account.per_inference,
+        "picojoule_per_inference": account.per_inference if account.known else None,
         "picojoule_by_operation": account.total.by_kind,
         "constants": {name: asdict(constant) for name, constant in account.numbers.constants.items()},
         "leaves_out": account.model.leaves_out,
@@ -162,7 +164,7 @@ def to_latex(report: Report) -> str:
     return latex_table(headings, cells, above + [comparison.verdict() for comparison in report.comparisons])
 
 
-def latex_table(headings: tuple[str, ...], cells: list[tuple[str, ...]], comments: list[str]) -> str:
+def latex_table(headings: tuple[str, ...], cells: Sequence[tuple[str, ...]], comments: list[str]) -> str:
     """For \\usepackage{booktabs}."""
     lines = [f"% {comment}" for comment in comments]
     lines += [r"\begin{tabular}{l" + "r" * (len(headings) - 1) + "}", r"\toprule", _tex_line(headings), r"\midrule"]

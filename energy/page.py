@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
+from neurotool.energy.cores import core_loads
 from neurotool.energy.costs import CostModel
 from neurotool.energy.figures import Point, accuracy_energy, energy_bars, heat_map
 from neurotool.energy.formats import COLUMNS, digits, latex_table, microjoule, nonzero, si, total_row
@@ -20,7 +22,7 @@ class Table:
 
     caption: str
     headings: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     folded: bool = False
 
 
@@ -62,7 +64,7 @@ def report_page(report: Report, figures: bool = True) -> Page:
         lead=lead,
         points=[(comparison.verdict(), comparison.wins) for comparison in report.comparisons],
         figures=[(caption, svg) for caption, svg in drawn if svg],
-        tables=[_layers(report), _rivals(report), *_traces(report), _constants(report)],
+        tables=[_layers(report), _rivals(report), *_cores(report), *_traces(report), _constants(report)],
         notes=notes(report),
     )
 
@@ -96,7 +98,7 @@ def notes(report: Report) -> list[str]:
 
 def _accuracy(report: Report) -> str:
     metric = next(iter(report.metrics), None)
-    if metric is None or not report.accounts[0].total.total:
+    if metric is None or not report.accounts[0].known:
         return ""
     account = report.accounts[0]
     steps = f"T = {report.counts.activity.time_steps}"
@@ -129,8 +131,30 @@ def _rivals(report: Report) -> Table:
         for comparison in report.comparisons
     ]
     alone = [a for a in report.accounts if all(c.spiking.model != a.model for c in report.comparisons)]
-    cells += [(a.title, microjoule(a.per_inference) if a.rows else "", "none", "", "", "", "") for a in alone]
+    cells += [
+        (a.title, microjoule(a.per_inference) if a.known else "not published", "none", "", "", "", "") for a in alone
+    ]
     return Table("Energy per inference against the rivals", headings, cells)
+
+
+def _cores(report: Report) -> list[Table]:
+    """Where the prices are those of a chip, what its busiest core has to do."""
+    loads = core_loads(report.counts)
+    if not loads or not any(account.model.spiking_only for account in report.accounts):
+        return []
+    busiest = max(loads, key=lambda load: load.synaptic_operations)
+    cells = [
+        (
+            load.name + (" (busiest)" if load is busiest else ""),
+            str(load.cores),
+            digits(load.synaptic_operations),
+            digits(load.neuron_updates),
+        )
+        for load in loads
+    ]
+    total = sum(load.cores for load in loads)
+    caption = f"Cores of 8-bit weights ({total} in all) and their load per core and time step, one token a step"
+    return [Table(caption, ("weights", "cores", "synaptic operations", "neuron updates"), cells)]
 
 
 def _traces(report: Report) -> list[Table]:
@@ -161,7 +185,7 @@ def _constants(report: Report) -> Table:
     return Table("Constants and their sources", headings, list(made), folded=True)
 
 
-def _constants_of(model: CostModel) -> list[tuple[str, ...]]:
+def _constants_of(model: CostModel) -> Sequence[tuple[str, ...]]:
     constants = [(f"{n.name} {name}", c) for n in model.formats.values() for name, c in n.constants.items()]
     if model.memory is not None:
         read = f"{model.memory.read_bits}-bit read of SRAM"

@@ -34,12 +34,9 @@ class Priced:
         return f"{self.model.title}, {self.numbers.name}"
 
     @property
-    def not_counted(self) -> tuple[str, ...]:
-        """Nodes without a rule, and kinds of operation without a price."""
-        missing = self.model.unpriced(self.counts.total(self.dense))
-        return tuple(f"node {name}" for name in self.counts.uncounted) + tuple(
-            kind.replace("_", " ") for kind in missing
-        )
+    def known(self) -> bool:
+        """Whether the model has any price: without one there is no energy, not an energy of 0."""
+        return bool(self.model.operations)
 
 
 def priced(counts: Counts, model: CostModel, numbers: NumberFormat, dense: bool = False) -> Priced:
@@ -92,16 +89,15 @@ class Comparison:
     def verdict(self) -> str:
         """One sentence or two: who needs less, and where the border is."""
         percent = f"{100 * self.share:.3g} %"
-        how = (
-            f"{self.title}: the spiking network {'needs' if self.wins else 'LOSES: it needs'} {percent} of {self.rival}"
-        )
+        title = self.title[0].upper() + self.title[1:]
+        how = f"{title}: the spiking network {'needs' if self.wins else 'LOSES: it needs'} {percent} of {self.rival}"
         steps = self.spiking.counts.activity.steps
         if self.break_even <= 0:
             return f"{how}. It would lose without a single spike: what does not depend on spikes is already dearer."
         if math.isinf(self.break_even):
             return f"{how}."
         now = self.spiking.counts.spikes_per_synapse
-        border = f"{self.break_even:.3g} spikes per synapse (rate {self.break_even_rate:.3g} at T = {steps})"
+        border = f"{self.break_even:.3g} spikes per synapse (rate {self.break_even_rate:.3g} over {steps} steps)"
         if self.break_even_rate >= 1:
             return f"{how}. It would lose only above {border}, more than neurons can send; it sends {now:.3g}."
         return f"{how}. It {'loses above' if self.wins else 'would win below'} {border}; it sends {now:.3g}."
@@ -169,11 +165,12 @@ class Report:
 
     @property
     def not_counted(self) -> list[str]:
-        """What occurs in the network and is in no total, with the model that lacks it."""
-        lacking = [(account.model.name, what) for account in self.accounts for what in account.not_counted]
-        return [
-            f"{what} (no price in {model})" if "node" not in what else what for model, what in dict.fromkeys(lacking)
-        ]
+        """What occurs in the network and is in no total."""
+        said = [f"no rule for node {name}" for name in self.counts.uncounted]
+        for account in self.accounts:
+            if missing := account.model.unpriced(self.counts.total()):
+                said.append(f"{account.model.name} has no price for {', '.join(missing).replace('_', ' ')}")
+        return said
 
 
 def build_report(
@@ -227,7 +224,6 @@ class Row:
     """Nodes that a reader sees as one line; counts per inference, energies in pJ per inference."""
 
     name: str
-    kind: str
     nodes: tuple[NodeCount, ...]
     spiking: float | None
     dense: float | None
@@ -257,19 +253,18 @@ class Row:
         return self.spiking / self.dense if self.spiking is not None and self.dense else None
 
 
-def rows(report: Report, every_node: bool = False, account: int = 0) -> list[Row]:
-    """Synapses one by one and other nodes by kind, or every node by itself; under the `account`-th cost model."""
+def rows(report: Report, account: int = 0) -> list[Row]:
+    """Synapses one by one, then other nodes by kind, under the `account`-th cost model."""
     inputs = report.counts.activity.inputs
-    spiking = report.accounts[account].rows
-    dense = report.twins[account].rows if account < len(report.twins) else [None] * len(spiking)
+    priced_by, twin = report.accounts[account], report.twins[account] if account < len(report.twins) else None
     groups: dict[str, list[int]] = {}
     for i, node in enumerate(report.counts.nodes):
-        groups.setdefault(node.name if every_node or node.synapses else f"all {node.kind}", []).append(i)
+        groups.setdefault(node.name if node.synapses else node.kind, []).append(i)
     made = []
     for name, members in groups.items():
         nodes = tuple(report.counts.nodes[i] for i in members)
-        ours = sum(spiking[i].total for i in members) / inputs
-        theirs = None if dense[members[0]] is None else sum(dense[i].total for i in members) / inputs  # type: ignore[union-attr]
-        title = f"{len(nodes)} × {nodes[0].kind}" if name.startswith("all ") else name.removesuffix(".linear")
-        made.append(Row(title if not every_node else name, nodes[0].kind, nodes, ours, theirs, inputs))
-    return sorted(made, key=lambda row: row.name[0].isdigit())  # stable: groups last
+        spiking = sum(priced_by.rows[i].total for i in members) / inputs if priced_by.known else None
+        dense = None if twin is None else sum(twin.rows[i].total for i in members) / inputs
+        title = name.removesuffix(".linear") if nodes[0].synapses else f"{len(nodes)} × {name}"
+        made.append(Row(title, nodes, spiking, dense, inputs))
+    return sorted(made, key=lambda row: not row.nodes[0].synapses)  # stable

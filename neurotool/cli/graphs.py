@@ -54,9 +54,14 @@ def load_graph(path: Path, conventions: Conventions) -> Graph:
         from neurotool.export.nir import read_nir
 
         return read_nir(path, **conventions)
-    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value]
-    if given:
-        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")
+    refuse_conventions(path, conventions)
     from neurotool.student.serialise import load_student
 
     return load_student(path).model.to_graph()
+
+
+def refuse_conventions(path: Path, conventions: Conventions) -> None:
+    """Raises ConfigError where options for foreign .nir files are given for a checkpoint."""
+    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value]
+    if given:
+        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
-from neurotool.cli.graphs import Conventions, is_nir, load_graph
+from neurotool.cli.graphs import Conventions, is_nir, load_graph, refuse_conventions
 from neurotool.errors import ConfigError, DataError
 from neurotool.graph import Graph
 
@@ -60,6 +60,7 @@ def measure_file(path: Path, conventions: Conventions, source: Source) -> Measur
     """Counts of a .ckpt (by the torch student) or of any other model file (by the interpreter)."""
     if path.is_dir() or is_nir(path):
         return _interpreted(path, load_graph(path, conventions), source)
+    refuse_conventions(path, conventions)
     from neurotool.student.serialise import load_student
 
     student = load_student(path)
