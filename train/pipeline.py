@@ -124,7 +124,12 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     seconds = time.monotonic() - started
     if is_first_process():
         training = {
-            "teacher": {"name": plan.teacher, "layers": model.config.num_hidden_layers, "metrics": teacher_metrics},
+            "teacher": {
+                "name": plan.teacher,
+                "layers": model.config.num_hidden_layers,
+                "shape": {name: getattr(model.config, name) for name in ("num_hidden_layers", *_SHAPE)},
+                "metrics": teacher_metrics,
+            },
             "metrics": result.metrics,
             "data": {"name": data.task.name, "hashes": data.hashes, "validation_size": len(validation)},
             "plan": plan.to_dict(),

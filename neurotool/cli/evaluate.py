@@ -143,7 +143,8 @@ def _print_rates(console: Console, result: "Evaluation") -> None:
     for column in ("neuron layer", "neurons", "mean rate", ""):
         table.add_column(column, justify="right" if column in ("neurons", "mean rate") else "left")
     for name, layer in result.activity.layers.items():
-        table.add_row(name, str(layer.neurons), f"{layer.rate:.3f}", "#" * round(_BAR * layer.rate))
+        rate = result.activity.rate(name)
+        table.add_row(name, str(layer.neurons), f"{rate:.3f}", "#" * round(_BAR * rate))
     console.print(table)
 
 
