@@ -3,15 +3,10 @@
 `python -m neurotool.lava_runtime.selfcheck` is the worker; `check_lava()` starts it.
 """
 
-import contextlib
-import os
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
 
 from neurotool.lava_runtime import compatibility
+from neurotool.lava_runtime.session import run_in_own_session
 
 TIMEOUT = 60.0
 """Seconds. An exception inside a Lava process model hangs its parent for ever; a good run takes about one second."""
@@ -29,35 +24,6 @@ def check_lava(timeout: float = TIMEOUT) -> str | None:
         lines = output.strip().splitlines() or [f"the Lava worker ended with exit code {exit_code}"]
         return lines[-1]
     return None
-
-
-def run_in_own_session(command: Sequence[str], timeout: float) -> tuple[int | None, str]:
-    """Run a command that starts processes of its own, and leave none of them behind, whatever happens.
-
-    Lava's processes survive the death of their parent, so the whole process group is killed at the end.
-
-    Returns:
-        exit code (None after `timeout` seconds) and the combined output, bytes that are not UTF-8 replaced.
-    """
-    with tempfile.TemporaryFile() as output:  # not a pipe: a surviving grandchild would keep that open
-        worker = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            exit_code = worker.wait(timeout)
-        except subprocess.TimeoutExpired:
-            exit_code = None
-        finally:
-            _end_group(worker.pid)
-            worker.wait()
-        output.seek(0)
-        return exit_code, output.read().decode(errors="replace")
-
-
-def _end_group(group: int) -> None:
-    # Nobody left: ProcessLookupError, and on macOS PermissionError when only zombies are.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
 
 
 def run_tiny_network() -> float:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -37,32 +38,34 @@ def show_fit(console: Console, report: "FitReport") -> None:
 
 
 def _rules(report: "FitReport") -> Table:
-    table = Table(title=f"Design rules of {report.chip.name}", title_justify="left")
-    for column in ("rule", "", "finding", "limit", "source"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=f"Design rules of {report.chip.name}", title_justify="left", box=box.SIMPLE, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for finding in report.findings:
         status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
-        table.add_row(finding.rule, status, finding.detail, finding.limit, finding.source)
+        limit = f"; limit {finding.limit} ({finding.source})" if finding.limit else ""
+        table.add_row(status, f"[bold]{finding.rule}[/]: {finding.detail}{limit}")
     return table
 
 
 def _layers(report: "FitReport") -> Table:
-    table = Table(title="Use, for one token's copy of each layer", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for column in ("neurons", "synapses", "synapse bits", "state bits", "axons in", "axons out", "cores", "in turn"):
+    table = Table(
+        title="Use, for one token's copy of each layer", title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1)
+    )
+    table.add_column("layer", no_wrap=True)
+    for column in ("neurons", "synapses", "kbit", "axons in", "out", "cores", "turns"):
         table.add_column(column, justify="right")
     for layer in report.layers:
         numbers = (
             layer.neurons,
             layer.synapses,
-            layer.synapse_bits,
-            layer.state_bits,
+            round((layer.synapse_bits + layer.state_bits) / 1000),
             layer.input_axons,
             layer.output_axons,
             layer.cores,
         )
         in_turn = "-" if layer.cores_in_turn is None else str(layer.cores_in_turn)
-        table.add_row(layer.name, *(f"{number:,}" for number in numbers), in_turn)
+        table.add_row(layer.name, *(str(number) for number in numbers), in_turn)
     return table
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -13,17 +13,23 @@ import numpy as np
 from neurotool.cli import json_option
 from neurotool.errors import DataError
 
+if TYPE_CHECKING:
+    from neurotool.tasks import Task
+
 
 @click.command(
     epilog="""\b
 Examples:
   neurotool predict model.ckpt "a moving film" "a waste of time"
-  neurotool predict model.ckpt - < sentences.txt          one text a line; pairs: two texts with a tab between
+  neurotool predict model.ckpt - < sentences.txt
+  neurotool predict model.ckpt "$(printf 'first text\\tsecond text')"
+
+- reads one text a line from standard input. A student of pairs reads two texts with a tab between.
 """
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1, required=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
 @json_option
 def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: bool) -> None:
     """Classify or score texts."""
@@ -35,27 +41,20 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
     empty = True
     while batch := list(islice(source, batch_size)):
         empty = False
-        pairs = [_split(text, len(task.text_columns)) for text in batch]
+        pairs = [split_columns(text, len(task.text_columns)) for text in batch]
         _warn_of_long_texts(pairs, tokenizer, student.config.max_position_embeddings)
         logits = run(student, tokenizer, pairs)
         for text, row in zip(batch, logits, strict=True):
-            if task.regression:
-                result = {"text": text, "score": float(row[0])}
-                line = f"{row[0]:.3f}"
-            else:
-                probabilities = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
-                label = task.label_names[int(row.argmax())]
-                named = dict(zip(task.label_names, map(float, probabilities), strict=True))
-                result = {"text": text, "label": label, "probabilities": named}
-                line = f"{label}  {probabilities.max():.3f}"
-            click.echo(json.dumps(result, ensure_ascii=False) if as_json else f"{line}  {text}")
+            result = prediction(task, text, row)
+            click.echo(json.dumps(result, ensure_ascii=False) if as_json else shown(result))
     if empty:
         raise DataError("standard input: no text in it; give one text a line")
 
 
 def _warn_of_long_texts(texts: list[tuple[str, ...]], tokenizer: Any, length: int) -> None:
-    lengths = map(len, tokenizer(*(list(column) for column in zip(*texts, strict=True)))["input_ids"])
-    if cut := sum(n > length for n in lengths):
+    columns = (list(column) for column in zip(*texts, strict=True))
+    encodings = tokenizer(*columns, truncation=True, max_length=length).encodings
+    if cut := sum(bool(encoding.overflowing) for encoding in encodings):
         click.echo(f"{cut} of {len(texts)} texts are longer than {length} tokens: cut", err=True)
 
 
@@ -69,10 +68,32 @@ def _lines() -> Iterator[str]:
             yield text
 
 
-def _split(text: str, columns: int) -> tuple[str, ...]:
-    parts = tuple(text.split("\t")) if columns == 2 else (text,)
+def prediction(task: "Task", text: str | None, logits: np.ndarray) -> dict[str, Any]:
+    """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
+    known = {} if text is None else {"text": text}
+    if task.regression:
+        return known | {"score": float(logits[0])}
+    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    label = task.label_names[int(logits.argmax())]
+    return known | {
+        "label": label,
+        "probabilities": dict(zip(task.label_names, map(float, probabilities), strict=True)),
+    }
+
+
+def shown(result: dict[str, Any]) -> str:
+    """A prediction on one line."""
+    if "score" in result:
+        return f"{result['score']:.3f}  {result['text']}"
+    return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {result['text']}"
+
+
+def split_columns(text: str, columns: int) -> tuple[str, ...]:
+    """One text, or the two of a pair with a tab between. Raises DataError."""
+    parts = tuple(text.split("\t"))
+    wanted = "pairs, two texts with a tab between" if columns == 2 else "single texts; write a space for a tab"
     if len(parts) != columns:
-        raise DataError(
-            f"{text[:40]!r} has {len(parts)} part(s): this student reads pairs, two texts with a tab between"
-        )
+        raise DataError(f"{text[:40]!r} has {len(parts)} part(s) between tabs: this student reads {wanted}")
+    if not all(part.strip() for part in parts):
+        raise DataError(f"{text[:40]!r} has an empty text: nothing can be said about it, leave it out")
     return parts

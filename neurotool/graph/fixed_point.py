@@ -70,6 +70,7 @@ def rescaled(x: Whole, multiplier: int, shift: int) -> Whole:
     """x * multiplier / 2^shift to the nearest integer, half up. The type of x must hold the product."""
     if multiplier != 1:
         x = x * multiplier
+    shift = min(shift, 62)  # far beyond what any x holds; a larger one would not fit an integer
     return x if shift == 0 else (x + (1 << (shift - 1))) >> shift
 
 

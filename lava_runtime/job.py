@@ -1,0 +1,84 @@
+"""The folder through which a run on Lava and its worker talk: a job goes in, results or an error come out.
+
+job.json, job.safetensors   graph, inputs and what to record
+results-*.npz               what one process recorded
+error.json                  type, text and traceback of what went wrong
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from neurotool.graph import Graph
+from neurotool.lava_runtime.emulator import Emulation, Entering
+from neurotool.lava_runtime.integer import Overflow
+
+DESCRIPTION, ARRAYS, ERROR = "job.json", "job.safetensors", "error.json"
+RECORDED = ("messages", "spikes", "potentials")
+
+
+@dataclass(frozen=True)
+class Job:
+    """record: nodes whose messages, spikes and potentials are kept."""
+
+    graph: Graph
+    inputs: Entering
+    record: tuple[str, ...] = ()
+    overflow: Overflow = "error"
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Into an existing folder."""
+    description, weights = job.graph.to_arrays()
+    groups = {"graph": weights, "tables": job.inputs.tables, "values": job.inputs.values}
+    arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
+    arrays["real/"] = job.inputs.real
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
+    settings = {"graph": description, "record": list(job.record), "overflow": job.overflow}
+    (folder / DESCRIPTION).write_text(json.dumps(settings), encoding="utf-8")
+
+
+def read_job(folder: Path) -> Job:
+    """What write_job wrote."""
+    settings = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    groups: dict[str, dict[str, np.ndarray]] = {"graph": {}, "tables": {}, "values": {}, "real": {}}
+    for key, array in load_file(folder / ARRAYS).items():
+        group, name = key.split("/")
+        groups[group][name] = array
+    graph = Graph.from_arrays(settings["graph"], groups["graph"])
+    inputs = Entering(groups["tables"], groups["values"], groups["real"][""])
+    return Job(graph, inputs, tuple(settings["record"]), settings["overflow"])
+
+
+def result_file(folder: Path, process: int) -> Path:
+    return folder / f"results-{process}.npz"
+
+
+def write_results(path: Path, results: list[Emulation]) -> None:
+    """One Emulation for each input -> one file for the batch. Nothing is written where nothing was recorded."""
+    arrays = {
+        f"{kind}/{name}": np.stack([getattr(result, kind)[name] for result in results])
+        for kind in RECORDED
+        for name in getattr(results[0], kind)
+    }
+    if results[0].logits is not None:
+        arrays["logits/"] = np.stack([result.logits for result in results if result.logits is not None])
+    if arrays:
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def read_results(folder: Path) -> Emulation:
+    """What all processes recorded."""
+    result = Emulation()
+    for path in folder.glob("results-*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            for key, array in arrays.items():
+                kind, name = key.split("/")
+                if kind == "logits":
+                    result.logits = array
+                else:
+                    getattr(result, kind)[name] = array
+    return result

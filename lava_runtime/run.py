@@ -1,0 +1,80 @@
+"""Running a layer graph on Lava, in a worker process."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurotool.errors import LavaError, OverflowingError
+from neurotool.graph import Graph
+from neurotool.lava_runtime import compatibility
+from neurotool.lava_runtime.emulator import Emulation, entering
+from neurotool.lava_runtime.integer import Overflow
+from neurotool.lava_runtime.job import ERROR, Job, read_results, write_job
+from neurotool.lava_runtime.session import run_in_own_session
+
+
+def run_on_lava(
+    graph: Graph,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    values: dict[str, np.ndarray] | None = None,
+    record: tuple[str, ...] = (),
+    overflow: Overflow = "error",
+    timeout: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    python: str = sys.executable,
+) -> Emulation:
+    """Run a batch on Lava, one input after another, and leave no process behind.
+
+    record: nodes whose messages, spikes and potentials are kept. timeout: seconds, none by default. progress: called
+    with the number of inputs that are done. python: interpreter of the worker; it needs numpy, scipy, safetensors and
+    Lava. Other arguments as in Emulator.run, whose result it gives, without events.
+    Raises DataError for inputs the graph cannot take, LavaError with the traceback of the process that failed, or
+    OverflowingError.
+    """
+    inputs = entering(graph, input_ids, attention_mask, token_type_ids, values or {})
+    return run_jobs([Job(graph, inputs, record, overflow)], timeout, progress, python)[0]
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    timeout: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    python: str = sys.executable,
+) -> list[Emulation]:
+    """Run several networks, one after another in one worker, which saves its start. See run_on_lava."""
+    if python == sys.executable and (problem := compatibility.installation_problem()):
+        way_out = f"use the emulator (neurotool run … --backend emulator), or run: {compatibility.install_command()}"
+        raise LavaError(f"Lava cannot be used: {problem}; {way_out}")
+    with tempfile.TemporaryDirectory(prefix="neurotool-lava-") as root:
+        folders = [Path(root, str(i)) for i in range(len(jobs))]
+        for folder, job in zip(folders, jobs, strict=True):
+            folder.mkdir()
+            write_job(folder, job)
+        command = [python, "-m", "neurotool.lava_runtime.worker", *map(str, folders)]
+        exit_code, output = run_in_own_session(command, timeout, progress)
+        for folder in folders:
+            if (folder / ERROR).exists():
+                raise _error(json.loads((folder / ERROR).read_text(encoding="utf-8")))
+        if exit_code is None:
+            raise LavaError(f"Lava has not finished within {timeout:g} s: allow more time or run fewer inputs")
+        if exit_code != 0:
+            last = (output.strip().splitlines() or ["no output"])[-1]
+            raise LavaError(f"the Lava worker ended with exit code {exit_code}: {last}")
+        return [read_results(folder) for folder in folders]
+
+
+def _error(report: dict[str, str]) -> LavaError | OverflowingError:
+    """What the worker left; the traceback of the process that failed is its cause."""
+    if report["type"] == OverflowingError.__name__:
+        error: LavaError | OverflowingError = OverflowingError(report["message"])
+    else:
+        error = LavaError(f"Lava failed: {report['type']}: {report['message']}; neurotool --debug … shows where")
+    error.__cause__ = RuntimeError(report["traceback"])
+    return error

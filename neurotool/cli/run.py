@@ -1,0 +1,195 @@
+"""`neurotool run`."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from neurotool.cli import json_option
+from neurotool.cli.predict import prediction, shown, split_columns
+from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts
+from neurotool.errors import ConfigError
+from neurotool.files import replacing
+from neurotool.graph import Graph, Neuron
+from neurotool.lava_runtime.bundle import read_bundle
+from neurotool.sentences import random_inputs, tokenised
+
+if TYPE_CHECKING:
+    from neurotool.lava_runtime.emulator import Emulation
+
+EXAMPLES = """\b
+Examples:
+  neurotool run model.lava "a moving film" "a waste of time"
+  neurotool run model.lava --data reviews.tsv --backend emulator --samples 500
+  neurotool run model.lava "a moving film" --record encoder.0 --raster spikes.png -o recorded.npz
+
+Lava runs on the CPU, one input after another: a sentence takes seconds. The emulator gives the same numbers, bit for
+bit in fixed point, without Lava. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of
+the layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option("--data", type=click.Path(path_type=Path), help="File or folder with labelled text.")
+@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Texts of --data to run.")
+@click.option(
+    "--backend", type=click.Choice(["lava", "emulator"]), default="lava", show_default=True, help="What runs it."
+)
+@click.option("--record", multiple=True, metavar="LAYER", help="Keep what this layer does; encoder.0: all in it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where recordings go.  [default: MODEL ending in .npz]"
+)
+@click.option("--raster", type=click.Path(path_type=Path), help="Draw the spikes of the first input (png, svg, pdf).")
+@click.option(
+    "--overflow",
+    type=click.Choice(["error", "wrap", "clip"]),
+    default="error",
+    show_default=True,
+    help="What becomes of numbers beyond 24 bits.",
+)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which Lava is stopped.")
+@click.option("--force", is_flag=True, help="Replace output and raster.")
+@json_option
+def run(
+    model: Path,
+    texts: tuple[str, ...],
+    data: Path | None,
+    samples: int,
+    backend: str,
+    record: tuple[str, ...],
+    output: Path | None,
+    raster: Path | None,
+    overflow: Any,
+    timeout: float | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run a Lava bundle on Lava or on the emulator."""
+    if texts and data:
+        raise ConfigError(f"--data {data}: texts are given, too; leave out one of the two")
+    bundle = read_bundle(model)
+    graph = bundle.graph
+    recorded = _recorded(graph, record, raster)
+    reader = bundle_reader(bundle, model)
+    inputs = _inputs(graph, reader, texts, data, samples)
+    start = time.perf_counter()
+    result = _run(graph, inputs, backend, recorded, overflow, timeout, as_json)
+    report = _report(graph, result, reader, texts, inputs) | {
+        "backend": backend,
+        "inputs": len(inputs.inputs),
+        "source": inputs.source,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    if backend == "lava":
+        from neurotool.lava_runtime.network import Network
+
+        network = Network(graph)
+        report |= {"processes": len(network.parts), "steps_per_input": network.time_line.steps}
+    if record:
+        report["recording"] = str(output or model.with_suffix(".npz"))
+        _save(Path(report["recording"]), result, recorded, inputs, force)
+    if raster:
+        from neurotool.cli.raster import draw_spikes
+
+        spikes = {name: result.spikes[name][0] for name in recorded if name in result.spikes}
+        draw_spikes(raster, graph, spikes, force)
+        report["raster"] = str(raster)
+    click.echo(json.dumps(report, ensure_ascii=False) if as_json else _text(report))
+
+
+def _recorded(graph: Graph, record: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
+    """Names of the nodes to record; for a raster alone, all neuron layers. Raises ConfigError."""
+    names: list[str] = []
+    for given in record:
+        found = [name for name in graph.nodes if name == given or name.startswith(f"{given}.")]
+        if not found:
+            known = ", ".join(graph.of_type(Neuron))
+            raise ConfigError(f"--record {given}: there is no such layer; the neuron layers are {known}")
+        names += found
+    if raster and not any(isinstance(graph.nodes[name], Neuron) for name in names):
+        names += graph.of_type(Neuron)
+    return tuple(dict.fromkeys(names))
+
+
+def _inputs(
+    graph: Graph, reader: TextReader | None, texts: tuple[str, ...], data: Path | None, samples: int
+) -> TextInputs:
+    if reader is None:
+        if texts or data:
+            raise ConfigError("the bundle holds no tokenizer: leave out texts and --data, it runs on random inputs")
+        return TextInputs(random_inputs(graph, samples), None, "random inputs: the bundle holds no tokenizer")
+    if not texts:
+        return read_texts(reader, data, samples, graph.tokens)
+    tokens = min(graph.tokens, reader.plan.get("max_length", graph.tokens))
+    columns = [split_columns(text, len(reader.task.text_columns)) for text in texts]
+    inputs, cut = tokenised(reader.tokenizer, columns, tokens)
+    return TextInputs(inputs, None, f"given texts, {cut} cut to {tokens} tokens" if cut else "given texts")
+
+
+def _run(
+    graph: Graph, inputs: TextInputs, backend: str, record: tuple[str, ...], overflow: Any, timeout: Any, quiet: bool
+) -> "Emulation":
+    count = len(inputs.inputs)
+    (batch,) = inputs.batches(count)
+    if backend == "emulator":
+        from neurotool.lava_runtime.emulator import Emulator
+
+        return Emulator(graph, overflow).run(**batch, record=bool(record))
+    from neurotool.lava_runtime.run import run_on_lava
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("Lava", total=count)
+        arguments = {"record": record, "overflow": overflow, "timeout": timeout}
+        return run_on_lava(graph, **batch, **arguments, progress=lambda done: bar.update(task, completed=done))
+
+
+def _report(
+    graph: Graph, result: "Emulation", reader: TextReader | None, texts: tuple[str, ...], inputs: TextInputs
+) -> dict[str, Any]:
+    """Predictions, or logits without a task, and metrics where there are labels."""
+    if result.logits is None:
+        return {}
+    if reader is None:
+        return {"logits": result.logits.tolist()}
+    names = texts or [None] * len(inputs.inputs)
+    report: dict[str, Any] = {
+        "predictions": [prediction(reader.task, *one) for one in zip(names, result.logits, strict=True)]
+    }
+    if inputs.labels is not None:
+        from neurotool.tasks import compute_metrics
+
+        report["metrics"] = compute_metrics(reader.task, result.logits, inputs.labels)
+    return report
+
+
+def _save(path: Path, result: "Emulation", record: tuple[str, ...], inputs: TextInputs, force: bool) -> None:
+    arrays = {
+        f"{name}.{kind}": getattr(result, kind)[name]
+        for name in record
+        for kind in ("spikes", "potentials", "messages")
+        if name in getattr(result, kind)
+    }
+    if "attention_mask" in inputs.inputs[0]:
+        arrays["attention_mask"] = np.stack([one["attention_mask"] for one in inputs.inputs])
+    with replacing(path, force) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines: list[str] = []
+    if report["source"].startswith("given"):
+        lines += map(shown, report.get("predictions", ()))
+    lines += [f"{name}: {value:.4f}" for name, value in report.get("metrics", {}).items()]
+    ran = f"{report['inputs']} inputs on {report['backend']} in {report['seconds']} s ({report['source']})"
+    if "processes" in report:
+        ran += f", {report['processes']} processes, {report['steps_per_input']} steps an input"
+    lines.append(ran)
+    lines += [f"wrote {report[key]}" for key in ("recording", "raster") if key in report]
+    return "\n".join(lines)
