@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ROOMS := train export lava_runtime energy
 # Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
 DEMO := model.ckpt
-NO_DEPS := lava-nc lava-dl norse snntorch
+NO_DEPS := lava-nc lava-dl neurobench norse snntorch
 
 .PHONY: install test test-slow test-all lint format types demo demo-short clean
 
@@ -54,6 +54,8 @@ demo: install
 	$(BIN)/neurotool predict $(DEMO) "a moving and very funny film" "two hours of my life that I want back"
 	$(BIN)/neurotool export $(DEMO) --target nir -o $(DEMO:.ckpt=.nir) --force
 	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.nir)
+	$(BIN)/neurotool energy report $(DEMO)
+	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html)
 
 # The same commands on a fraction of the training, for .ci/run.
 demo-short:

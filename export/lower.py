@@ -147,8 +147,8 @@ class _Lowering:
         for spread in range(self.spread, -1, -1):
             mantissa, exponent, exponents = row_mantissas(node.weight, spread)
             sums = np.abs(mantissa.astype(np.int64)).reshape(len(mantissa), -1).sum(1) << exponents
-            bias = 0 if node.bias is None else node.bias / (scale_in * 2.0**exponent)
-            bound = int((sums * bound_in + np.abs(bias)).max()) + 1
+            largest_bias = 0.0 if node.bias is None else np.abs(node.bias) / (scale_in * 2.0**exponent)
+            bound = int((sums * bound_in + largest_bias).max()) + 1
             if bound <= LIMIT or not spikes:
                 break
         # Spikes cannot be shifted away; graded messages have bits to spare.

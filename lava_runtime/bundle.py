@@ -44,6 +44,11 @@ class Bundle:
     def precision(self) -> str:
         return "fixed" if self.graph.fixed_point else "float"
 
+    @property
+    def max_length(self) -> int:
+        """Tokens to which texts are cut."""
+        return min(self.graph.tokens, self.record.get("plan", {}).get("max_length", self.graph.tokens))
+
 
 def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()

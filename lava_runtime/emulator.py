@@ -149,7 +149,7 @@ def joined(parts: list[Emulation]) -> Emulation:
         return {key: np.concatenate([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
 
     return Emulation(
-        logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),  # type: ignore[misc]
+        logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),
         events=of("events"),
         rates=of("rates"),
         messages=of("messages"),
@@ -205,7 +205,7 @@ class _Run:
         value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.inputs.real)
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
         adds_spikes = isinstance(self.graph.nodes[name], Add) and len(sent) == 2
-        return Signal(value, sum(sent) if adds_spikes else None)
+        return Signal(value, sent[0] + sent[1] if adds_spikes else None)
 
     def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Value and, of a spiking Input, number of spikes."""

@@ -1,7 +1,6 @@
 """The same nodes in float64: what `neurotool.simulate` computes, for whole batches."""
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy.special import erf
@@ -24,8 +23,8 @@ class FloatArithmetic(Arithmetic):
         return weight.astype(np.float64, copy=False)
 
     def bias(self, name: str) -> np.ndarray:
-        bias: Any = self.graph.nodes[name].bias  # type: ignore[attr-defined]
-        return np.float64(0) if bias is None else bias.astype(np.float64)
+        bias: np.ndarray | None = self.graph.nodes[name].bias  # type: ignore[attr-defined]
+        return np.zeros(()) if bias is None else bias.astype(np.float64)
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         node = self.graph.nodes[name]

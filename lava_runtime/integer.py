@@ -4,7 +4,7 @@ Signals are int32 arrays: messages have 24 bits. What needs more on the way is i
 """
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -43,8 +43,8 @@ class IntegerArithmetic(Arithmetic):
         return self._weight(name)
 
     def bias(self, name: str) -> np.ndarray:
-        bias: Any = self.graph.nodes[name].bias  # type: ignore[attr-defined]
-        return np.int32(0) if bias is None else bias
+        bias: np.ndarray | None = self.graph.nodes[name].bias  # type: ignore[attr-defined]
+        return np.zeros((), np.int32) if bias is None else bias
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         multiplier, shift = self._fixed(name).rescale[port]

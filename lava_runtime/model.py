@@ -1,5 +1,7 @@
 """A layer graph on the emulator as a `neurotool.validate.Model`."""
 
+from typing import Any
+
 import numpy as np
 
 from neurotool.graph import Graph
@@ -15,7 +17,7 @@ class EmulatedModel:
         self.emulator = Emulator(graph)
 
     def run(self, inputs: Inputs) -> Run:
-        batch = {name: np.asarray(value)[None] for name, value in inputs.items() if name != "values"}
+        batch: dict[str, Any] = {name: np.asarray(value)[None] for name, value in inputs.items() if name != "values"}
         values = {name: np.asarray(value)[None] for name, value in inputs.get("values", {}).items()}
         result = self.emulator.run(**batch, values=values, record=True)
         spikes, rates = ({name: x[0] for name, x in of.items()} for of in (result.spikes, result.rates))

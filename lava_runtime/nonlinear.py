@@ -21,7 +21,7 @@ _NORM_RECIPROCAL = 36
 
 
 def exponential(x: np.ndarray) -> np.ndarray:
-    """exp(x / 2^SOFTMAX_BITS) * 2^(2 SOFTMAX_BITS) / 0.3585 for x <= 0; relative error below 0.3 % and one unit."""
+    """exp(x / 2^SOFTMAX_BITS) * 2^(2 SOFTMAX_BITS) / 0.3585 for x <= 0; error below 0.38 % and one unit."""
     halvings = -x // _LN2
     rest = x + halvings * _LN2
     return ((rest + _EXP_B) ** 2 + _EXP_C) >> np.minimum(halvings, 62)
@@ -33,7 +33,10 @@ _EXPONENTIAL = exponential(np.arange(_EXPONENTIAL_STARTS, 1)).astype(np.int32)
 
 
 def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
-    """Over the last axis, of the columns where `readable`; the others are 0. PROBABILITY_BITS fraction bits."""
+    """Over the last axis, of the columns where `readable`; the others are 0. PROBABILITY_BITS fraction bits.
+
+    Error below 0.8 % and one unit, 2^-15, for up to 2^13 columns.
+    """
     lowest = np.iinfo(x.dtype).min
     largest = x.max(-1, keepdims=True, where=readable, initial=lowest)
     below = np.clip(x - largest, _EXPONENTIAL_STARTS, 0)
@@ -44,7 +47,10 @@ def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """x (1 + erf(x / sqrt 2)) / 2 for x with GELU_BITS fraction bits, in units of GELU_SCALE."""
+    """x (1 + erf(x / sqrt 2)) / 2 for x with GELU_BITS fraction bits, in units of GELU_SCALE.
+
+    |error| below 0.0186 for all x of 24 bits, largest at |x| = 2.34; that of I-BERT's polynomial itself is 0.018.
+    """
     y = _GELU[np.clip(x, -_ERF_B, _ERF_B) + _ERF_B]
     beyond = x > _ERF_B
     if beyond.any():
@@ -71,7 +77,11 @@ def integer_sqrt(x: np.ndarray) -> np.ndarray:
 
 
 def normalised(x: np.ndarray, epsilon: int) -> np.ndarray:
-    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0."""
+    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0.
+
+    With a root r of 2 and more the error is below (1/2 + 3/2 |y|) / (r - 3/2) and 1.5 units of 2^-12: x needs units so
+    small that rows deviate by many. |x| must be below 2^24.
+    """
     n = x.shape[-1]
     centred = x - (2 * x.sum(-1, keepdims=True, dtype=np.int64) + n) // (2 * n)
     squares = np.einsum("...i,...i->...", centred, centred)[..., None]

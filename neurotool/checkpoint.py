@@ -19,6 +19,12 @@ _DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 
     "float64",
     "bool",
 }
+_FOREIGN = {
+    b"PK": "a PyTorch pickle or another zip archive, which is never loaded",
+    b"\x80": "a Python pickle, which is never loaded",
+    b"\x89HDF": "an HDF5 file, perhaps NIR (`neurotool export` and `validate` read that)",
+    b"\x89PNG": "a PNG picture",
+}
 _HEADER_TYPES = {"config": dict, "tokenizer": dict, "labels": list, "training": dict, "activity": dict, "tensors": dict}
 
 
@@ -79,7 +85,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             _check_names(path, set(header["tensors"]), set(file.keys()))
             tensors = {name: _read_tensor(path, file, name) for name in header["tensors"]}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: {_what_it_is(path)} ({one_line(error)})") from error
+        raise CheckpointError(f"{path}: {_what_it_is(path, error)}") from error
     for name, tensor in tensors.items():
         if _layout(tensor) != header["tensors"][name]:
             raise CheckpointError(
@@ -142,18 +148,22 @@ def _layout(tensor: np.ndarray) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": tensor.dtype.name}
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(path: Path, error: Exception) -> str:
     """Say what a file that safetensors cannot open is, judging by its first bytes."""
     try:
         with path.open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError:
-        return "cannot be read"
-    if start == b"PK":
-        return "a PyTorch pickle or another zip archive, which is never loaded; a checkpoint is a safetensors file"
-    if start[:1] == b"\x80":
-        return "a Python pickle, which is never loaded; a checkpoint is a safetensors file"
-    return "truncated, damaged or not a safetensors file; copy it again or train again"
+        return f"cannot be read ({one_line(error)})"
+    # The length of the header in eight bytes, then the header, a JSON object; safetensors takes up to 100 MB of it.
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:
+        return f"truncated or damaged ({one_line(error)}); copy it again or train again"
+    if not start:
+        return "an empty file; copy it again or train again"
+    for magic, kind in _FOREIGN.items():
+        if start.startswith(magic):
+            return f"{kind}; a checkpoint is a safetensors file written by `neurotool train`"
+    return "not a neurotool checkpoint; that is a safetensors file written by `neurotool train`"
 
 
 def _plain(value: Any) -> Any:

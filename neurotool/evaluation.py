@@ -1,7 +1,7 @@
 """Running a torch student over a dataset: its metrics, and the activity of every neuron layer."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
 from neurotool.student import SpikingBertForSequenceClassification
 from neurotool.tasks import Task, compute_metrics, load_examples, load_task
-
-
-@dataclass
-class LayerActivity:
-    """spikes: |spike| summed over tokens, neurons and inputs; rate: mean |ASR| per neuron; neurons: width."""
-
-    neurons: int
-    spikes: float = 0.0
-    rate: float = 0.0
-
-
-@dataclass
-class Activity:
-    """What the neuron layers did on `inputs` texts with `tokens` tokens in all (padding left out) at T `time_steps`.
-
-    token_pairs: sum over inputs of tokens squared (attention works on pairs of tokens).
-    """
-
-    time_steps: int
-    inputs: int = 0
-    tokens: int = 0
-    token_pairs: int = 0
-    layers: dict[str, LayerActivity] = field(default_factory=dict)
-
-    def add(self, rates: dict[str, Tensor], attention_mask: Tensor) -> None:
-        lengths = attention_mask.sum(1)
-        self.inputs += len(lengths)
-        self.tokens += int(lengths.sum())
-        self.token_pairs += int((lengths * lengths).sum())
-        for name, rate in rates.items():
-            layer = self.layers.setdefault(name, LayerActivity(rate.shape[-1]))
-            layer.spikes += float(rate.double().abs().sum(-1)[attention_mask.bool()].sum()) * self.time_steps
-            layer.rate = layer.spikes / (self.tokens * layer.neurons * self.time_steps)
-
-    @property
-    def mean_rate(self) -> float:
-        """Mean |ASR| over all neurons of all layers."""
-        neurons = sum(layer.neurons for layer in self.layers.values())
-        return sum(layer.rate * layer.neurons for layer in self.layers.values()) / neurons
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"mean_rate": self.mean_rate}
 
 
 @dataclass(frozen=True)
@@ -107,19 +66,55 @@ def evaluate(
     *,
     batch_size: int = 64,
     time_steps: int | None = None,
+    per_neuron: bool = False,
 ) -> Evaluation:
     """Metrics and activity of `student` on a tokenised dataset. Puts the student back into the mode it was in."""
-    training = student.training
-    student.eval()
-    activity = Activity(student.config.time_steps if time_steps is None else time_steps)
-    logits = np.zeros((len(dataset), student.config.num_labels), np.float32)
-    for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
-        output = student(**batch, time_steps=time_steps)
-        logits[positions] = output.logits.float().cpu().numpy()
-        activity.add(output.rates, batch["attention_mask"])
-    student.train(training)
+    logits, activity = measure(
+        student, dataset, tokenizer, batch_size=batch_size, time_steps=time_steps, per_neuron=per_neuron
+    )
     labels = np.asarray(dataset["labels"])
     return Evaluation(compute_metrics(task, logits, labels), logits, labels, activity)
+
+
+@torch.inference_mode()
+def measure(
+    student: SpikingBertForSequenceClassification,
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 64,
+    time_steps: int | None = None,
+    per_neuron: bool = False,
+) -> tuple[np.ndarray, Activity]:
+    """Logits (inputs, labels) and activity on a tokenised dataset, which needs no labels.
+
+    per_neuron: count the spikes of each neuron too.
+    """
+    training = student.training
+    student.eval()
+    time_steps = student.config.time_steps if time_steps is None else time_steps
+    activity = Activity(time_steps, time_steps * student.sweeps)
+    logits = np.zeros((len(dataset), student.config.num_labels), np.float32)
+    for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
+        output = student(**batch, time_steps=time_steps, output_rates=False, output_spike_counts=True)
+        logits[positions] = output.logits.float().cpu().numpy()
+        _add(activity, output.spike_counts, batch["attention_mask"], per_neuron)
+    student.train(training)
+    return logits, activity
+
+
+def _add(activity: Activity, counts: dict[str, Tensor], attention_mask: Tensor, per_neuron: bool) -> None:
+    mask = attention_mask.bool()
+    real = mask.cpu().numpy()
+    activity.add_inputs(real)
+    for name, count in counts.items():
+        layers = activity.fed_back if name == "feedback" else activity.layers
+        layer = layers.setdefault(name, LayerActivity(count.shape[-1]))
+        # float32 adds whole numbers exactly up to 2^24: every width times T that fits a chip, but make sure.
+        exact = torch.float32 if count.shape[-1] * activity.steps < 2**24 else torch.float64
+        per_token = count.sum(-1, dtype=exact).cpu().numpy()
+        each = count[mask].sum(0, dtype=torch.float64).long().cpu().numpy() if per_neuron else None
+        layer.add(per_token, real, each)
 
 
 @torch.inference_mode()

@@ -57,7 +57,7 @@ def read_examples(path: Path, choices: Sequence[tuple[str, ...]]) -> Examples:
         for column, texts in zip(text_columns, examples.texts, strict=True):
             text = row.get(column)
             if text is None or (isinstance(text, str) and not text.strip()):
-                raise DataError(f"{path}, {place}: {column} is empty; every example needs a text")
+                raise DataError(f"{path}, {place}: {column} is empty; write a text or leave the example out")
             if not isinstance(text, str):
                 raise DataError(f"{path}, {place}: {column} is {text!r}; it must be a text")
             texts.append(text)
@@ -83,7 +83,10 @@ def infer_label_names(examples: Examples, regression: bool | None = None) -> tup
         place, label = next(
             (p, label) for p, label in zip(examples.places, examples.labels, strict=True) if label in named
         )
-        raise DataError(f"{path}, {place}: label {label!r} is not a number, though others are or the metric needs it")
+        raise DataError(
+            f"{path}, {place}: label {label!r} is not a number, though others are or the metric needs it; write all "
+            "labels as numbers, or all as names"
+        )
     if len(distinct) == 1:
         raise DataError(f"{path}: every label is {examples.labels[0]!r}; training needs at least two different ones")
     if named:
@@ -115,7 +118,7 @@ def encode_labels(examples: Examples, label_names: Sequence[str]) -> list[float]
         value = ids.get(label) if label_names else _number(label)
         if value is None:
             wanted = f"one of the classes {_listing(label_names)}" if label_names else "a number"
-            raise DataError(f"{examples.path}, {place}: label {label!r} is not {wanted}")
+            raise DataError(f"{examples.path}, {place}: label {label!r} is not {wanted}; correct it or leave it out")
         values.append(value)
     return values
 
@@ -125,18 +128,20 @@ def _choose_columns(table: Table, choices: Sequence[tuple[str, ...]]) -> tuple[s
     if found and "label" in table.columns:
         return found[0]
     wanted = "column label" if found else f"text column ({' or '.join(' and '.join(names) for names in choices)})"
-    raise DataError(f"{table.path}: no {wanted}; the columns found are: {', '.join(table.columns)}")
+    raise DataError(
+        f"{table.path}: no {wanted}; the columns found are: {', '.join(table.columns)}; name it in the header"
+    )
 
 
 def _label_text(value: Any, path: Path, place: str) -> str:
     text = str(int(value)) if isinstance(value, bool) else "" if value is None else str(value).strip()
     if not text:
-        raise DataError(f"{path}, {place}: label is empty; every example needs one")
+        raise DataError(f"{path}, {place}: label is empty; write one or leave the example out")
     number = _number(text)
     if number is None:
         return text
     if not math.isfinite(number):
-        raise DataError(f"{path}, {place}: label {text!r} is not a finite number")
+        raise DataError(f"{path}, {place}: label {text!r} is not a finite number; correct it or leave it out")
     return str(int(number)) if number.is_integer() else repr(number)
 
 

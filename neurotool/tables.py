@@ -84,24 +84,31 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{path}, line {start}: not valid CSV: {error}") from error
+            raise DataError(
+                f"{path}, line {start}: not valid CSV ({error}); close every quote, double those in a text"
+            ) from error
         if any(field.strip() for field in fields):
             yield start, fields
 
 
 def _with_header(path: Path, records: Iterator[tuple[int, list[str]]]) -> Table:
     """The first record names the columns; every other one must have as many fields."""
+    remedy = (
+        "put a tab between fields and none into a text" if path.suffix.lower() == ".tsv" else "quote texts with commas"
+    )
     _, header = next(records, (0, []))
     columns = tuple(name.strip() for name in header)
     if not columns:
         raise DataError(f"{path}: the file is empty; its first line must name the columns")
     if len(set(columns)) < len(columns):
-        raise DataError(f"{path}, line 1: a column name occurs twice in {', '.join(columns)}")
+        raise DataError(f"{path}, line 1: a column name occurs twice in {', '.join(columns)}; rename one")
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for number, fields in records:
             if len(fields) != len(columns):
-                raise DataError(f"{path}, line {number}: {len(fields)} fields, but the header names {len(columns)}")
+                raise DataError(
+                    f"{path}, line {number}: {len(fields)} fields, but the header names {len(columns)}; {remedy}"
+                )
             yield f"line {number}", dict(zip(columns, fields, strict=True))
 
     return Table(path, columns, rows())
@@ -136,7 +143,9 @@ def _open_parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file: {one_line(error)}") from error
+        raise DataError(
+            f"{path}: not a readable Parquet file ({one_line(error).rstrip('.')}); write it again, or as .csv or .jsonl"
+        ) from error
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         number = 0
@@ -146,6 +155,6 @@ def _open_parquet(path: Path) -> Table:
                     number += 1
                     yield f"row {number}", record
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{path}, after row {number}: not readable: {one_line(error)}") from error
+            raise DataError(f"{path}, after row {number}: not readable ({one_line(error)}); write it again") from error
 
     return Table(path, tuple(file.schema_arrow.names), rows())

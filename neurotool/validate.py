@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from neurotool.errors import ConfigError
-from neurotool.graph import Graph, Input, Neuron, Readout
+from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
+from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
 from neurotool.simulate import simulate
 
 Inputs = dict[str, Any]
@@ -130,6 +131,7 @@ def compare(
     two is a fixed-point network single spikes need not agree: then it is the largest mean |difference| of a layer's
     rates, and the largest share of predictions that may differ. Default: 0, or QUANTISED_TOLERANCE.
     rounding: what rates and logits may differ by in any case, relative to the larger of 1 and the logits.
+    Networks that have nothing to compare are not run: one problem says so.
     Raises ConfigError (tolerance), DataError (inputs that do not fit).
     """
     quantised = bool(a.graph.fixed_point) != bool(b.graph.fixed_point)
@@ -138,10 +140,11 @@ def compare(
     if not 0 <= tolerance < 1:
         raise ConfigError(f"tolerance is {tolerance}: it must be in [0, 1)")
     result = Comparison(tolerance, quantised)
+    if different := _different_networks(a.graph, b.graph):
+        result.problems.append(different)
+        return result
     result.problems += _structure(a.graph, b.graph)
-    shapes_a, shapes_b = a.graph.shapes(), b.graph.shapes()
-    common = [name for name in a.graph.of_type(Neuron) if shapes_b.get(name) == shapes_a[name]]
-    result.layers = {name: LayerComparison() for name in common if isinstance(b.graph.nodes[name], Neuron)}
+    result.layers = {name: LayerComparison() for name in _common_layers(a.graph, b.graph)}
     scale = 1.0
     for i, one in enumerate(inputs):
         run_a, run_b = a.run(one), b.run(one)
@@ -158,6 +161,35 @@ def compare(
     return result
 
 
+def _common_layers(a: Graph, b: Graph) -> list[str]:
+    """Neuron layers of the same name and shape."""
+    shapes_a, shapes_b, layers_b = a.shapes(), b.shapes(), b.of_type(Neuron)
+    return [name for name in a.of_type(Neuron) if name in layers_b and shapes_a[name] == shapes_b[name]]
+
+
+def _different_networks(a: Graph, b: Graph) -> str:
+    """One sentence where a comparison layer by layer would say nothing; else empty."""
+    if not _common_layers(a, b):
+        layers_a, layers_b = len(a.of_type(Neuron)), len(b.of_type(Neuron))
+        return (
+            f"different networks: none of A's {layers_a} neuron layers has the name and shape of one of B's {layers_b}"
+        )
+    reads_a, reads_b = _reads(a), _reads(b)
+    if reads_a != reads_b:
+        return f"different networks: A reads {reads_a}, B reads {reads_b}"
+    return ""
+
+
+def _reads(graph: Graph) -> str:
+    values = [f"values of {name} ({node.width})" for name, node in graph.nodes.items() if isinstance(node, Input)]
+    tokens = ["tokens"] if graph.of_type(Embedding) else []
+    return _listing(sorted(tokens + values))
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", … ({len(names)} in all)" if len(names) > 3 else "")
+
+
 def _structure(a: Graph, b: Graph) -> list[str]:
     """Differences that need no run."""
     problems = [
@@ -169,18 +201,25 @@ def _structure(a: Graph, b: Graph) -> list[str]:
     if outputs_a != outputs_b:
         problems.append(f"the readout has {outputs_a} outputs in A, {outputs_b} in B")
     layers_a, layers_b = a.of_type(Neuron), b.of_type(Neuron)
-    problems += [f"neuron layer {name} is only in A" for name in layers_a if name not in layers_b]
-    problems += [f"neuron layer {name} is only in B" for name in layers_b if name not in layers_a]
-    shapes_a, shapes_b = a.shapes(), b.shapes()
-    problems += [
-        f"neuron layer {name} has shape {shapes_a[name]} in A, {shapes_b[name]} in B"
-        for name in layers_a
-        if name in layers_b and shapes_a[name] != shapes_b[name]
-    ]
+    shapes_a, shapes_b, common = a.shapes(), b.shapes(), _common_layers(a, b)
+    apart = {
+        "only in A": [name for name in layers_a if name not in layers_b],
+        "only in B": [name for name in layers_b if name not in layers_a],
+        "of another shape": [
+            f"{name} ({_shape(shapes_a[name])} in A, {_shape(shapes_b[name])} in B)"
+            for name in layers_a
+            if name in layers_b and name not in common
+        ],
+    }
+    problems += [f"neuron layers {how}: {_listing(names)}" for how, names in apart.items() if names]
     if sorted(layers_a) == sorted(layers_b) and layers_a != layers_b:
         first = next(i for i, (x, y) in enumerate(zip(layers_a, layers_b, strict=True)) if x != y)
         problems.append(f"neuron layers emit in another order: {layers_a[first]} in A where {layers_b[first]} is in B")
     return problems
+
+
+def _shape(shape: tuple[object, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _outputs(graph: Graph) -> int:
@@ -257,7 +296,8 @@ def _try_neurons(a: Model, b: Model, layer: str) -> str:
     width = a.graph.shapes()[layer][-1]
     assert isinstance(node, Neuron)
     assert isinstance(width, int)
-    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(_least_firing_current(node), (width,))
+    least = _least_firing_message(a.graph, layer, node) if a.graph.fixed_point else _least_firing_current(node)
+    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(least, (width,))
     spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
     steps = min(len(spikes_a), len(spikes_b))
     places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
@@ -277,3 +317,16 @@ def _least_firing_current(node: Neuron) -> np.ndarray:
     while np.any(silent := kept + current / v_threshold < node.firing_point):
         current = np.where(silent, np.nextafter(current, np.inf), current)
     return current
+
+
+def _least_firing_message(graph: Graph, layer: str, node: Neuron) -> np.ndarray:
+    """The same of a fixed-point neuron: the smallest message of its source that makes it fire, as a real number."""
+    fixed, source = graph.fixed_point[layer], graph.fixed_point[graph.source(layer, "x")]
+    multiplier, shift = fixed.rescale[0]
+    threshold = np.asarray(node.v_threshold, np.int64)
+    kept = initial_potential(node) * leak_mantissa(node) >> DECAY_BITS
+    needed = (threshold if node.spikes == "binary" else (threshold + 1) // 2) - kept
+    message = (needed << shift) // max(multiplier, 1) - 1
+    for _ in range(3):
+        message = np.where(rescaled(message, multiplier, shift) < needed, message + 1, message)
+    return message * source.scale

@@ -72,7 +72,22 @@ def test_help_lists_every_command_and_version_is_shown() -> None:
     assert CliRunner().invoke(cli, ["--version"]).output == f"neurotool, version {__version__}\n"
 
 
-def test_unknown_command() -> None:
-    result = CliRunner().invoke(cli, ["dostor"])
-    assert result.exit_code == 2
-    assert "No such command 'dostor'" in result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "problem", "hint"),
+    [
+        (["dostor"], "No such command 'dostor'", "neurotool"),
+        (["--debig"], "No such option '--debig'", "neurotool"),
+        (["train", "--epoch-count"], "No such option '--epoch-count'", "neurotool train"),
+        (["train", "-T", "few"], "'few' is not a valid integer", "neurotool train"),
+        (["predict"], "Missing argument 'CHECKPOINT'", "neurotool predict"),
+    ],
+)
+def test_usage_errors_are_one_line_with_the_way_to_help(arguments: list[str], problem: str, hint: str) -> None:
+    result = CliRunner().invoke(cli, arguments, prog_name="neurotool")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith("Error: ") and problem in result.stderr and result.stderr.count("\n") == 1
+    assert result.stderr.endswith(f" See `{hint} --help`\n")
+
+
+def test_no_command_shows_the_help() -> None:
+    assert "Commands:" in CliRunner().invoke(cli, []).output

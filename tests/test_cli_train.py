@@ -7,10 +7,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
+from neurotool.cli.evaluate import _print_rates
 from neurotool.cli.main import COMMANDS, cli
+from neurotool.cli.train import TASKS
+from neurotool.evaluation import Activity, Evaluation, LayerActivity
+from neurotool.tasks import TASK_NAMES
 
 RunOptions = Callable[..., list[str]]
 TinyData = Callable[[str], Path]
@@ -64,6 +71,17 @@ def trained(
 def test_every_help_has_an_example_and_every_option_a_meaning(name: str) -> None:
     text = run(name, "--help").output
     assert f"neurotool {name}" in text.split("Example")[1]
+    assert max(map(len, text.splitlines())) <= 80
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help and not option.help.startswith("["), option.name
+
+
+def test_train_help_lists_the_tasks() -> None:
+    assert tuple(TASKS.split(", ")) == TASK_NAMES
+    assert f"One of {TASKS}." in " ".join(run("train", "--help").output.split())
 
 
 def test_train_prints_its_result(run_options: RunOptions, tmp_path: Path) -> None:
@@ -155,8 +173,17 @@ def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Pa
     assert [cell for cell in negative if cell[0].isdigit()] == ["0.500", "1.000", "0.667", "1"]
 
 
-def test_convergence(trained: Callable[[str], Path], tmp_path: Path) -> None:
+def test_rates_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = {"encoder.11.intermediate": LayerActivity(3072, rate=1.0), "embedding": LayerActivity(768, rate=0.4)}
+    nothing = np.zeros(0)
+    _print_rates(Console(width=80), Evaluation({}, nothing, nothing, Activity(4, layers=layers)))
+    shown = {line.split()[1]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
+    assert shown == {"encoder.11.intermediate": 25, "embedding": 10}
+
+
+def test_convergence(trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Phased errors fall like 1/T; concurrent ones stay above them."""
+    monkeypatch.chdir(tmp_path)
     plot = tmp_path / "errors.png"
     steps = "2,8,32,128"
     result = run("evaluate", trained("classes"), "--convergence", "-T", steps, "-o", plot, "--json")
@@ -170,6 +197,8 @@ def test_convergence(trained: Callable[[str], Path], tmp_path: Path) -> None:
         for coarse, fine in pairwise(errors):
             assert 2 < coarse / fine < 8, f"{layer}: {errors}"
     assert concurrent["128"]["encoder.1.output"] > 4 * phased["128"]["encoder.1.output"]
+    unasked = run("evaluate", trained("classes"), "--convergence", "-T", "2", "--json")
+    assert json.loads(unasked.stdout)["plot"] is None and not Path("convergence.png").exists()
     table = run("evaluate", trained("classes"), "--convergence", "-T", steps, "-o", plot).stdout
     assert "phased schedule" in table and "concurrent schedule" in table and "T=128" in table
 
@@ -227,7 +256,8 @@ def test_predictions_do_not_depend_on_the_batch(trained: Callable[[str], Path]) 
 def test_predict_pairs_and_scores(trained: Callable[[str], Path]) -> None:
     result = run("predict", trained("pairs"), "-", "--json", input="w1 w2\tgood fine\nw4\tbad poor w2\n")
     assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["positive", "negative"]
-    assert "has 1 part(s): this student reads pairs" in refusal(run("predict", trained("pairs"), "no tab"))
+    assert "has 1 part(s) between tabs: this student reads pairs" in refusal(run("predict", trained("pairs"), "no tab"))
+    assert "has an empty text" in refusal(run("predict", trained("pairs"), "first\t "))
     low, high = (
         float(line.split()[0]) for line in run("predict", trained("scores"), "bad bad", "good fine").stdout.splitlines()
     )
@@ -239,6 +269,8 @@ def test_predict_refuses(trained: Callable[[str], Path], tmp_path: Path) -> None
     result = run("predict", student, "-", input=b"good\n\xff\xfe\n")
     assert result.exit_code == 2 and "standard input, line 2: not UTF-8" in result.stderr
     assert "no text in it" in refusal(run("predict", student, "-", input="\n\n"))
+    assert "'' has an empty text" in refusal(run("predict", student, ""))
+    assert "has 2 part(s) between tabs: this student reads single" in refusal(run("predict", student, "good\tpositive"))
     (tmp_path / "old.ckpt").write_bytes(b"\x80\x04pickle")
     assert "a Python pickle, which is never loaded" in refusal(run("predict", tmp_path / "old.ckpt", "x"))
 

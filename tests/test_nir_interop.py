@@ -63,6 +63,21 @@ def norse_net(*widths: int) -> Any:
     )
 
 
+def test_one_number_for_all_neurons_is_read(tmp_path: Path) -> None:
+    """norse's defaults, which stock nir.read refuses: docs/nir.md."""
+    norse = pytest.importorskip("norse.torch")
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(6, 9)
+    torch.nn.init.normal_(linear.weight, 1.0, 2.0)
+    net, x = norse.SequentialState(linear, norse.LIFBoxCell(dt=1e-3)), inputs(6)
+    content = norse.to_nir(net, torch.zeros(6), dt=1.0)
+    assert content.nodes["1"].v_threshold.shape == ()
+    nir.write(tmp_path / "norse.nir", content, compression=None)
+    graph = read_nir(tmp_path / "norse.nir", reset="hard", time_step=1e-3, time_steps=STEPS)
+    spikes = simulated(graph, x)["1"]
+    assert np.array_equal(spikes, run_stateful(net, x)) and busy(spikes)
+
+
 def test_a_file_by_norse_spikes_as_in_norse(tmp_path: Path) -> None:
     net, x = norse_net(6, 9, 5), inputs(6)
     from norse.torch import to_nir

@@ -1,5 +1,6 @@
 """The teacher: what can teach, always frozen and in eval mode, and its cache."""
 
+import io
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from rich.console import Console
@@ -15,6 +17,7 @@ from transformers import AutoConfig, BertForSequenceClassification
 from neurotool.errors import TeacherError
 from neurotool.tasks import Task
 from neurotool.train import finetuning
+from neurotool.train.finetuning import learned_nothing
 from neurotool.train.pipeline import train
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.teacher import Teacher, cache_key, load_teacher, store_teacher
@@ -131,6 +134,24 @@ def test_a_fine_tuned_teacher_is_cached(make_plan: MakePlan, monkeypatch: pytest
     assert (second.student.logits == first.student.logits).all(), "the student depends on whether the cache was filled"
 
 
+def test_what_counts_as_having_learned_nothing() -> None:
+    """Labels 1, 1, 0: always 1 is right twice in three. A correlation of 0 is that of one score for all."""
+    classes = datasets.Dataset.from_dict({"labels": [1, 1, 0]})
+    assert learned_nothing({"accuracy": 2 / 3}, classes, TASK)
+    assert not learned_nothing({"accuracy": 0.67}, classes, TASK)
+    scores = datasets.Dataset.from_dict({"labels": [0.1, 0.9, 0.4]})
+    assert learned_nothing({"pearson": -0.1}, scores, SCORES)
+    assert not learned_nothing({"pearson": 0.1}, scores, SCORES)
+
+
+def test_a_teacher_that_learned_nothing_is_named(make_plan: MakePlan) -> None:
+    said = io.StringIO()
+    plan = make_plan("--teacher-learning-rate", "1e-9", "--teacher-epochs", "1", "--epochs", "1")
+    train(plan, Console(file=said, width=80))
+    assert "warning: the teacher's accuracy is no better than one answer for all" in said.getvalue()
+    assert "--max-length 128: the teacher has 24 positions" in said.getvalue()
+
+
 def test_the_cache_key_depends_on_weights_data_and_settings(copy: Path) -> None:
     key = cache_key(str(copy), {"train": "a"}, {"seed": 1})
     assert key == cache_key(str(copy), {"train": "a"}, {"seed": 1})
@@ -171,8 +192,8 @@ def test_a_tokenizer_with_more_words_than_the_embedding(copy: Path) -> None:
 
 
 def test_missing_folder() -> None:
-    assert "local folder or a Hugging Face id" in refusal("/nowhere/teacher")
-    assert "local folder or a Hugging Face id" in refusal("nobody/no-such-teacher")
+    assert "give a local folder, or go online for a Hugging Face id" in refusal("/nowhere/teacher")
+    assert "give a local folder, or go online" in refusal("nobody/no-such-teacher")
 
 
 def test_another_number_of_labels(headed: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from neurotool.errors import CheckpointError, ConfigError, TrainingError
+from neurotool.errors import ConfigError, TrainingError
 from neurotool.evaluation import evaluate
 from neurotool.student.serialise import load_student
 from neurotool.tasks import load_data, tokenise
@@ -26,7 +26,8 @@ from neurotool.train import pipeline
 from neurotool.train.pipeline import TrainingResult, train
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.running import last_checkpoint
-from neurotool.train.trainer import DistillationTrainer, EpochOrder
+from neurotool.train.teacher import TeacherOutput
+from neurotool.train.trainer import DistillationTrainer, Distiller, EpochOrder, LossWeights
 
 MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)
@@ -235,6 +236,13 @@ def test_ctrl_c_on_the_command_line(run_options: Callable[..., list[str]], make_
     assert not plan.output.exists() and last_checkpoint(plan.state_folder / "prediction")
 
 
+def test_outputs_of_one_name_have_run_folders_of_their_own(tmp_path: Path) -> None:
+    names = ("a/model.ckpt", "b/model.ckpt", "a/model.2.ckpt", "a/model")
+    assert len({TrainingPlan(tmp_path / name).folder for name in names}) == len(names)
+    assert TrainingPlan(Path("model.ckpt")).folder == Path("runs/model.ckpt")
+    assert TrainingPlan(Path("model.ckpt"), run_folder=tmp_path).folder == tmp_path
+
+
 def test_nothing_is_lost_by_mistake(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"nothing to resume in .*: leave out --resume to start"):
         train(make_plan("--resume"), QUIET)
@@ -318,12 +326,27 @@ def test_two_processes_see_the_losses_of_one(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["student"] == pytest.approx(one.student.metrics)
     assert done.stderr.count("prediction: epoch 4") == 1, "every process prints"
+    assert "find_unused_parameters" not in done.stderr
     records = (read_checkpoint(tmp_path / name).training["stages"] for name in ("one.ckpt", "two.ckpt"))
     for ours, theirs in zip(*records, strict=True):
         logged = [[entry for entry in stage["history"] if "loss" in entry] for stage in (ours, theirs)]
         assert [entry["step"] for entry in logged[0]] == [20] == [entry["step"] for entry in logged[1]]
         for name, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4)):
             assert logged[1][0][name] == pytest.approx(logged[0][0][name], rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    "weights", [(1, 1, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (0, 0, 1, 1), (1, 1, 0, 0), (0, 1, 0, 0)]
+)
+def test_which_losses_reach_every_parameter(make_student: Callable[..., Any], weights: tuple[float, ...]) -> None:
+    """DistributedDataParallel has to be told when one is left out."""
+    student = make_student(learn_v_threshold=True)
+    distiller = Distiller(student, 16, LossWeights(*weights))
+    batch = {"input_ids": torch.randint(1, 30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
+    hidden, scores = tuple(torch.randn(3, 3, 7, 16)), tuple(torch.randn(2, 3, 2, 7, 7)) if weights[1] else ()
+    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, scores), torch.tensor([0, 1, 1]))["loss"].backward()
+    reached = [parameter.grad is not None for parameter in distiller.parameters() if parameter.requires_grad]
+    assert all(reached) == distiller.weights.reach_every_parameter
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -341,7 +364,9 @@ def test_a_loss_that_is_nan(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
     plan = make_plan()
     monkeypatch.setattr(DistillationTrainer, "compute_loss", poisoned)
     with pytest.raises(
-        TrainingError, match=r"loss is nan at step 10: training stopped; .*prediction keeps the checkpoints"
+        TrainingError,
+        match=r"loss is nan at step 10: training stopped; start over with --force and a --learning-rate below 0.003 .*"
+        r"prediction keeps what was saved before",
     ):
         train(plan, QUIET)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -368,8 +393,8 @@ def test_weights_that_are_nan_are_not_saved(make_plan: MakePlan, monkeypatch: py
     assert kept and kept.endswith("checkpoint-7")
 
 
-def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trained student is not lost: --resume writes it once there is room."""
+def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The trained student is not lost: the message says how to write it to a disk that has room."""
     with monkeypatch.context() as patch:
 
         def full(descriptor: int) -> None:
@@ -380,10 +405,13 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
             write_checkpoint(path, checkpoint)
 
         patch.setattr(pipeline, "write_checkpoint", write_to_full_disk)
-        with pytest.raises(CheckpointError, match=r"model.ckpt: cannot be written: No space left on device"):
+        with pytest.raises(
+            TrainingError, match=r"model.ckpt: cannot be written: No space .*; the trained student is kept: .* --resume"
+        ) as caught:
             train(make_plan(), QUIET)
-    plan = make_plan("--resume")
-    assert not plan.output.exists() and not list(plan.output.parent.glob(".*ckpt*"))
+    way_out = str(caught.value).split("with --resume ")[-1].removesuffix(" elsewhere")
+    plan = make_plan("--resume", *way_out.replace("OTHER", str(tmp_path / "other.ckpt")).split())
+    assert plan.output.name == "other.ckpt" and not list(tmp_path.glob("*.ckpt")) + list(tmp_path.glob(".*ckpt*"))
     monkeypatch.setattr(pipeline, "run_trainer", lambda *_: pytest.fail("trained again"))
     assert train(plan, QUIET).student.metrics["accuracy"] > 0.5
 

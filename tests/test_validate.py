@@ -18,7 +18,20 @@ from neurotool.checkpoint import write_checkpoint
 from neurotool.cli.main import cli
 from neurotool.errors import ConfigError
 from neurotool.export.nir import read_nir, write_nir
-from neurotool.graph import Add, Conv1d, Embedding, Graph, GraphBuilder, Linear, MatMul, MeanPool, Neuron, Node, Readout
+from neurotool.graph import (
+    Add,
+    Conv1d,
+    Embedding,
+    Graph,
+    GraphBuilder,
+    Input,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Node,
+    Readout,
+)
 from neurotool.sentences import random_inputs, tokenised
 from neurotool.student.model import StudentModel
 from neurotool.student.serialise import to_checkpoint
@@ -336,7 +349,33 @@ def test_layers_that_only_one_model_has() -> None:
             for name, sources in a.inputs.items()
         },
     )
-    assert check(a, b).problems == ["neuron layer dense is only in A", "neuron layer other is only in B"]
+    assert check(a, b).problems == ["neuron layers only in A: dense", "neuron layers only in B: other"]
+
+
+def test_different_networks_are_called_so(student: MakeStudent) -> None:
+    """One sentence, and nothing is run: token ids of one may not even exist in the other."""
+    small, wide = student().to_graph(), student(hidden_size=8, intermediate_size=8, num_hidden_layers=1).to_graph()
+    for other, layers in ((conv_graph(), 3), (wide, 7)):
+        result = check(small, other)
+        assert result.problems == [
+            f"different networks: none of A's 13 neuron layers has the name and shape of one of B's {layers}"
+        ]
+        assert not result.passed and result.inputs == 0 and result.layers == {}
+    build = GraphBuilder()
+    build.add("embedding", conv_graph().nodes["embedding"], build.add("x", Input(6)))
+    other = build.build(time_steps=4, schedule="phased", tokens=9)
+    assert check(conv_graph(), other).problems == ["different networks: A reads tokens, B reads values of x (6)"]
+
+
+def test_many_layers_of_one_model_are_one_line(student: MakeStudent) -> None:
+    deep, flat = student().to_graph(), student(num_hidden_layers=1).to_graph()
+    listed = "encoder.1.key, encoder.1.value, encoder.1.attention, … (6 in all)"
+    assert f"neuron layers only in A: {listed}" in check(deep, flat).problems
+    narrow = student(intermediate_size=8).to_graph()
+    assert check(deep, narrow).problems[0] == (
+        "neuron layers of another shape: encoder.0.intermediate (tokens x 24 in A, tokens x 8 in B), "
+        "encoder.1.intermediate (tokens x 24 in A, tokens x 8 in B)"
+    )
 
 
 # The command
@@ -365,6 +404,8 @@ def test_the_commands_on_a_checkpoint(checkpoint: Path, tiny_data: Callable[[str
     assert "5 inputs, T = 4" in result.stdout
     assert result.stdout.endswith("PASS: exactly the same spikes\n")
     assert max(map(len, result.stdout.splitlines()[2:-4])) <= 80
+    standard = run("validate", checkpoint, nir_file, "--standard-nodes")
+    assert standard.exit_code == 2 and "cannot be run beside a checkpoint or bundle; leave" in standard.stderr
     graph = read_nir(nir_file)
     write_nir(altered(graph, "encoder.0.key.linear", bias=None), tmp_path / "mutant.nir")
     result = run("validate", checkpoint, tmp_path / "mutant.nir")
@@ -380,7 +421,7 @@ def test_the_commands_on_a_checkpoint(checkpoint: Path, tiny_data: Callable[[str
     assert run("validate", checkpoint, nir_file, "--float32", "--tolerance", 0.01, "--json").exit_code == 0
     result = run("validate", nir_file, nir_file, "--data", tiny_data("classes"))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "only those hold a tokenizer" in result.stderr
+    assert "which hold a tokenizer" in result.stderr
 
 
 def test_texts_are_padded_to_one_length(tiny_teacher: Path) -> None:

@@ -6,9 +6,11 @@ import datasets
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from torch import nn
 from transformers import BertForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from neurotool.errors import TeacherError, one_line
 from neurotool.evaluation import batches
 from neurotool.tasks import Task, TaskData, compute_metrics
 from neurotool.train.plan import StagePlan, TrainingPlan
@@ -55,10 +57,17 @@ def prepare_teacher(
         eval_dataset=validation,
         compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
     )
+    trainer.rate_option = "--teacher-learning-rate"
     run_trainer(trainer, plan, stage, console)
     model.cpu().eval()
     if is_first_process():
-        store_teacher(model, tokenizer, cached)
+        try:
+            store_teacher(model, tokenizer, cached)
+        except (OSError, SafetensorError) as error:
+            raise TeacherError(
+                f"{cached}: the fine-tuned teacher cannot be kept there ({one_line(error)}); set NEUROTOOL_CACHE to a "
+                "folder with room, then the same command with --resume goes on"
+            ) from error
     trainer.accelerator.wait_for_everyone()
     return model, tokenizer
 
@@ -73,6 +82,16 @@ class FineTuning(nn.Module):
 
     def forward(self, **batch: torch.Tensor) -> Any:
         return self.model(**batch)
+
+
+def learned_nothing(metrics: dict[str, float], dataset: datasets.Dataset, task: Task) -> bool:
+    """Whether the main metric is no better than that of giving every text the most frequent class, or one score."""
+    labels = np.asarray(dataset["labels"])
+    constant = np.zeros((len(labels), task.num_labels))
+    if not task.regression:
+        constant[:, np.bincount(labels).argmax()] = 1
+    main = task.metrics[0]
+    return metrics[main] <= compute_metrics(task, constant, labels)[main]
 
 
 @torch.inference_mode()

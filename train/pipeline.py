@@ -13,7 +13,7 @@ import datasets
 import torch
 import transformers
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import (
     BertConfig,
     PreTrainedTokenizerBase,
@@ -21,14 +21,14 @@ from transformers import (
 )
 
 from neurotool.checkpoint import write_checkpoint
-from neurotool.errors import ConfigError, TrainingError
+from neurotool.errors import CheckpointError, ConfigError, TrainingError
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.corpus import load_corpus
-from neurotool.train.finetuning import evaluate_teacher, prepare_teacher
+from neurotool.train.finetuning import evaluate_teacher, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import StagePlan, TrainingPlan, close_run, open_run
@@ -38,6 +38,7 @@ from neurotool.train.teacher import (
     Teacher,
     head_options,
     load_teacher,
+    locate_teacher,
 )
 from neurotool.train.trainer import (
     DistillationTrainer,
@@ -80,19 +81,34 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     plan.check()
     open_run(plan)
     set_seed(plan.seed)
+    if not plan.data and plan.task != "demo":
+        say(console, f"task {plan.task}: asking the Hugging Face hub")
     data = load_data(plan.data, plan.metric) if plan.data else load_task(plan.task)
+    if not Path(locate_teacher(plan.teacher)).is_dir():
+        say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
     loaded = load_teacher(plan.teacher, data.task)
     config = configure_student(plan, loaded.model.config, data.task)
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
     max_length = min(plan.max_length, config.max_position_embeddings)
+    if max_length < plan.max_length:
+        say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
     train_set, validation = tokenise_splits(data, loaded.tokenizer, max_length, console)
     corpus = None
     if plan.corpus and any(stage.name == "general" for stage in plan.stages):  # before anything is trained
         length = min(plan.corpus_length, max_length)
+        if length < plan.corpus_length:
+            say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
         corpus = load_corpus(plan.corpus, loaded.tokenizer, length, plan.max_texts)
     model, tokenizer = prepare_teacher(plan, loaded, data, train_set, validation, console)
     teacher_metrics = evaluate_teacher(model, validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
+    if learned_nothing(teacher_metrics, validation, data.task):
+        say(
+            console,
+            f"warning: the teacher's {data.task.metrics[0]} is no better than one answer for all, so it has nothing to "
+            "teach; "
+            + ("choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"),
+        )
     teacher = Teacher(model)
     distiller = start_student(plan, config, teacher, train_set, tokenizer, layer_map)
     record: list[dict[str, Any]] = []
@@ -108,7 +124,12 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     seconds = time.monotonic() - started
     if is_first_process():
         training = {
-            "teacher": {"name": plan.teacher, "layers": model.config.num_hidden_layers, "metrics": teacher_metrics},
+            "teacher": {
+                "name": plan.teacher,
+                "layers": model.config.num_hidden_layers,
+                "shape": {name: getattr(model.config, name) for name in ("num_hidden_layers", *_SHAPE)},
+                "metrics": teacher_metrics,
+            },
             "metrics": result.metrics,
             "data": {"name": data.task.name, "hashes": data.hashes, "validation_size": len(validation)},
             "plan": plan.to_dict(),
@@ -120,7 +141,13 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
             "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
         }
         checkpoint = to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict())
-        write_checkpoint(plan.output, checkpoint)
+        try:
+            write_checkpoint(plan.output, checkpoint)
+        except CheckpointError as error:
+            raise TrainingError(
+                f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
+                f"-o OTHER --run-folder {plan.folder} elsewhere"
+            ) from error
         close_run(plan)
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
 
@@ -223,8 +250,11 @@ def run_stage(
     seconds = run_trainer(trainer, plan, stage, console)
     distiller.to("cpu")
     if is_first_process():
-        with replacing(finished, force=True, error_type=TrainingError) as temporary:
-            save_file(distiller.state_dict(), temporary)
+        try:
+            with replacing(finished, force=True, error_type=TrainingError) as temporary:
+                temporary.write_bytes(save(distiller.state_dict()))
+        except TrainingError as error:
+            raise TrainingError(f"{error}; free some room, then the same command with --resume goes on") from error
         shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return described | {"steps": trainer.state.global_step, "seconds": seconds, "history": trainer.state.log_history}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,7 +75,7 @@ class TrainingPlan:
     @property
     def folder(self) -> Path:
         """Where TensorBoard logs go, and the state of the unfinished run."""
-        return self.run_folder or Path("runs") / self.output.stem
+        return self.run_folder or self.output.parent / "runs" / self.output.name
 
     @property
     def state_folder(self) -> Path:
@@ -97,8 +98,10 @@ class TrainingPlan:
         for name, value in shares.items():
             _require(name, value, 0 <= value < 1, "at least 0 and below 1")
         _require("seed", self.seed, 0 <= self.seed < 2**32, "at least 0 and below 2^32")
-        if not self.output.parent.is_dir() or self.output.is_dir():
-            kind = "is a folder" if self.output.is_dir() else "its folder does not exist"
+        folder = self.output.parent
+        if self.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            kind = "its folder cannot be written to" if folder.is_dir() else "its folder does not exist"
+            kind = "is a folder" if self.output.is_dir() else kind
             raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,8 +133,13 @@ def open_run(plan: TrainingPlan) -> None:
                 f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over, --run-folder "
                 "keeps both"
             )
-    close_run(plan)  # what is left of another run would mix with this one when it is resumed
-    plan.state_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        close_run(plan)  # what is left of another run would mix with this one when it is resumed
+        plan.state_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{plan.folder}: the run's folder cannot be made ({error.strerror}); give another with --run-folder"
+        ) from error
     with replacing(record, force=True, error_type=ConfigError) as temporary:
         temporary.write_text(json.dumps(plan.to_dict(), indent=1), encoding="utf-8")
 

@@ -87,7 +87,7 @@ def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) 
         use_cpu=use_cpu,
         dataloader_pin_memory=not use_cpu,
         ddp_backend="gloo" if use_cpu and processes > 1 else None,
-        ddp_find_unused_parameters=True,
+        ddp_find_unused_parameters=not stage.weights.reach_every_parameter,
         seed=plan.seed,
         save_total_limit=2,
         logging_steps=20,

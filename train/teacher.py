@@ -101,7 +101,9 @@ def load_teacher(name: str, task: Task) -> LoadedTeacher:
     try:
         config = AutoConfig.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise TeacherError(f"teacher {name}: {_first_line(error)}; give a local folder or a Hugging Face id") from error
+        raise TeacherError(
+            f"teacher {name}: {_first_line(error)}; give a local folder, or go online for a Hugging Face id"
+        ) from error
     if config.model_type != "bert":
         raise TeacherError(f"teacher {name} is a {config.model_type!r} model: only BERT architectures can teach")
     has_head = any("ForSequenceClassification" in a for a in config.architectures or ())

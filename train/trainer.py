@@ -46,6 +46,12 @@ class LossWeights:
     rate: float = 0.0
     temperature: float = 1.0
 
+    @property
+    def reach_every_parameter(self) -> bool:
+        """Whether every trained parameter gets a gradient: the linear map of hidden states, and the head, need a term
+        that reads them."""
+        return bool(self.hidden and (self.soft or self.hard))
+
 
 class Distiller(nn.Module):
     """A student and the one linear map from its rates to the teacher's hidden states, shared by all taps."""
@@ -112,7 +118,16 @@ class EpochOrder(Sampler[int]):
 
 
 class ReproducibleTrainer(Trainer):
-    """A Trainer whose batches are those of EpochOrder, and which never saves weights that are not finite."""
+    """A Trainer whose batches are those of EpochOrder, and which stops at a loss and never saves weights that are not
+    finite. rate_option: the option of `neurotool train` that sets its learning rate."""
+
+    rate_option = "--learning-rate"
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        loss: Tensor = super().training_step(*arguments, **options)
+        if not torch.isfinite(loss):
+            raise self.diverged(f"loss is {loss.item()} at step {self.state.global_step + 1}")
+        return loss
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
         texts = self.train_dataset if train_dataset is None else train_dataset
@@ -127,8 +142,8 @@ class ReproducibleTrainer(Trainer):
 
     def diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{what}: training stopped; {self.args.output_dir} keeps the checkpoints saved before, if any; "
-            "start over with --force and a smaller learning rate"
+            f"{what}: training stopped; start over with --force and a {self.rate_option} below "
+            f"{self.args.learning_rate:g} (until then {self.args.output_dir} keeps what was saved before)"
         )
 
 
@@ -162,6 +177,8 @@ class DistillationTrainer(ReproducibleTrainer):
         last = len(teacher.model.bert.encoder.layer)
         self.score_layers = tuple(min(i + 1, last) for i in layer_map[:-1])
         self.task = task
+        if task is None:
+            self.rate_option = "--general-learning-rate"
         self.model_accepts_loss_kwargs = False
         self._terms: dict[str, Tensor] = {}
         self.control: TrainerControl
@@ -174,10 +191,7 @@ class DistillationTrainer(ReproducibleTrainer):
         with self.accelerator.autocast():
             taught = self.teacher(inputs, hidden_layers, score_layers)
         self._terms = model(inputs, taught, labels)
-        loss = self._terms["loss"]
-        if not torch.isfinite(loss):
-            raise self.diverged(f"loss is {loss.item()} at step {self.state.global_step + 1}")
-        return loss
+        return self._terms["loss"]
 
     @property
     def distiller(self) -> Distiller:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neurotool.tasks import Task
 
 CONVERGENCE_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
+_BAR = 25  # characters of a rate of 1: with the longest layer name the table fits into 80 columns
 
 
 def _time_steps(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -43,9 +44,12 @@ Examples:
 @click.option("--time-steps", "-T", callback=_time_steps, help="One or several T, e.g. 1,2,4,8.  [default: its own]")
 @click.option("--convergence", is_flag=True, help="Mean |ASR - steady state| per layer against T, both schedules.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Plot of --convergence.  [default: convergence.png]"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Plot of --convergence.  [default: convergence.png; none with --json]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Texts at once.")
 @json_option
 def evaluate(
     checkpoint: Path,
@@ -66,8 +70,9 @@ def evaluate(
 
     if not convergence and output is not None:
         raise ConfigError(f"-o {output} is the plot of --convergence: add --convergence or leave out -o")
-    output = output or Path("convergence.png")
-    if not output.parent.is_dir():
+    if convergence and not as_json:
+        output = output or Path("convergence.png")
+    if output is not None and not output.parent.is_dir():
         raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
     datasets.disable_progress_bars()
     student, tokenizer, task, loaded = load_student(checkpoint)
@@ -85,9 +90,11 @@ def evaluate(
         columns = ("input_ids", "attention_mask", "token_type_ids")
         batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")
         errors = measure_convergence(student, dict(batch), list(time_steps or CONVERGENCE_STEPS))
-        plot_convergence(errors, output)
+        if output is not None:
+            plot_convergence(errors, output)
         if as_json:
-            click.echo(json.dumps({"mean_absolute_error": errors, "texts": len(sample), "plot": str(output)}))
+            plot = None if output is None else str(output)
+            click.echo(json.dumps({"mean_absolute_error": errors, "texts": len(sample), "plot": plot}))
         else:
             _print_convergence(console, errors)
             click.echo(f"on {len(sample)} texts; plot: {output}")
@@ -136,7 +143,8 @@ def _print_rates(console: Console, result: "Evaluation") -> None:
     for column in ("neuron layer", "neurons", "mean rate", ""):
         table.add_column(column, justify="right" if column in ("neurons", "mean rate") else "left")
     for name, layer in result.activity.layers.items():
-        table.add_row(name, str(layer.neurons), f"{layer.rate:.3f}", "#" * round(40 * layer.rate))
+        rate = result.activity.rate(name)
+        table.add_row(name, str(layer.neurons), f"{rate:.3f}", "#" * round(_BAR * rate))
     console.print(table)
 
 

@@ -16,10 +16,12 @@ from neurotool.cli.graphs import Conventions, load_graph, nir_options
 from neurotool.errors import ConfigError
 
 if TYPE_CHECKING:
+    from neurotool.export.fit import FitReport
     from neurotool.graph import Graph
     from neurotool.lava_runtime.bundle import Bundle
 
-FILES = ("nir", "dot", "svg")
+LOWERED = ("lava", "netx")
+"""Targets of integers: weights are quantised and calibrated."""
 
 
 @click.command(
@@ -27,6 +29,7 @@ FILES = ("nir", "dot", "svg")
 Examples:
   neurotool export model.ckpt -o model.nir
   neurotool export model.ckpt --target lava -o model.lava
+  neurotool export model.ckpt --target lava --chip loihi2
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
   neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
@@ -34,10 +37,10 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--target",
-    type=click.Choice(["nir", "lava", "dot", "svg"]),
+    type=click.Choice(["nir", *LOWERED, "dot", "svg"]),
     default="nir",
     show_default=True,
-    help="NIR, a Lava bundle, or a drawing.",
+    help="NIR, a Lava bundle, HDF5 for lava-dl's netx, or a drawing.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File or bundle.  [default: MODEL with the target's ending]"
@@ -50,17 +53,21 @@ Examples:
     show_default=True,
     help="Of a Lava bundle: integers as on the chip, or real numbers for debugging.",
 )
-@click.option("--per-layer", is_flag=True, help="One weight exponent a layer, not one an output channel (lava).")
+@click.option("--per-layer", is_flag=True, help="One weight exponent a layer, not one an output channel (lava, netx).")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Text to calibrate on (lava).  [default: the validation data]"
+    "--data", type=click.Path(path_type=Path), help="Text to calibrate on (lava, netx).  [default: the validation data]"
 )
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Texts to calibrate on (lava)."
+    "--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Texts to calibrate on (lava, netx)."
 )
+@click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @nir_options
 @json_option
+@click.pass_context
 def export(
+    context: click.Context,
     model: Path,
     target: str,
     output: Path | None,
@@ -69,6 +76,8 @@ def export(
     per_layer: bool,
     data: Path | None,
     samples: int,
+    chip: str | None,
+    strict: bool,
     force: bool,
     as_json: bool,
     **conventions: object,
@@ -76,25 +85,36 @@ def export(
     """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
     if part and target not in ("dot", "svg"):
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
-    if target != "lava" and (data or per_layer or precision != "fixed"):
-        raise ConfigError(f"--data, --per-layer and --precision are for --target lava, not {target}: leave them out")
+    if target not in LOWERED and (data or per_layer or chip or precision != "fixed"):
+        options = "--data, --per-layer, --precision and --chip"
+        raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
+    if (target == "netx" or chip) and precision != "fixed":
+        raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
+    if strict and not chip:
+        raise ConfigError("--strict: names the rules of a chip; give it with --chip")
     start = time.perf_counter()
-    path = output or model.with_suffix(f".{target}")
+    path = output or model.with_suffix(f".{'hdf5' if target == 'netx' else target}")
     known = Conventions(**conventions)  # type: ignore[typeddict-item]
-    if target == "lava":
-        report = _bundle(model, path, known, precision, per_layer, data, samples, force, as_json)
+    fit = None
+    if target in LOWERED:
+        report, fit = _lowered(model, path, known, target, precision, per_layer, data, samples, chip, force, as_json)
     else:
         report = _file(load_graph(model, known), path, target, part, force)
     report = {"output": str(path), "target": target} | report | {"seconds": round(time.perf_counter() - start, 2)}
     if as_json:
         click.echo(json.dumps(report))
-        return
+        context.exit(int(strict and not report["fit"]["fits"]))
     click.echo(
         f"wrote {path}: {_size(report['bytes'])} for {_size(report['weight_bytes'])} of weights, "
         f"{report['nodes']} nodes, {report['seconds']:.1f} s with loading libraries"
     )
     if "standard_nodes" in report:
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
+    if fit is not None:
+        from neurotool.cli.fit import show_fit
+
+        show_fit(Console(), fit)
+        context.exit(int(strict and bool(fit.broken)))
 
 
 def _file(graph: "Graph", path: Path, target: str, part: str, force: bool) -> dict[str, Any]:
@@ -110,28 +130,42 @@ def _file(graph: "Graph", path: Path, target: str, part: str, force: bool) -> di
     return _described(graph, path.stat().st_size)
 
 
-def _bundle(
+def _lowered(
     model: Path,
     path: Path,
     conventions: Conventions,
+    target: str,
     precision: str,
     per_layer: bool,
     data: Path | None,
     samples: int,
+    chip: str | None,
     force: bool,
     as_json: bool,
-) -> dict[str, Any]:
+) -> "tuple[dict[str, Any], FitReport | None]":
     from neurotool.cli.lowering import make_bundle
+    from neurotool.export.chip import load_chip
+    from neurotool.export.fit import fit_report
     from neurotool.lava_runtime.bundle import check_free, write_bundle
 
-    check_free(path, force)  # before the work
+    limits = load_chip(chip) if chip else None
+    if target == "lava":
+        check_free(path, force)  # before the work
     fixed = precision == "fixed"
     bundle = make_bundle(model, conventions, fixed=fixed, per_layer=per_layer, data=data, samples=samples)
-    write_bundle(path, bundle, force)
+    if target == "lava":
+        write_bundle(path, bundle, force)
+        size = sum(file.stat().st_size for file in path.iterdir())
+    else:
+        from neurotool.export.netx import write_netx
+
+        write_netx(bundle.graph, path, force)
+        size = path.stat().st_size
     if fixed and not as_json:
         _show(bundle)
-    size = sum(file.stat().st_size for file in path.iterdir())
-    return _described(bundle.graph, size) | {"precision": precision} | bundle.record
+    fit = fit_report(bundle.graph, limits, bundle.max_length) if limits else None
+    report = _described(bundle.graph, size) | {"precision": precision} | bundle.record
+    return report | ({"fit": fit.to_dict()} if fit else {}), fit
 
 
 def _described(graph: "Graph", size: int) -> dict[str, Any]:
@@ -146,15 +180,19 @@ def _described(graph: "Graph", size: int) -> dict[str, Any]:
 
 def _show(bundle: "Bundle") -> None:
     """What quantisation did."""
+    if "quantisation" not in bundle.record:
+        return
     quantisation, calibration = bundle.record["quantisation"], bundle.record["calibration"]
     table = Table(
         title=f"int8 weights, one exponent for each {quantisation['exponent_per']}",
         title_justify="left",
         box=box.SIMPLE,
     )
-    for column in ("layer", "error of weights", "mean |rate|", "mean |Δrate|"):
+    for column in ("layer", "weights' error", "mean |rate|", "|Δrate|"):
         table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
     for row in quantisation["layers"]:
+        if row["layer"].endswith((".norm", ".word", ".token_type", ".position")):
+            continue  # 16 bits: they are in the JSON
         weight = f"{100 * row['weight_error']:.2f} %" if "weight_error" in row else ""
         rates = [f"{row[key]:.4f}" if key in row else "" for key in ("rate", "rate_error")]
         table.add_row(row["layer"], weight, *rates)

@@ -68,8 +68,13 @@ def load_graph(path: Path, conventions: Conventions) -> Graph:
 
 def student_graph(path: Path, student: "LoadedStudent", conventions: Conventions) -> Graph:
     """The graph of a checkpoint's student, with another T where one is given. Raises ConfigError."""
+    refuse_conventions(path, conventions)
+    graph = student.model.to_graph()
+    return graph if conventions["time_steps"] is None else replace(graph, time_steps=conventions["time_steps"])
+
+
+def refuse_conventions(path: Path, conventions: Conventions) -> None:
+    """Raises ConfigError where options for foreign .nir files, but for another T, are given for a checkpoint."""
     given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value and name != "time_steps"]
     if given:
         raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")
-    graph = student.model.to_graph()
-    return graph if conventions["time_steps"] is None else replace(graph, time_steps=conventions["time_steps"])

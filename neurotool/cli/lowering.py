@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from neurotool.cli.graphs import Conventions, is_nir, load_graph, student_graph
-from neurotool.cli.reading import TextInputs, TextReader, read_texts, student_reader
+from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts, student_reader
+from neurotool.errors import ConfigError
 from neurotool.graph import Graph, Neuron
-from neurotool.lava_runtime.bundle import Bundle
+from neurotool.lava_runtime.bundle import MANIFEST, Bundle, is_bundle, read_bundle
 from neurotool.lava_runtime.emulator import Emulation, Emulator
 from neurotool.sentences import random_inputs
 
@@ -21,6 +22,9 @@ RANGE_BATCHES = 2
 
 def load_for_export(path: Path, conventions: Conventions) -> tuple[Graph, TextReader | None, dict[str, str]]:
     """The graph, how it reads text if it does, and the files of its tokenizer."""
+    if is_bundle(path):
+        bundle = read_bundle(path)
+        return bundle.graph, bundle_reader(bundle, path), bundle.tokenizer
     if is_nir(path) or path.is_dir():
         return load_graph(path, conventions), None, {}
     from neurotool.student.serialise import load_student
@@ -101,9 +105,17 @@ def make_bundle(
     data: Path | None,
     samples: int,
 ) -> Bundle:
-    """Calibrate, lower and measure; with real parameters (`fixed` False) only wrap."""
+    """Calibrate, lower and measure; with real parameters (`fixed` False) only wrap.
+
+    A bundle in integers stays as it is.
+    """
+    if is_bundle(path) and (bundle := read_bundle(path)).precision == "fixed":
+        if not fixed:
+            raise ConfigError(f"{path}: holds integers; --precision float needs the checkpoint")
+        return bundle
     graph, reader, tokenizer = load_for_export(path, conventions)
-    record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    content = (path / MANIFEST if is_bundle(path) else path).read_bytes()
+    record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}}
     task: dict[str, Any] = {}
     if reader is not None:
         task = asdict(reader.task)

@@ -2,7 +2,10 @@
 
 import errno
 import importlib
+import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import click
@@ -27,6 +30,7 @@ COMMANDS = {
     "export": LazyCommand("neurotool.cli.export:export", "Write a model as NIR, or draw its layer graph."),
     "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
     "run": LazyCommand("neurotool.cli.run:run", "Run a Lava bundle on Lava or on the emulator."),
+    "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
 
@@ -48,9 +52,14 @@ class NeurotoolGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _usage_errors_on_one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _usage_errors_on_one_line():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -61,6 +70,24 @@ class NeurotoolGroup(click.Group):
             exit_code, message = _explain(error)
             click.echo(f"Error: {' '.join(message.split())}", err=True)
             raise click.exceptions.Exit(exit_code) from error
+
+
+class _UsageError(click.ClickException):
+    exit_code = 2
+
+
+@contextmanager
+def _usage_errors_on_one_line() -> Iterator[None]:
+    """click would print the usage and a hint on lines of their own."""
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: not an error, prints the help
+            raise
+        command = error.ctx.command_path if error.ctx else "neurotool"
+        message = " ".join(error.format_message().split())
+        stop = "" if message.endswith((".", "?")) else "."
+        raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -88,6 +115,7 @@ def _describe_bug(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="neurotool")
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
 
 
 def main() -> None:

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   neurotool predict model.ckpt "a moving film" "a waste of time"
-  neurotool predict model.ckpt - < sentences.txt          one text a line; pairs: two texts with a tab between
+  neurotool predict model.ckpt - < sentences.txt
+  neurotool predict model.ckpt "$(printf 'first text\\tsecond text')"
+
+- reads one text a line from standard input. A student of pairs reads two texts with a tab between.
 """
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1, required=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
 @json_option
 def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: bool) -> None:
     """Classify or score texts."""
@@ -49,8 +52,9 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
 
 
 def _warn_of_long_texts(texts: list[tuple[str, ...]], tokenizer: Any, length: int) -> None:
-    lengths = map(len, tokenizer(*(list(column) for column in zip(*texts, strict=True)))["input_ids"])
-    if cut := sum(n > length for n in lengths):
+    columns = (list(column) for column in zip(*texts, strict=True))
+    encodings = tokenizer(*columns, truncation=True, max_length=length).encodings
+    if cut := sum(bool(encoding.overflowing) for encoding in encodings):
         click.echo(f"{cut} of {len(texts)} texts are longer than {length} tokens: cut", err=True)
 
 
@@ -86,9 +90,10 @@ def shown(result: dict[str, Any]) -> str:
 
 def split_columns(text: str, columns: int) -> tuple[str, ...]:
     """One text, or the two of a pair with a tab between. Raises DataError."""
-    parts = tuple(text.split("\t")) if columns == 2 else (text,)
+    parts = tuple(text.split("\t"))
+    wanted = "pairs, two texts with a tab between" if columns == 2 else "single texts; write a space for a tab"
     if len(parts) != columns:
-        raise DataError(
-            f"{text[:40]!r} has {len(parts)} part(s): this student reads pairs, two texts with a tab between"
-        )
+        raise DataError(f"{text[:40]!r} has {len(parts)} part(s) between tabs: this student reads {wanted}")
+    if not all(part.strip() for part in parts):
+        raise DataError(f"{text[:40]!r} has an empty text: nothing can be said about it, leave it out")
     return parts

@@ -62,8 +62,9 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # the tokenizers library raises plain Exceptions
             raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in bundle.task.items()}
-    return TextReader(tokenizer, Task(**fields), bundle.record.get("plan", {}))
+    task = bundle.task
+    lists = (tuple(task[name]) for name in ("text_columns", "label_names", "metrics"))
+    return TextReader(tokenizer, Task(task["name"], *lists), bundle.record.get("plan", {}))
 
 
 def read_texts(reader: TextReader, data: Path | None, samples: int, tokens: int) -> TextInputs:

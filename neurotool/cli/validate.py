@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   neurotool validate model.ckpt model.nir
-  neurotool validate model.ckpt model.nir --data reviews.tsv --samples 200 --json
+  neurotool validate model.ckpt model.nir --data test.tsv --samples 200 --json
   neurotool validate a.nir b.nir --tolerance 0.01
 
 Exit code 0: the same within the tolerance; 1: not the same; 2: bad input. Both sides compute in double precision;
@@ -62,6 +61,11 @@ def validate(
     model_a, reader_a = _load(a, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
     model_b, reader_b = _load(b, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
     tokens = min(model_a.graph.tokens, model_b.graph.tokens)
+    if conventions["standard_nodes"] and (reader_a or reader_b):
+        raise ConfigError(
+            "--standard-nodes: the standard nodes of a .nir file are pieces of a network that read values, not "
+            "sentences, and cannot be run beside a checkpoint or bundle; leave it out, or give two .nir files"
+        )
     inputs, source = _inputs(reader_a or reader_b, model_a, data, samples, tokens)
     steps = track(inputs, "comparing", console=Console(stderr=True), transient=True, disable=as_json)
     result = compare(model_a, model_b, steps, tolerance, rounding=1e-5 if float32 else 1e-9)
@@ -108,16 +112,11 @@ def _inputs(
 
 
 def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str, time_steps: int) -> None:
-    table = Table(title=f"A {a}\nB {b}", title_justify="left", box=box.SIMPLE)
-    for column in ("neuron layer", "spikes A", "spikes B", "agree", "mean |Δrate|", "max"):
-        table.add_column(column, justify="left" if column == "neuron layer" else "right", overflow="fold")
-    for name, layer in result.layers.items():
-        shown = "100 %" if not layer.differing else f"{min(99.99, 100 * layer.agreement):.2f} %"
-        rates = f"{layer.mean_rate_difference:.2g}", f"{layer.max_rate_difference:.2g}"
-        table.add_row(name, str(layer.spikes_a), str(layer.spikes_b), shown, *rates)
-    console.print(table)
     say = click.echo
-    say(f"{result.inputs} inputs, T = {time_steps}; {source}")
+    say(f"A {a}\nB {b}")
+    if result.layers:
+        _print_layers(console, result)
+        say(f"{result.inputs} inputs, T = {time_steps}; {source}")
     if result.max_logit_difference is not None:
         say(f"logits: max |Δ| {result.max_logit_difference:.2g}")
     if result.predictions_agreeing is not None:
@@ -134,3 +133,14 @@ def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str
     else:
         within = "exactly the same spikes" if result.tolerance == 0 else f"the same within {result.tolerance}"
     say(f"PASS: {within}" if result.passed else f"FAIL: not {within}")
+
+
+def _print_layers(console: Console, result: "Comparison") -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("neuron layer", "spikes A", "spikes B", "agree", "mean |Δrate|", "max"):
+        table.add_column(column, justify="left" if column == "neuron layer" else "right", overflow="fold")
+    for name, layer in result.layers.items():
+        shown = "100 %" if not layer.differing else f"{min(99.99, 100 * layer.agreement):.2f} %"
+        rates = f"{layer.mean_rate_difference:.2g}", f"{layer.max_rate_difference:.2g}"
+        table.add_row(name, str(layer.spikes_a), str(layer.spikes_b), shown, *rates)
+    console.print(table)

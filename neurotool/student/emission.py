@@ -67,12 +67,32 @@ class SteadyState:
         return neurons.dynamics.steady_state(neurons.drive(current))
 
 
+SpikeCounts = dict[str, Tensor]
+"""Spikes that each neuron of a layer sent, whatever their sign, in whole numbers: name -> (batch, tokens, width)."""
+
+
+def _count(counts: SpikeCounts, name: str, spikes: Tensor) -> None:
+    counts[name] = counts[name] + spikes if name in counts else spikes
+
+
 class WindowRates:
-    def __init__(self, time_steps: int) -> None:
+    """Adds up the spikes of every window in `counts` when given; only for use without gradients."""
+
+    def __init__(self, time_steps: int, counts: SpikeCounts | None = None) -> None:
         self.time_steps = time_steps
+        self.counts = counts
 
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
-        return neurons.rate(current, self.time_steps)
+        if self.counts is None:
+            return neurons.rate(current, self.time_steps)
+        if neurons.dynamics.has_closed_form:  # under constant drive all spikes of a window have one sign
+            rate = neurons.rate(current, self.time_steps)
+            _count(self.counts, neurons.name, (rate.abs() * self.time_steps).round_())
+            return rate
+        window = WindowSpikes(self.time_steps)
+        rate = window(neurons, current)
+        _count(self.counts, neurons.name, window.spikes[neurons.name].abs().sum(0))
+        return rate
 
 
 class WindowSpikes:
@@ -90,9 +110,13 @@ class WindowSpikes:
 
 
 class Membranes:
-    """Every call advances a neuron layer by one step. Potentials, rates so far and last spikes by layer name."""
+    """Every call advances a neuron layer by one step. Potentials, rates so far and last spikes by layer name.
 
-    def __init__(self) -> None:
+    Adds up the spikes of all steps in `counts` when given.
+    """
+
+    def __init__(self, counts: SpikeCounts | None = None) -> None:
+        self.counts = counts
         self.potentials: dict[str, Tensor] = {}
         self.running: dict[str, RunningRate] = {}
         self.last_spikes: dict[str, Tensor] = {}
@@ -105,6 +129,8 @@ class Membranes:
         self.potentials[name], spikes = dynamics.step(self.potentials[name], drive)
         self.running[name].add(spikes)
         self.last_spikes[name] = spikes
+        if self.counts is not None:
+            _count(self.counts, name, spikes.abs())
         return spikes
 
     @property

@@ -23,6 +23,7 @@ from neurotool.student.emission import (
     Membranes,
     NeuronLayer,
     Recorded,
+    SpikeCounts,
     SteadyState,
     Substituted,
     WindowRates,
@@ -35,12 +36,14 @@ from neurotool.student.to_graph import spikingbert_graph
 @dataclass
 class SpikingBertOutput(ModelOutput):
     """rates: ASR of every neuron layer by name, (batch, tokens, width). attention_scores: per encoder layer, before the
-    softmax, (batch, heads, tokens, tokens); only on request."""
+    softmax, (batch, heads, tokens, tokens); only on request. spike_counts: spikes that each neuron sent during the run,
+    same shapes as the rates; with feedback also those that entered node "feedback"; only on request."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     rates: dict[str, Tensor] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
+    spike_counts: SpikeCounts | None = None
 
 
 class SpikingBertLayer(nn.Module):
@@ -133,9 +136,9 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         return ["embedding"] + [f"encoder.{i}.output" for i in range(len(self.layers))]
 
     @property
-    def _sweeps(self) -> int:
-        """Sweeps of windows in a phased run."""
-        return 1 if self.feedback is None else self.config.feedback_sweeps
+    def sweeps(self) -> int:
+        """How often every neuron layer runs for T steps: more than once in a phased run with feedback."""
+        return self.config.feedback_sweeps if self.feedback is not None and self.config.schedule == "phased" else 1
 
     def forward(
         self,
@@ -145,23 +148,25 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,
         output_rates: bool = True,
         output_scores: bool = False,
+        output_spike_counts: bool = False,
         time_steps: int | None = None,
         **_: Any,
     ) -> SpikingBertOutput:
         """Args: input_ids, attention_mask (1 = token), token_type_ids: (batch, tokens); labels: (batch,);
-        time_steps overrides the configured T; output_rates=False frees each layer's rates as soon as they are read."""
+        time_steps overrides the configured T; output_rates=False frees each layer's rates as soon as they are read;
+        output_spike_counts=True is for use without gradients."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         time_steps = self.config.time_steps if time_steps is None else time_steps
         current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
         scores: list[Tensor] | None = [] if output_scores else None
         rates: dict[str, Tensor] | None = {} if output_rates else None
-        last = self._run(current, attention_mask, time_steps, rates, scores)
+        counts: SpikeCounts | None = {} if output_spike_counts else None
+        last = self._run(current, attention_mask, time_steps, rates, scores, counts)
         logits = self.readout(last, attention_mask)
         loss = None if labels is None else classification_loss(logits, labels)
-        return SpikingBertOutput(
-            loss=loss, logits=logits, rates=rates, attention_scores=None if scores is None else tuple(scores)
-        )
+        kept = None if scores is None else tuple(scores)
+        return SpikingBertOutput(loss=loss, logits=logits, rates=rates, attention_scores=kept, spike_counts=counts)
 
     def readout(self, rate: Tensor, attention_mask: Tensor) -> Tensor:
         """Linear on the last layer's rate of [CLS], or on its mean over tokens. Returns (batch, labels)."""
@@ -177,17 +182,18 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         time_steps: int,
         rates: dict[str, Tensor] | None,
         scores: list[Tensor] | None,
+        counts: SpikeCounts | None,
     ) -> Tensor:
-        """The last layer's rate under the configured schedule, differentiable at the equilibrium. Fills `rates` and
-        `scores` when given."""
+        """The last layer's rate under the configured schedule, differentiable at the equilibrium. Fills `rates`,
+        `scores` and `counts` when given."""
         sweep = self._sweep(current, mask)
         emission: Emission
         if self.config.schedule == "phased" and self.feedback is None:
-            emission = WindowRates(time_steps)
+            emission = WindowRates(time_steps, counts)
             state = None
         else:
             with torch.no_grad():
-                simulated = self.simulate(current, mask, time_steps)
+                simulated = self.simulate(current, mask, time_steps, counts)
             emission = Substituted(simulated)
             state = simulated[self.output_names[-1]] if self.feedback is not None else None
             if state is not None and torch.is_grad_enabled():
@@ -209,25 +215,26 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
 
         return sweep
 
-    def simulate(self, current: Tensor, mask: Tensor, time_steps: int) -> dict[str, Tensor]:
-        """ASR of every neuron layer after running the schedule. Dropout masks are shared over time steps and with the
-        pass that follows: the random state is rewound before each."""
+    def simulate(
+        self, current: Tensor, mask: Tensor, time_steps: int, counts: SpikeCounts | None = None
+    ) -> dict[str, Tensor]:
+        """ASR of every neuron layer after running the schedule; fills `counts` when given. Dropout masks are shared
+        over time steps and with the pass that follows: the random state is rewound before each."""
         sweep = self._sweep(current, mask)
         rewind = _RandomState(current.device) if self.training else None
-        state = None
-        if self.config.schedule == "phased":
-            for _ in range(self._sweeps):
-                emission = Recorded(WindowRates(time_steps))
-                state = sweep(emission, state)
-                if rewind:
-                    rewind()
-            return emission.rates
-        membranes = Membranes()
-        for _ in range(time_steps):
-            state = sweep(membranes, state)
+        membranes = Membranes(counts)
+        state, fed_back = None, torch.zeros_like(current)
+        phased = self.config.schedule == "phased"
+        for _ in range(self.sweeps if phased else time_steps):
+            if counts:
+                fed_back = counts[self.output_names[-1]]  # all that was sent before this pass
+            windows = Recorded(WindowRates(time_steps, counts))
+            state = sweep(windows if phased else membranes, state)
             if rewind:
                 rewind()
-        return membranes.rates
+        if counts is not None and self.feedback is not None:
+            counts["feedback"] = fed_back
+        return windows.rates if phased else membranes.rates
 
     def to_graph(self) -> Graph:
         """The student as a layer graph, which export, simulation and counting read. Raises GraphError."""
@@ -251,7 +258,7 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
         """Phased schedule step by step: {layer: spikes (T, batch, tokens, width)} of the last sweep."""
         sweep = self._sweep(self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids), attention_mask)
         state = None
-        for _ in range(self._sweeps):
+        for _ in range(self.sweeps):
             emission = WindowSpikes(self.config.time_steps)
             state = sweep(emission, state)
         return emission.spikes

@@ -1,0 +1,88 @@
+"""Reproduces the energy tables of docs/results.md from trained students.
+
+    python benchmarks/energy.py NAME=CHECKPOINT=DATA … [-T 4,16] [--timing]
+
+DATA is the folder (or table) of labelled texts, empty for what the checkpoint was trained on. Prints Markdown: each student
+at every T: accuracy, spikes per synapse, and its energy as a share of the equal-size dense network, of its teacher and of
+the quantised dense network, arithmetic only and with memory. --timing adds how much longer an evaluation with counts takes
+than one without, alternating, medians of five runs, and the seconds on the first student's data.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import datasets
+import torch
+
+from neurotool.evaluation import batches, evaluate, validation_examples
+from neurotool.student.serialise import load_student
+from neurotool.tasks import tokenise
+
+SHARES = ("of its twin", "of its teacher", "int8: of the fair rival")
+
+
+def sweep(checkpoint: str, data: str, steps: str) -> list[dict[str, str]]:
+    command = [sys.executable, "-m", "neurotool", "energy", "sweep", checkpoint, "-T", steps, "--json"]
+    printed = subprocess.run([*command, *(["--data", data] if data else [])], capture_output=True, check=True).stdout
+    rows: list[dict[str, str]] = json.loads(printed)["rows"]
+    return rows
+
+
+def timing(checkpoint: str, data: str, repeats: int = 5) -> tuple[float, float]:
+    """Seconds of an evaluation with counts, and how many times those without."""
+    datasets.disable_progress_bars()
+    student, tokenizer, task, loaded = load_student(checkpoint)
+    examples = validation_examples(Path(data) if data else None, task, loaded.training)
+    dataset, _ = tokenise(examples, tokenizer, student.config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def plain() -> None:
+        for _, batch in batches(dataset, tokenizer, 64, student.device):
+            student(**batch, output_rates=False)
+
+    seconds: dict[str, list[float]] = {"plain": [], "counted": []}
+    for _ in range(repeats):
+        for name, run in (("plain", plain), ("counted", lambda: evaluate(student, dataset, tokenizer, task))):
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    plain_seconds, counted = (statistics.median(seconds[name]) for name in ("plain", "counted"))
+    return counted, counted / plain_seconds
+
+
+@click.command()
+@click.argument("students", nargs=-1, required=True)
+@click.option("--time-steps", "-T", default="4,16", show_default=True)
+@click.option("--timing", "timed", is_flag=True, help="Measure what counting costs.")
+def main(students: tuple[str, ...], time_steps: str, timed: bool) -> None:
+    named = [(student.split("=") + [""])[:3] for student in students]
+    click.echo(
+        "| student | T | metric | spikes/synapse | cost model | µJ | of twin | of teacher | int8: of fair rival |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|---|")
+    for name, checkpoint, data in named:
+        for row in sweep(checkpoint, data, time_steps):
+            metric = next(key for key in row if key not in ("cost model", "T", "rate", "SOPs", "µJ", *SHARES))
+            shares = (row[share] for share in SHARES)
+            cells = (
+                name,
+                row["T"],
+                f"{row[metric]} {metric}",
+                row["spikes/synapse"],
+                row["cost model"],
+                row["µJ"],
+                *shares,
+            )
+            click.echo(f"| {' | '.join(cells)} |")
+    if timed:
+        seconds, ratio = timing(named[0][1], named[0][2])
+        click.echo(f"\ncounting: {seconds:.1f} s, {ratio:.2f} times an evaluation without counts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Cost models: what an operation costs, from data files in which every number has its source (energy/models/*.json)."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurotool.energy.counts import NodeCount
+from neurotool.energy.operations import OPERATIONS, Operations
+from neurotool.errors import ConfigError
+
+FORMAT_VERSION = 1
+FOLDER = Path(__file__).parent / "models"
+ARITHMETIC, MEMORY = "horowitz-45nm", "horowitz-45nm-memory"
+
+# Operations on memories: which size of NodeCount says how large the memory is, and which bits are read.
+_ACCESSES = {
+    "weight_reads": ("weights", "weight"),
+    "lookups": ("weights", "weight"),
+    "value_reads": ("values", "value"),
+    "value_writes": ("values", "value"),
+    "state_reads": ("values", "state"),
+    "state_writes": ("values", "state"),
+}
+# What a network would not do without spikes, in proportion to them.
+_SPIKE_DRIVEN = ("accumulates", "resets")
+_PER_ACCUMULATE = ("weight_reads", "addresses", "state_reads", "state_writes")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """value in `unit`, at technology `node` and `voltage`; status: published, derived, regression, …"""
+
+    value: float
+    unit: str
+    node: str
+    voltage: str
+    source: str
+    status: str
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """bits: of a weight, a value (activation, spike event) and a state (potential, accumulator)."""
+
+    name: str
+    bits: dict[str, int]
+    constants: dict[str, Constant]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """sram: (bytes, energy of one read of `read_bits`), by size; address_add: energy of computing one address."""
+
+    read_bits: int
+    sram: tuple[tuple[int, Constant], ...]
+    address_add: Constant
+
+    def access(self, size: float, bits: int) -> float:
+        """pJ of reading or writing `bits` in `size` bytes: linear between the sizes known, constant beyond."""
+        energy = np.interp(size, [known for known, _ in self.sram], [constant.value for _, constant in self.sram])
+        return float(energy) * bits / self.read_bits
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """operations: kind -> {constant: how many of it}. out_of_scope: kinds that the model leaves out on purpose.
+
+    spiking_only: prices of a neuromorphic chip, on which no dense network runs.
+    """
+
+    name: str
+    title: str
+    technology: str
+    formats: dict[str, NumberFormat]
+    operations: dict[str, dict[str, float]]
+    notes: dict[str, str]
+    out_of_scope: tuple[str, ...]
+    leaves_out: tuple[str, ...]
+    memory: Memory | None = None
+    spiking_only: bool = False
+
+    @cached_property
+    def default_format(self) -> NumberFormat:
+        return next(iter(self.formats.values()))
+
+    def format(self, name: str | None) -> NumberFormat:
+        """Raises ConfigError for a format the model does not know."""
+        if name is None:
+            return self.default_format
+        if name not in self.formats:
+            raise ConfigError(
+                f"cost model {self.name} has no number format {name!r}: it knows {', '.join(self.formats)}"
+            )
+        return self.formats[name]
+
+    def prices(self, node: NodeCount, numbers: NumberFormat) -> dict[str, float]:
+        """pJ of each kind of operation at this node; kinds without a price are missing."""
+        prices = {
+            kind: sum(numbers.constants[constant].value * times for constant, times in parts.items())
+            for kind, parts in self.operations.items()
+        }
+        if self.memory is not None:
+            for kind, (memory, bits) in _ACCESSES.items():
+                width = numbers.bits[bits]
+                prices[kind] = self.memory.access(getattr(node, memory) * width / 8, width)
+            prices["addresses"] = self.memory.address_add.value
+        return prices
+
+    def unpriced(self, operations: Operations) -> list[str]:
+        """Kinds that occur, have no price, and are not out of the model's scope."""
+        priced = {*self.operations, *self.out_of_scope, *([*_ACCESSES, "addresses"] if self.memory else [])}
+        return [kind for kind in OPERATIONS if getattr(operations, kind) and kind not in priced]
+
+
+@dataclass(frozen=True)
+class Energy:
+    """pJ over all inputs; by_kind: per kind of operation. spike_driven: the part in proportion to the spikes."""
+
+    by_kind: dict[str, float]
+    spike_driven: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.by_kind.values())
+
+    def __add__(self, other: "Energy") -> "Energy":
+        kinds = {*self.by_kind, *other.by_kind}
+        merged = {
+            kind: self.by_kind.get(kind, 0.0) + other.by_kind.get(kind, 0.0) for kind in OPERATIONS if kind in kinds
+        }
+        return Energy(merged, self.spike_driven + other.spike_driven)
+
+
+def price(model: CostModel, numbers: NumberFormat, node: NodeCount, dense: bool = False) -> Energy:
+    """Energy of one node; dense: of its dense twin."""
+    operations = node.dense if dense else node.spiking
+    prices = model.prices(node, numbers)
+    by_kind = {kind: n * prices[kind] for kind in OPERATIONS if (n := getattr(operations, kind)) and kind in prices}
+    counted = {kind: getattr(operations, kind) for kind in _SPIKE_DRIVEN}
+    counted |= dict.fromkeys(_PER_ACCUMULATE, operations.accumulates)
+    if not dense:
+        counted |= {"value_reads": node.spikes_in, "value_writes": operations.resets}
+    driven = sum(n * prices.get(kind, 0.0) for kind, n in counted.items())
+    return Energy(by_kind, driven)
+
+
+def quantised(model: CostModel, bits: int) -> NumberFormat:
+    """Activations of `bits` bits times 8-bit weights, for the fair rival of a T-step rate code.
+
+    The multiplier shrinks with the product of its operands' bits (derived); the accumulator stays.
+    """
+    int8 = model.format("int8")
+    multiply = int8.constants["multiply"]
+    scaled = Constant(
+        multiply.value * bits / 8, multiply.unit, multiply.node, multiply.voltage, multiply.source, "derived"
+    )
+    return NumberFormat(f"int{bits}×8", int8.bits | {"value": bits}, int8.constants | {"multiply": scaled})
+
+
+def cost_models() -> list[str]:
+    """Names of the models that come with neurotool."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load_cost_model(name: str) -> CostModel:
+    """A model by name, or a user's file by path (ending in .json). Raises ConfigError, naming file and entry."""
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(cost_models())
+        raise ConfigError(f"cost model {name!r} is not known: choose one of {known}, or give a .json file")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a cost model: {error}") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path}: cost model format version {version!r}; this neurotool reads version {FORMAT_VERSION}"
+        )
+    try:
+        model = _model(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: the cost model's entry {error} is missing or wrong; see energy/models/*.json"
+        ) from error
+    _check(path, model)
+    return model
+
+
+def _model(data: dict[str, Any]) -> CostModel:
+    memory = None
+    if "memory" in data:
+        given = data["memory"]
+        sram = tuple((int(entry["bytes"]), _constant(entry)) for entry in given["sram"])
+        memory = Memory(int(given["read_bits"]), sram, _constant(given["address_add"]))
+    formats = {
+        name: NumberFormat(name, dict(entry["bits"]), {k: _constant(c) for k, c in entry["constants"].items()})
+        for name, entry in data["formats"].items()
+    }
+    return CostModel(
+        name=data["name"],
+        title=data["title"],
+        technology=data["technology"],
+        formats=formats,
+        operations=data["operations"],
+        notes=data["notes"],
+        out_of_scope=tuple(data["out_of_scope"]),
+        leaves_out=tuple(data["leaves_out"]),
+        memory=memory,
+        spiking_only=data.get("spiking_only", False),
+    )
+
+
+def _constant(entry: dict[str, Any]) -> Constant:
+    return Constant(
+        float(entry["value"]), *(str(entry[name]) for name in ("unit", "node", "voltage", "source", "status"))
+    )
+
+
+def _check(path: Path, model: CostModel) -> None:
+    for kind in (*model.operations, *model.out_of_scope):
+        if kind not in OPERATIONS:
+            raise ConfigError(f"{path}: {kind!r} is no kind of operation: they are {', '.join(OPERATIONS)}")
+    if not model.formats:
+        raise ConfigError(f"{path}: the cost model has no number format; give at least one under 'formats'")
+    constants = [(f, name, c) for f in model.formats.values() for name, c in f.constants.items()]
+    for numbers, name, constant in constants:
+        if constant.unit != "pJ" or not 0 <= constant.value < float("inf"):
+            raise ConfigError(
+                f"{path}: constant {name} of {numbers.name} is {constant.value} {constant.unit}: give pJ, 0 or more"
+            )
+    for kind, parts in model.operations.items():
+        for numbers in model.formats.values():
+            if missing := sorted(set(parts) - set(numbers.constants)):
+                raise ConfigError(
+                    f"{path}: {kind} is made of {missing[0]!r}, which format {numbers.name} does not have"
+                )

@@ -1,0 +1,111 @@
+"""Figures of a report, drawn by matplotlib and returned as SVG text to put into a page."""
+
+import io
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from neurotool.energy.report import Report, rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DENSE, SPIKING = "#9aa5b1", "#1f77b4"
+
+
+class Point(NamedTuple):
+    """energy: pJ per inference; metric: accuracy or the like; label: shown beside it."""
+
+    energy: float
+    metric: float
+    label: str
+
+
+def energy_bars(report: Report) -> str:
+    """µJ per inference of every synapse and kind of node, dense twin and spiking, one panel a cost model."""
+    accounts = [i for i, account in enumerate(report.accounts) if account.known]
+    if not accounts:
+        return ""
+    names = [row.name for row in rows(report)]
+    figure = _figure(5 * len(accounts), 1 + 0.3 * len(names))
+    panels = figure.subplots(1, len(accounts), sharey=True, squeeze=False)[0]
+    for panel, i in zip(panels, accounts, strict=True):
+        lines = rows(report, account=i)
+        places = range(len(lines))
+        if i < len(report.twins):
+            widths = [(row.dense or 0) / 1e6 for row in lines]
+            panel.barh([y - 0.2 for y in places], widths, 0.4, color=DENSE, label="dense twin")
+        widths = [(row.spiking or 0) / 1e6 for row in lines]
+        panel.barh([y + 0.2 for y in places], widths, 0.4, color=SPIKING, label="spiking")
+        panel.set(xlabel="µJ per inference", title=report.accounts[i].title)
+        panel.grid(axis="x", alpha=0.3)
+        panel.margins(y=0.01)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    panels[0].legend(loc="lower right")
+    return _svg(figure)
+
+
+def heat_map(report: Report) -> str:
+    """Spikes per synapse and inference of every neuron layer at every token position: what each of the layer's
+    outgoing synapses carries for a token there."""
+    activity = report.counts.activity
+    if not activity.layers:
+        return ""
+    longest = max(activity.lengths)
+    table = [
+        [
+            layer.by_position[i] / (activity.tokens_at(i) * layer.neurons) if i < len(layer.by_position) else 0.0
+            for i in range(longest)
+        ]
+        for layer in activity.layers.values()
+    ]
+    figure = _figure(8, 1.2 + 0.22 * len(table))
+    panel = figure.subplots()
+    image = panel.imshow(table, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
+    panel.set_yticks(range(len(table)), list(activity.layers))
+    panel.set(xlabel="token position", title="spikes per synapse and inference")
+    figure.colorbar(image)
+    return _svg(figure)
+
+
+def accuracy_energy(curves: dict[str, list[Point]], metric: str, title: str) -> str:
+    """Metric against energy: one line a network over its time steps, a marker where there is one point."""
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return ""
+    figure = _figure(7, 4.2)
+    panel = figure.subplots()
+    for name, points in curves.items():
+        panel.plot([p.energy / 1e6 for p in points], [p.metric for p in points], marker="o", label=name)
+        for point in points:
+            panel.annotate(
+                point.label, (point.energy / 1e6, point.metric), textcoords="offset points", xytext=(5, 5), fontsize=8
+            )
+    panel.set(xscale="log", xlabel="µJ per inference", ylabel=metric, title=title)
+    panel.grid(alpha=0.3, which="both")
+    panel.legend(fontsize="small")
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: "Figure") -> str:
+    """Without the XML header, and the same for the same figure; text stays text."""
+    import matplotlib
+
+    stream = io.StringIO()
+    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "neurotool", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+
+
+def standalone(svg: str) -> str:
+    """A figure's SVG text as a file of its own."""
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'

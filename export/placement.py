@@ -1,0 +1,229 @@
+"""Which parts of a fixed-point graph share neurons, and how many cores of a chip they take.
+
+A population is a layer of neurons on the chip with all that runs in them: the sums they receive, and the nodes that
+act on these in place. Populations do not share cores, and each is split evenly in the order of its elements; so the
+numbers are upper bounds of what a better placement needs.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurotool.export.chip import Chip
+from neurotool.graph import (
+    TOKENS,
+    Add,
+    Conv1d,
+    Embedding,
+    Gelu,
+    Graph,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Readout,
+    Scale,
+    Softmax,
+)
+from neurotool.graph.fixed_point import LIMIT, STATE_BITS, emission_weights
+
+ON_HOST = (Input, Embedding, MeanPool, Readout)
+IN_PLACE = (Neuron, Gelu, Add, Scale, LayerNorm, Softmax)
+"""Nodes that run in the neurons that receive what they read."""
+HOLDING = (Neuron, LayerNorm, Softmax, Gelu)
+"""Nodes that keep a word of state: a potential, or a result that drives a window."""
+RELAY_BITS = 1
+"""Of a synapse that only hands a message on."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Synapses of one port. Blocks of `reach` neighbouring elements read the same `senders` axons each.
+
+    Dense: reach is the whole population; one to one: 1 sender and reach 1.
+    operand_bits: what an element keeps of an operand of a product, for all tokens; 0 where the port is summed up.
+    """
+
+    source: str
+    senders: int
+    reach: int
+    weight_bits: int
+    operand_bits: int = 0
+
+    def axons(self, elements: int) -> int:
+        """Input axons of a core with so many elements."""
+        return -(-elements // self.reach) * self.senders
+
+    def bits(self, elements: int, chip: Chip) -> int:
+        return self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+
+
+@dataclass(frozen=True)
+class Population:
+    """name: of the last node. elements: for one token. message_bits: of what it sends, sign included.
+
+    words: of state in an element, for each sum, potential and result that it keeps.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    elements: int
+    connections: tuple[Connection, ...]
+    message_bits: int
+    words: int
+    compartments: int
+
+    def state_bits(self, copies: int = 1) -> int:
+        """Of an element that keeps the state of `copies` tokens."""
+        return self.words * STATE_BITS * copies + sum(connection.operand_bits for connection in self.connections)
+
+    def synapse_bits(self, elements: int, chip: Chip) -> int:
+        return sum(connection.bits(elements, chip) for connection in self.connections)
+
+    def axons(self, elements: int) -> int:
+        return sum(connection.axons(elements) for connection in self.connections)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """elements: on each core but the last, which may have fewer. used: of each limit of the chip, on such a core."""
+
+    population: Population
+    elements: int
+    cores: int
+    used: dict[str, int]
+
+
+def chunk_bits(weights: int, weight_bits: int, chip: Chip) -> int:
+    """Synapse memory of one input axon: chunks with a header, each in whole words."""
+    per_chunk, header, word = (chip[name] for name in ("weights_per_chunk", "chunk_header_bits", "synapse_word_bits"))
+
+    def chunk(count: int) -> int:
+        return -(-(count * weight_bits + header) // word) * word if count else 0
+
+    return weights // per_chunk * chunk(per_chunk) + chunk(weights % per_chunk)
+
+
+def populations(graph: Graph, chip: Chip, tokens: int) -> list[Population]:
+    """In emission order. What stays on the host has none."""
+    readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for name, sources in graph.inputs.items():
+        for source in sources:
+            readers[source].append(name)
+    owner: dict[str, str] = {}
+    for name, node in reversed(graph.nodes.items()):
+        only = readers[name][0] if len(readers[name]) == 1 else ""
+        joins = only and isinstance(graph.nodes[only], IN_PLACE) and not isinstance(node, (Neuron, *ON_HOST))
+        owner[name] = owner[only] if joins else name
+    members: dict[str, list[str]] = {}
+    for name, node in graph.nodes.items():
+        if not isinstance(node, ON_HOST):
+            members.setdefault(owner[name], []).append(name)
+    last_first = {name: members[name] for name in graph.nodes if name in members}
+    return [_population(graph, chip, tokens, name, inside, owner) for name, inside in last_first.items()]
+
+
+def place(parts: list[Population], chip: Chip, state_copies: int = 1) -> dict[str, Placed]:
+    """Cores for one copy of each population. state_copies: tokens whose state a neuron keeps."""
+    placed: dict[str, Placed] = {}
+    for part in reversed(parts):  # what it sends to is placed before it, but for feedback
+        targets = sum(
+            math.ceil(target.cores * min(1, connection.reach / target.population.elements))
+            for target in placed.values()
+            for connection in target.population.connections
+            if connection.source == part.name
+        )
+        low, high = 1, part.elements
+        while low < high:  # the most elements that fit; use grows with them
+            middle = (low + high + 1) // 2
+            fits = not exceeded(_used(part, middle, targets, state_copies, chip), chip)
+            low, high = (middle, high) if fits else (low, middle - 1)
+        cores = -(-part.elements // low)
+        elements = -(-part.elements // cores)
+        placed[part.name] = Placed(part, elements, cores, _used(part, elements, targets, state_copies, chip))
+    return {part.name: placed[part.name] for part in parts}
+
+
+def exceeded(used: dict[str, int], chip: Chip) -> list[str]:
+    """Names of the chip's limits that are broken."""
+    return [name for name, value in used.items() if value > (chip.get(name) or math.inf)]
+
+
+def _used(part: Population, elements: int, targets: int, state_copies: int, chip: Chip) -> dict[str, int]:
+    synapses = part.synapse_bits(elements, chip)
+    return {
+        "neurons_per_core": elements * part.compartments,
+        "synapse_bits_per_core": synapses,
+        "memory_bits_per_core": synapses + elements * part.state_bits(state_copies),
+        "input_axons_per_core": part.axons(elements),
+        "output_axons_per_core": elements * targets,
+    }
+
+
+def _population(
+    graph: Graph, chip: Chip, tokens: int, name: str, inside: list[str], owner: dict[str, str]
+) -> Population:
+    elements = _elements(graph, name, tokens)
+    connections = [
+        _connection(graph, node, port, tokens, owner[source])
+        for node in inside
+        for port, source in enumerate(graph.inputs[node])
+        if owner[source] != name or (node, graph.nodes[node].ports[port]) in graph.feedback
+    ]
+    soft = any(isinstance(node, Neuron) and node.reset == "soft" for node in map(graph.nodes.__getitem__, inside))
+    results = sum(isinstance(graph.nodes[node], HOLDING) for node in inside)
+    return Population(
+        name,
+        tuple(inside),
+        elements,
+        tuple(connections),
+        message_bits(graph, name),
+        results + sum(not connection.operand_bits for connection in connections),
+        (chip.get("compartments_for_soft_reset") or 1) if soft else 1,
+    )
+
+
+def _elements(graph: Graph, name: str, tokens: int) -> int:
+    """Of one token: of an attention matrix the rows of one token."""
+    shape = graph.shapes()[name]
+    sizes = [tokens if size == TOKENS else int(size) for size in shape]
+    return math.prod(sizes) // tokens
+
+
+def _connection(graph: Graph, name: str, port: int, tokens: int, source: str) -> Connection:
+    node = graph.nodes[name]
+    match node:
+        case Linear() | Conv1d():
+            axons = node.weight[0].size
+            return Connection(source, axons, len(node.weight), weight_bits(node))
+        case MatMul():
+            width = graph.shapes()[graph.inputs[name][1]][1]
+            assert isinstance(width, int)
+            per_head = width // node.heads
+            terms, reach = (per_head, tokens) if node.transpose_b else (tokens, per_head)
+            if port == 0:
+                return Connection(source, terms, reach, RELAY_BITS)
+            return Connection(source, terms, 1, RELAY_BITS, terms * value_bits(graph, graph.inputs[name][1]))
+    return Connection(source, 1, 1, RELAY_BITS)
+
+
+def weight_bits(node: Linear | Conv1d) -> int:
+    """What the mantissas need, sign included."""
+    return int(np.abs(node.weight.astype(np.int64)).max()).bit_length() + 1
+
+
+def message_bits(graph: Graph, name: str) -> int:
+    """Width of one message of a node, sign included where it has one."""
+    node = graph.nodes[name]
+    if isinstance(node, Neuron):
+        payload = emission_weights(node, graph.time_steps).max() if graph.schedule == "phased" else 1
+        return int(payload).bit_length() + (node.spikes == "ternary")
+    return value_bits(graph, name)
+
+
+def value_bits(graph: Graph, name: str) -> int:
+    """Of the value that a node hands on, sign included; phased neuron layers hand on the sum of a window."""
+    return min(graph.fixed_point[name].bound, LIMIT).bit_length() + 1

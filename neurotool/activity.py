@@ -1,0 +1,140 @@
+"""What the neuron layers of a network did on a set of inputs, in whole numbers: all that operation counts need."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from neurotool.errors import DataError
+
+
+@dataclass
+class LayerActivity:
+    """Spikes (nonzero, whatever their sign) of one neuron layer, summed over steps, neurons and inputs.
+
+    neurons: width of the layer. spikes: sent by tokens that are not padding; padding_spikes: by padding.
+    spikes_times_tokens: sum over inputs of its spikes times its tokens, which attention products over this layer cost.
+    by_position: spikes of the tokens at position 0, 1, …
+    per_neuron: spikes of each neuron, (neurons,); only where asked for, and not stored in checkpoints.
+    """
+
+    neurons: int
+    spikes: int = 0
+    spikes_times_tokens: int = 0
+    padding_spikes: int = 0
+    by_position: list[int] = field(default_factory=list)
+    per_neuron: np.ndarray | None = field(default=None, compare=False)
+
+    def add(self, per_token: np.ndarray, mask: np.ndarray, per_neuron: np.ndarray | None = None) -> None:
+        """per_token: spikes of each token, whole numbers (inputs, tokens); mask: True for tokens, False for padding."""
+        real = np.where(mask, per_token, 0).astype(np.int64)
+        per_input = real.sum(1)
+        self.spikes += int(per_input.sum())
+        self.spikes_times_tokens += int(per_input @ mask.sum(1))
+        self.padding_spikes += int(per_token.sum()) - int(per_input.sum())
+        positions = real.sum(0).tolist()
+        self.by_position += [0] * (len(positions) - len(self.by_position))
+        for i, spikes in enumerate(positions):
+            self.by_position[i] += spikes
+        if per_neuron is not None:
+            self.per_neuron = per_neuron if self.per_neuron is None else self.per_neuron + per_neuron
+
+
+@dataclass
+class Activity:
+    """Activity of a network on texts whose lengths `lengths` counts: tokens of an input -> number of such inputs.
+
+    steps: time steps in which each neuron layer was updated, per input: T, times the sweeps where there is feedback.
+    padding: tokens of padding that the batches held, left out of everything else.
+    fed_back: per node that reads a later layer, the spikes it received (all but the last pass's).
+    """
+
+    time_steps: int
+    steps: int
+    lengths: Counter[int] = field(default_factory=Counter)
+    padding: int = 0
+    layers: dict[str, LayerActivity] = field(default_factory=dict)
+    fed_back: dict[str, LayerActivity] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> int:
+        return sum(self.lengths.values())
+
+    @property
+    def tokens(self) -> int:
+        return sum(length * count for length, count in self.lengths.items())
+
+    @property
+    def token_pairs(self) -> int:
+        """Sum over inputs of tokens squared: attention works on pairs of tokens."""
+        return sum(length**2 * count for length, count in self.lengths.items())
+
+    def pairs_within(self, reach: int) -> int:
+        """Sum over inputs of the pairs of tokens at most `reach` apart: a convolution works on these."""
+        return sum(
+            count * sum(max(length - abs(distance), 0) for distance in range(-reach, reach + 1))
+            for length, count in self.lengths.items()
+        )
+
+    def tokens_at(self, position: int) -> int:
+        """Number of inputs that have a token at `position`."""
+        return sum(count for length, count in self.lengths.items() if length > position)
+
+    def add_inputs(self, mask: np.ndarray) -> None:
+        """mask: (inputs, tokens), True for tokens, False for padding."""
+        self.lengths.update(mask.sum(1).tolist())
+        self.padding += int(mask.size - mask.sum())
+
+    def rate(self, name: str) -> float:
+        """Spikes per neuron, token and time step of a layer."""
+        layer = self.layers[name]
+        return layer.spikes / (self.tokens * layer.neurons * self.steps)
+
+    @property
+    def mean_rate(self) -> float:
+        """Spikes per neuron, token and time step over all layers."""
+        neurons = sum(layer.neurons for layer in self.layers.values())
+        return sum(layer.spikes for layer in self.layers.values()) / (self.tokens * neurons * self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the derived figures are for readers and not read back."""
+        layers = {name: _plain(layer) | {"rate": self.rate(name)} for name, layer in self.layers.items()}
+        return {
+            "time_steps": self.time_steps,
+            "steps": self.steps,
+            "lengths": {str(length): count for length, count in sorted(self.lengths.items())},
+            "padding": self.padding,
+            "layers": layers,
+            "fed_back": {name: _plain(layer) for name, layer in self.fed_back.items()},
+            "inputs": self.inputs,
+            "tokens": self.tokens,
+            "token_pairs": self.token_pairs,
+            "mean_rate": self.mean_rate,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Activity":
+        """Raises DataError for a record that lacks what `to_dict` writes, as those of older checkpoints do."""
+        try:
+            return cls(
+                time_steps=record["time_steps"],
+                steps=record["steps"],
+                lengths=Counter({int(length): count for length, count in record["lengths"].items()}),
+                padding=record["padding"],
+                layers={name: _layer(layer) for name, layer in record["layers"].items()},
+                fed_back={name: _layer(layer) for name, layer in record["fed_back"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"the record of the network's activity has no usable {error}") from error
+
+
+_STORED = ("neurons", "spikes", "spikes_times_tokens", "padding_spikes", "by_position")
+
+
+def _plain(layer: LayerActivity) -> dict[str, Any]:
+    return {name: getattr(layer, name) for name in _STORED}
+
+
+def _layer(record: dict[str, Any]) -> LayerActivity:
+    return LayerActivity(**{name: record[name] for name in _STORED})

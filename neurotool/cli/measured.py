@@ -1,0 +1,186 @@
+"""From any model file to operation counts, for the energy commands: whose activity, measured on what."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import track
+
+from neurotool.cli.graphs import Conventions, is_nir, load_graph, refuse_conventions
+from neurotool.errors import ConfigError, DataError
+from neurotool.graph import Graph
+
+if TYPE_CHECKING:
+    from neurotool.energy.counts import Counts
+    from neurotool.student.serialise import LoadedStudent
+
+NIR_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """measured: on what, in words. metrics: of the network on that; teacher: its counts on the same texts."""
+
+    path: Path
+    counts: "Counts"
+    measured: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    teacher: "Counts | None" = None
+    teacher_metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """data: a table or folder of labelled texts, or one text itself; None for the activity in the checkpoint."""
+
+    data: str | None = None
+    samples: int | None = None
+    tokenizer: Path | None = None
+    skip_zero: bool = False
+
+    @property
+    def file(self) -> Path | None:
+        """`data` where it names a file or folder. Raises DataError for a name of nothing."""
+        from neurotool.tables import SUFFIXES
+
+        if self.data is None:
+            return None
+        path = Path(self.data)
+        if not path.exists() and (path.suffix in SUFFIXES or ("/" in self.data and " " not in self.data)):
+            raise DataError(
+                f"{self.data}: no such file or folder; give a table, a folder with a validation file or a text"
+            )
+        return path if path.exists() else None
+
+
+def measure_file(path: Path, conventions: Conventions, source: Source) -> Measured:
+    """Counts of a .ckpt (by the torch student) or of any other model file (by the interpreter)."""
+    if path.is_dir() or is_nir(path):
+        return _interpreted(path, load_graph(path, conventions), source)
+    refuse_conventions(path, conventions)
+    from neurotool.student.serialise import load_student
+
+    student = load_student(path)
+    if source.data is None:
+        return _stored(path, student, source)
+    return measure_student(path, student, source)
+
+
+def _stored(path: Path, student: "LoadedStudent", source: Source) -> Measured:
+    """From the activity that training measured on its validation data."""
+    from neurotool.activity import Activity
+    from neurotool.energy.counts import count, events_of_activity
+
+    training = student.checkpoint.training
+    try:
+        activity = Activity.from_dict(student.checkpoint.activity)
+    except DataError as error:
+        raise DataError(
+            f"{path}: written by an older neurotool, without the counts this needs; measure them with --data DIR"
+        ) from error
+    graph = student.model.to_graph()
+    counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
+    measured = f"{activity.inputs} validation texts of {student.task.name}, as stored in the checkpoint"
+    return _with_teacher(Measured(path, counts, measured, training.get("metrics", {})), student)
+
+
+def measure_student(path: Path, student: "LoadedStudent", source: Source, time_steps: int | None = None) -> Measured:
+    """Run the torch student on labelled examples or on one text, at another T where given."""
+    import datasets
+
+    from neurotool.energy.counts import count, events_of_activity
+    from neurotool.evaluation import evaluate, measure
+    from neurotool.tasks import load_examples, tokenise
+
+    datasets.disable_progress_bars()
+    model, tokenizer, task, checkpoint = student
+    length = min(checkpoint.training.get("plan", {}).get("max_length", 512), model.config.max_position_embeddings)
+    options: dict[str, Any] = {"time_steps": time_steps, "per_neuron": source.skip_zero}
+    metrics: dict[str, float] = {}
+    if source.file is None:
+        texts = _pair(source.data or "", task.text_columns)
+        one = datasets.Dataset.from_dict(dict(zip(("sentence1", "sentence2"), texts, strict=False)) | {"label": [0]})
+        dataset, _ = tokenise(one, tokenizer, length)
+        with _busy("measuring"):
+            _, activity = measure(model, dataset, tokenizer, **options)
+        measured = f"the text {source.data!r}"
+    else:
+        examples = load_examples(source.file, task)
+        examples = examples.select(range(min(source.samples or len(examples), len(examples))))
+        dataset, cut = tokenise(examples, tokenizer, length)
+        with _busy(f"measuring on {len(dataset)} texts"):
+            result = evaluate(model, dataset, tokenizer, task, **options)
+        activity, metrics = result.activity, result.metrics
+        measured = f"{len(dataset)} texts of {source.data}" + (f", {cut} cut to {length} tokens" if cut else "")
+    graph = replace(model.to_graph(), time_steps=activity.time_steps)
+    counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
+    return _with_teacher(Measured(path, counts, measured, metrics), student)
+
+
+def _with_teacher(measured: Measured, student: "LoadedStudent") -> Measured:
+    """The teacher's metrics are those of the training record: they hold where the texts are the validation data."""
+    from neurotool.energy.dense import dense_counts, dense_graph, teacher_config
+
+    training = student.checkpoint.training
+    config = teacher_config(student.checkpoint.config, training)
+    if config is None:
+        return measured
+    graph = dense_graph(config, student.task.num_labels)
+    same = training.get("data", {}).get("validation_size") == measured.counts.activity.inputs
+    metrics = training["teacher"].get("metrics", {}) if same else {}
+    return replace(measured, teacher=dense_counts(graph, measured.counts.activity), teacher_metrics=metrics)
+
+
+def _interpreted(path: Path, graph: Graph, source: Source) -> Measured:
+    """A graph without a tokenizer of its own runs on random inputs, or with a checkpoint's tokenizer on texts."""
+    from neurotool.energy.counts import count, events_of_activity
+    from neurotool.energy.measure import measure
+    from neurotool.sentences import random_inputs, tokenised
+
+    samples = source.samples or NIR_SAMPLES
+    if source.data is None:
+        inputs, measured = (
+            random_inputs(graph, samples),
+            f"{samples} random inputs: give --data and --tokenizer for texts",
+        )
+    elif source.tokenizer is None:
+        raise ConfigError(f"--data {source.data}: {path} holds no tokenizer; name a .ckpt that does with --tokenizer")
+    else:
+        from neurotool.student.serialise import load_student
+        from neurotool.tasks import load_examples
+
+        student = load_student(source.tokenizer)
+        columns = student.task.text_columns
+        if source.file is None:
+            texts = [tuple(column[0] for column in _pair(source.data, columns))]
+        else:
+            examples = load_examples(source.file, student.task)
+            chosen = examples.select(range(min(samples, len(examples))))
+            names = [name for name in ("sentence1", "sentence2") if name in chosen.column_names]
+            texts = list(zip(*(chosen[name][:] for name in names), strict=True))
+        inputs, _ = tokenised(student.tokenizer, texts, graph.tokens)
+        measured = f"{len(texts)} texts of {source.data}"
+    steps = track(inputs, "interpreting", console=Console(stderr=True), transient=True)
+    activity, events = measure(graph, steps)
+    if source.skip_zero:
+        events = events_of_activity(graph, activity, skip_zero=True)
+    return Measured(path, count(graph, activity, events, source.skip_zero), f"{measured}, by the interpreter")
+
+
+def _pair(text: str, columns: tuple[str, ...]) -> list[list[str]]:
+    """One column a text; the two of a pair are separated by a tab."""
+    texts = text.split("\t")
+    if len(texts) != len(columns):
+        raise DataError(
+            f"--data {text!r}: the task wants {len(columns)} texts ({', '.join(columns)}), separated by a tab"
+        )
+    return [[part] for part in texts]
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    with Console(stderr=True).status(what):
+        yield

@@ -1,0 +1,238 @@
+"""Operation counts: hand-made sums, brute force, and independent counts that must agree as whole numbers."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_graphs import graphs, random_input
+
+from neurotool.activity import Activity, LayerActivity
+from neurotool.energy.counts import Counts, Elements, count, events_of_activity
+from neurotool.energy.measure import measure
+from neurotool.energy.operations import OPERATIONS, Operations
+from neurotool.errors import DataError
+from neurotool.evaluation import _add
+from neurotool.graph import (
+    Conv1d,
+    Embedding,
+    Graph,
+    GraphBuilder,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Readout,
+    Softmax,
+)
+from neurotool.simulate import simulate
+from neurotool.student import SpikingBertForSequenceClassification
+
+MakeStudent = Callable[..., SpikingBertForSequenceClassification]
+
+
+def lengths_only(*lengths: int, time_steps: int = 1) -> Activity:
+    return Activity(time_steps, time_steps, Counter(lengths))
+
+
+def small_graph(time_steps: int = 3, schedule: Any = "phased") -> Graph:
+    """Two embeddings wide, a neuron layer, and every kind of synapse after it."""
+    rng = np.random.default_rng(0)
+    build = GraphBuilder()
+    x = build.add("word", Embedding(rng.normal(size=(9, 4))))
+    s = build.add("spikes", Neuron(0.5), x)
+    t = build.add("ternary", Neuron(0.7, spikes="ternary", leak=0.9), build.add("linear", Linear(np.ones((4, 4))), s))
+    scores = build.add("scores", MatMul(2, transpose_b=True), x, t)
+    mixed = build.add("context", MatMul(2), build.add("softmax", Softmax(), scores), t)
+    last = build.add("last", Neuron(), build.add("conv", Conv1d(rng.normal(size=(4, 4, 3)), np.ones(4)), mixed))
+    pooled = build.add("pool", MeanPool(), last)
+    build.add("readout", Readout(np.ones((2, 4)), np.ones(2)), pooled)
+    return build.build(time_steps=time_steps, schedule=schedule, tokens=6)
+
+
+def node(counts: Counts, name: str) -> Any:
+    return next(n for n in counts.nodes if n.name == name)
+
+
+def test_lengths_by_hand() -> None:
+    activity = lengths_only(3, 1, 3)
+    assert (activity.inputs, activity.tokens, activity.token_pairs) == (3, 7, 19)
+    assert activity.pairs_within(0) == 7 and activity.pairs_within(1) == 7 + 4 + 4 and activity.pairs_within(9) == 19
+    assert [activity.tokens_at(i) for i in range(4)] == [3, 2, 2, 0]
+
+
+def test_layer_activity_by_hand() -> None:
+    """Two inputs of 3 and 1 tokens: 2, 0 and 5 spikes; 4 and, on padding, 7 and 1."""
+    layer = LayerActivity(8)
+    mask = np.array([[True, True, True], [True, False, False]])
+    layer.add(np.array([[2.0, 0, 5], [4, 7, 1]], np.float32), mask)
+    assert layer == LayerActivity(8, 11, 7 * 3 + 4 * 1, 8, [6, 0, 5])
+    layer.add(np.array([[1, 1, 1, 1]]), np.ones((1, 4), bool))
+    assert layer == LayerActivity(8, 15, 25 + 16, 8, [7, 1, 6, 1])
+
+
+def test_the_record_of_activity_is_read_back() -> None:
+    activity = Activity(2, 4, Counter({3: 2, 7: 1}), 5, {"a": LayerActivity(4, 9, 40, 2, [1, 2, 6])})
+    activity.fed_back["feedback"] = LayerActivity(4, 1, 3, 0, [1])
+    assert Activity.from_dict(activity.to_dict()) == activity
+    assert activity.rate("a") == activity.mean_rate == 9 / (13 * 4 * 4)
+    with pytest.raises(DataError, match="lengths"):
+        Activity.from_dict({"time_steps": 4, "steps": 4, "layers": {}})
+
+
+def test_dense_operations_by_hand() -> None:
+    """One input of 3 tokens, width 4, 2 heads, kernel 3."""
+    activity = lengths_only(3)
+    activity.layers = {name: LayerActivity(4) for name in ("spikes", "ternary", "last")}
+    counts = count(small_graph(), activity, {})
+    macs = {n.name: n.dense.macs for n in counts.nodes if n.dense.macs}
+    assert macs == {"linear": 48, "scores": 36, "context": 36, "conv": 16 * 7, "readout": 8}
+    assert counts.synapses == 48 + 36 + 36 + 112 + 8
+    assert node(counts, "conv").dense.adds == 12 and node(counts, "readout").dense.adds == 2
+    softmax = node(counts, "softmax").dense  # 6 rows of 3
+    assert softmax == Operations(
+        compares=12, adds=18 + 12, exponentials=18, multiplies=18, divisions=6, value_reads=18, value_writes=18
+    )
+    assert node(counts, "pool").dense == Operations(adds=8, multiplies=4, value_reads=12, value_writes=4)
+    assert node(counts, "word").dense == Operations(lookups=12, value_writes=12)
+    assert node(counts, "spikes").dense == Operations()
+    assert counts.uncounted == ()
+
+
+def test_layer_norm_by_hand() -> None:
+    """2 tokens of width 3: per token 2 + 3 + 1 adds, 3 + 3 MACs, 2 + 3 products, a root and a division."""
+    build = GraphBuilder()
+    x = build.add("x", Input(3))
+    build.add("norm", LayerNorm(np.ones(3), np.ones(3)), x)
+    counts = count(build.build(time_steps=5, schedule="phased", tokens=2), lengths_only(2, time_steps=5), {})
+    expected = Operations(
+        adds=12, macs=12, multiplies=10, roots=2, divisions=2, weight_reads=12, value_reads=6, value_writes=6
+    )
+    assert node(counts, "norm").dense == node(counts, "norm").spiking == expected
+    assert counts.synapses == 0
+
+
+@pytest.mark.parametrize(("schedule", "runs"), [("phased", 1), ("concurrent", 3)])
+def test_the_schedule_decides_how_often_a_node_runs(schedule: str, runs: int) -> None:
+    """Softmax and bias once per inference or in every step; the embedding is constant; neurons step T times anyway."""
+    graph = small_graph(3, schedule)
+    activity, events = measure(graph, [{"input_ids": np.array([1, 5, 2])}])
+    counts = count(graph, activity, events)
+    assert node(counts, "softmax").spiking.exponentials == 18 * runs
+    assert node(counts, "conv").spiking.macs == 112 * runs and node(counts, "conv").spiking.adds == 12 * runs
+    assert node(counts, "word").spiking.lookups == 12
+    updates = {n.name: n.spiking.updates for n in counts.nodes if n.kind == "Neuron"}
+    assert updates == {"spikes": 36, "ternary": 36, "last": 36}
+    ternary = node(counts, "ternary").spiking
+    assert (ternary.compares, ternary.leaks, ternary.resets) == (36, 36, activity.layers["ternary"].spikes)
+    assert ternary.resets > 0
+    assert node(counts, "spikes").spiking.compares == node(counts, "spikes").spiking.leaks == 0
+
+
+def test_brute_force() -> None:
+    """Every accumulate, one by one, from the spike trains; padding costs nothing."""
+    graph = small_graph(4, "concurrent")
+    mask = np.array([1, 1, 1, 0])
+    one = {"input_ids": np.array([1, 5, 2, 1]), "attention_mask": mask}
+    spikes = simulate(graph, **one).spikes
+    linear = scores = 0
+    for s, t in zip(spikes["spikes"], spikes["ternary"], strict=True):
+        for token in np.flatnonzero(mask):
+            for neuron in range(4):
+                linear += sum(1 for _ in range(4) if s[token, neuron])
+                scores += sum(1 for query in range(4) if mask[query] and t[token, neuron])
+    counts = count(graph, *measure(graph, [one]))
+    assert linear > 0 and scores > 0
+    assert node(counts, "linear").spiking.accumulates == linear
+    assert node(counts, "scores").spiking.accumulates == node(counts, "context").spiking.accumulates == scores
+    elements = node(counts, "linear").elements["x"]
+    assert elements == Elements(zero=4 * 3 * 4 - linear // 4, binary=linear // 4)
+    assert node(counts, "scores").elements["b"].ternary == scores // 3
+    assert node(counts, "scores").elements["a"] == Elements(graded=12 * 4)
+    assert node(counts, "linear").spikes_per_synapse == linear / 48
+    assert counts.activity.padding == 1 and counts.activity.layers["ternary"].padding_spikes > 0
+
+
+def test_zero_weights_can_be_skipped() -> None:
+    graph = small_graph(4)
+    weight = np.array([[1.0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]])
+    graph = Graph(graph.nodes | {"linear": Linear(weight)}, graph.inputs, 4, "phased", tokens=6)
+    activity, _ = measure(graph, [{"input_ids": np.array([1, 5, 2])}, {"input_ids": np.array([8])}])
+    each = activity.layers["spikes"].per_neuron
+    counts = count(graph, activity, events_of_activity_of(graph, activity, skip_zero=True), skip_zero=True)
+    linear = node(counts, "linear")
+    assert linear.spiking.accumulates == each[0] + 4 * each[3] and each[1] + each[2] > 0
+    assert linear.dense.macs == 4 * 5
+    activity.layers["spikes"].per_neuron = None
+    with pytest.raises(DataError, match="--data"):
+        events_of_activity_of(graph, activity, skip_zero=True)
+
+
+def events_of_activity_of(graph: Graph, activity: Activity, skip_zero: bool = False) -> Any:
+    """Without the convolution, whose events need the tokens."""
+    kept = {name: n for name, n in graph.nodes.items() if name not in ("conv", "last", "pool", "readout")}
+    return events_of_activity(
+        Graph(kept, {n: graph.inputs[n] for n in kept}, 4, "phased", tokens=6), activity, skip_zero
+    )
+
+
+@settings(max_examples=60)
+@given(graph=graphs(), seed=st.integers(0, 99), padding=st.integers(0, 3))
+def test_two_counts_agree_on_any_graph(graph: Graph, seed: int, padding: int) -> None:
+    """Events summed from the spike trains, and events that the interpreter counted at each synapse."""
+    mask = np.array([1] * (5 - padding) + [0] * padding)
+    activity, events = measure(graph, [random_input(graph, seed + i) | {"attention_mask": mask} for i in range(2)])
+    counts = count(graph, activity, events)
+    assert all(getattr(n.spiking, name) >= 0 for n in counts.nodes for name in OPERATIONS)
+    assert counts.uncounted == () and counts.total(dense=True).accumulates == 0
+    for n in counts.nodes:
+        for elements in n.elements.values():
+            assert min(elements.zero, elements.binary, elements.ternary, elements.graded) >= 0
+    if graph.of_type(Conv1d) or graph.of_type(Input) or graph.feedback:
+        return
+    assert events_of_activity(graph, activity) == events
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"spikes": "ternary", "v_init": -0.25, "time_steps": 5},
+    {"leak": 0.9},
+    {"spikes": "ternary", "leak": 0.8, "reset": "hard"},
+    {"feedback": True, "feedback_sweeps": 3},
+]
+
+
+@pytest.mark.parametrize("schedule", ["phased", "concurrent"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_student_and_interpreter_count_the_same(
+    make_student: MakeStudent, schedule: str, variant: dict[str, Any]
+) -> None:
+    """The fast path's counts, node by node and operation by operation, in float64 on padded sentences."""
+    student = make_student(schedule=schedule, **{"time_steps": 4, "v_threshold": 0.7} | variant).double()
+    if student.feedback is not None:
+        torch.nn.init.normal_(student.feedback.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 30, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0]])
+    activity = Activity(student.config.time_steps, student.config.time_steps * student.sweeps)
+    with torch.inference_mode():
+        output = student(ids, mask, output_rates=False, output_spike_counts=True)
+    assert output.spike_counts is not None
+    _add(activity, output.spike_counts, mask, per_neuron=True)
+    graph = student.to_graph()
+    rows = zip(ids.numpy(), mask.numpy(), strict=True)
+    seen, events = measure(graph, [{"input_ids": i, "attention_mask": m} for i, m in rows])
+    fast = count(graph, activity, events_of_activity(graph, activity))
+    slow = count(graph, seen, events)
+    assert fast.nodes == slow.nodes
+    assert fast.total().accumulates > 0
+    assert activity.layers == seen.layers and activity.lengths == seen.lengths and activity.padding == seen.padding
+    for name, layer in activity.layers.items():
+        assert (layer.per_neuron == seen.layers[name].per_neuron).all()
+    skipping = count(graph, activity, events_of_activity(graph, activity, skip_zero=True), skip_zero=True)
+    assert skipping.nodes == fast.nodes  # no weight is zero

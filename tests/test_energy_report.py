@@ -1,0 +1,293 @@
+"""`neurotool energy`: every format, errors, and the page as a browser sees it."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from transformers import AutoTokenizer
+
+from neurotool.checkpoint import read_checkpoint, write_checkpoint
+from neurotool.cli.main import cli
+from neurotool.evaluation import evaluate
+from neurotool.export.nir import write_nir
+from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
+from neurotool.student.serialise import to_checkpoint
+from neurotool.tasks import load_data, tokenise
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Path:
+    """An untrained student of 2 layers x 32 with the record that training would have left."""
+    data = load_data(tiny_data("classes"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    config = SpikingBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=24, initializer_range=0.3, time_steps=4, v_threshold=0.8, spikes="ternary",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    student = SpikingBertForSequenceClassification(config).eval()
+    dataset, _ = tokenise(data.validation, tokenizer, 24)
+    result = evaluate(student, dataset, tokenizer, data.task)
+    training = {
+        "teacher": {"name": "tiny", "layers": 2, "metrics": {"accuracy": 0.9}},
+        "metrics": result.metrics,
+        "data": {"validation_size": len(dataset)},
+        "plan": {"data": str(tiny_data("classes")), "student": {}},
+    }
+    path = tmp_path_factory.mktemp("energy") / "model.ckpt"
+    write_checkpoint(path, to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict()))
+    return path
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(cli, ["energy", *map(str, arguments)])
+
+
+def test_stored_and_measured_activity_give_the_same_counts(checkpoint: Path, tiny_data: Callable[[str], Path]) -> None:
+    stored = json.loads(run("report", checkpoint, "--json").stdout)
+    measured = json.loads(run("report", checkpoint, "--json", "--data", tiny_data("classes")).stdout)
+    assert stored["nodes"] == measured["nodes"] and stored["comparisons"] == measured["comparisons"]
+    assert stored["inputs"] == 40 and stored["synaptic_operations"] > 0
+    assert stored["not_counted"] == []
+    assert stored["teacher_metrics"] == {"accuracy": 0.9}
+
+
+def test_json_adds_up(checkpoint: Path) -> None:
+    """Totals are the sums of the nodes, and every rival is there under both models."""
+    report = json.loads(run("report", checkpoint, "--format", "json").stdout)
+    nodes = report["nodes"]
+    assert sum(node["macs"] for node in nodes) == report["macs"]
+    assert sum(node["spiking"].get("accumulates", 0) for node in nodes) == report["synaptic_operations"]
+    for account in report["accounts"]:
+        network = "spiking" if account["network"] == "spiking" else "dense"
+        name = f"{account['model']} {account['numbers']} {network}"
+        total = sum(node["picojoule"][name] for node in nodes)
+        assert total / report["inputs"] == pytest.approx(account["picojoule_per_inference"])
+    rivals = [(comparison["model"], comparison["rival"]) for comparison in report["comparisons"]]
+    assert len(set(rivals)) == 6 and sum("4-bit" in rival for _, rival in rivals) == 2
+    assert report["published_formula"]["operations"] == pytest.approx(report["synaptic_operations"], rel=0.1)
+
+
+def test_table_and_verdict(checkpoint: Path) -> None:
+    result = run("report", checkpoint)
+    assert result.exit_code == 0, result.stderr
+    for text in ("encoder.1.output", "Neuron", "total", "arithmetic only, 45 nm", "with memory, 45 nm", "fair rival"):
+        assert text in result.stdout
+    assert len(re.findall(r"loses above|LOSES|lose only above|would lose", result.stdout)) == 6
+    assert "Padding is left out" in result.stdout and "Not counted: nothing" in result.stdout
+
+
+def test_csv_has_a_line_per_node_and_latex_a_table(checkpoint: Path, tmp_path: Path) -> None:
+    report = json.loads(run("report", checkpoint, "--json").stdout)
+    lines = list(csv.DictReader(io.StringIO(run("report", checkpoint, "--format", "csv").stdout)))
+    assert [line["node"] for line in lines] == [node["name"] for node in report["nodes"]]
+    accumulates = [node["spiking"].get("accumulates", 0) for node in report["nodes"]]
+    assert [int(line["spiking_accumulates"]) for line in lines] == accumulates
+    assert run("report", checkpoint, "-o", tmp_path / "table.tex").exit_code == 0
+    latex = (tmp_path / "table.tex").read_text("utf-8")
+    assert r"encoder.0.self\_output" in latex and latex.count(r"\\") > 15 and r"\end{tabular}" in latex
+    assert not re.search(r"(?<!\\)_", "\n".join(line for line in latex.splitlines() if not line.startswith("%")))
+
+
+def test_one_text(checkpoint: Path) -> None:
+    report = json.loads(run("report", checkpoint, "--json", "--data", "good w1 w2").stdout)
+    assert report["inputs"] == 1 and report["tokens"] == 5 and report["metrics"] == {}
+    assert report["padding_left_out"] == {"tokens": 0, "spikes": 0}
+
+
+def test_a_nir_file_counts_the_same_as_its_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """Two independent counts on one text: the torch student, and the interpreter on the exported graph."""
+    from neurotool.student.serialise import load_student
+
+    path = tmp_path / "model.nir"
+    write_nir(load_student(checkpoint).model.to_graph(), path)
+    data = ("--json", "--data", "poor w3 w4 w5 .")
+    fast = json.loads(run("report", checkpoint, *data).stdout)
+    slow = json.loads(run("report", path, *data, "--tokenizer", checkpoint).stdout)
+    differing = [name for name in ("macs", "synaptic_operations") if fast[name] != slow[name]]
+    assert differing == [] and fast["nodes"] == slow["nodes"]
+    assert slow["padding_left_out"]["tokens"] == 1
+    alone = run("report", path, "--samples", 2)
+    assert alone.exit_code == 0 and "random inputs" in alone.stdout
+
+
+def test_strict(checkpoint: Path, tmp_path: Path) -> None:
+    assert run("report", checkpoint, "--strict").exit_code == 0
+    result = run("report", checkpoint, "--strict", "--cost-model", "loihi1-pre-silicon")
+    assert result.exit_code == 1 and "exponentials" in result.stderr and result.stderr.count("\n") == 1
+    assert "total" in result.stdout
+
+
+def test_an_old_checkpoint_names_the_way_out(
+    checkpoint: Path, tmp_path: Path, tiny_data: Callable[[str], Path]
+) -> None:
+    old = read_checkpoint(checkpoint)
+    activity = {"time_steps": 4, "inputs": 40, "layers": {"embedding": {"spikes": 2.0, "rate": 0.1}}}
+    path = tmp_path / "old.ckpt"
+    write_checkpoint(path, type(old)(**vars(old) | {"activity": activity}))
+    result = run("report", path)
+    assert result.exit_code == 2 and "--data" in result.stderr and result.stderr.count("\n") == 1
+    assert run("report", path, "--data", tiny_data("classes")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nothing/here.tsv"], "no such file"),
+        (["--cost-model", "intel"], "horowitz-45nm"),
+        (["--cost-model", "loihi1-silicon", "--dense-cost-model", "horowitz-45nm"], "--force"),
+        (["--json", "--format", "csv"], "contradict"),
+        (["-o", "no/such/folder/x.html"], "folder does not exist"),
+        (["--reset", "soft"], "foreign .nir"),
+        (["--cost-model", "loihi2", "--numbers", "fp32"], "int8"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str, checkpoint: Path) -> None:
+    result = run("report", checkpoint, *arguments)
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_compare(checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.ckpt"
+    shutil.copy(checkpoint, other)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2} | {
+        "intermediate_size": 128, "model_type": "bert"}))  # fmt: skip
+    against = f"bert-base,tinybert-4,{config}"
+    result = json.loads(run("compare", checkpoint, other, "--against", against, "--json").stdout)
+    names = [row["network"] for row in result["rows"]]
+    assert names == [str(n) for n in (checkpoint, checkpoint, other, other)] + [
+        name for name in ("bert-base", "tinybert-4", str(config)) for _ in range(2)
+    ]
+    assert len(result["verdicts"]) == 2 * 2 * 3
+    micro = {(row["network"], row["cost model"]): row["µJ"] for row in result["rows"]}
+    assert float(micro["bert-base", "horowitz-45nm"]) > float(micro["tinybert-4", "horowitz-45nm"])
+    assert run("compare", checkpoint, checkpoint).exit_code == 2
+    assert "bert-base" in run("compare", checkpoint, "--against", "bert-base").stdout
+
+
+def test_sweep(checkpoint: Path, tmp_path: Path) -> None:
+    result = run("sweep", checkpoint, "-T", "2,4", "--json", "--plot", tmp_path / "plot.svg")
+    assert result.exit_code == 0, result.stderr
+    lines = json.loads(result.stdout)["rows"]
+    assert [(line["cost model"], line["T"]) for line in lines] == [
+        (model, t) for model in ("horowitz-45nm", "horowitz-45nm-memory") for t in ("2", "4")
+    ]
+    stored = json.loads(run("report", checkpoint, "--json").stdout)
+    share = next(c["share"] for c in stored["comparisons"] if c["rival"].startswith("its dense twin"))
+    assert lines[1]["of its twin"] == f"{100 * share:.3g} %"
+    assert float(lines[1]["accuracy"]) == pytest.approx(stored["metrics"]["accuracy"], abs=1e-4)
+    assert (tmp_path / "plot.svg").read_text("utf-8").count("<svg") == 1
+    assert run("sweep", checkpoint, "-T", "0").exit_code == 2
+
+
+class Page(HTMLParser):
+    """Tags that are not closed in order, links out of the page, and how often each tag occurs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        links = [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")]
+        self.outside += [link for link in links if not link.startswith(("#", "data:"))]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    result = run("report", checkpoint, "-o", path)
+    assert result.exit_code == 0 and result.stdout == f"wrote {path}\n"
+    return path
+
+
+def test_the_page_is_whole_and_needs_nothing_else(page: Path) -> None:
+    text = page.read_text("utf-8")
+    parsed = Page(text)
+    assert parsed.open == [] and parsed.outside == [] and "script" not in parsed.tags
+    assert parsed.tags.count("svg") == parsed.tags.count("figure") == 3
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert "width=device-width" in text and "@media print" in text
+
+
+def test_every_number_can_be_traced(page: Path, checkpoint: Path) -> None:
+    """Counts of each node with the price, and the constants with their sources."""
+    text = page.read_text("utf-8")
+    report = json.loads(run("report", checkpoint, "--json").stdout)
+    node = next(node for node in report["nodes"] if node["name"] == "encoder.1.output.linear")
+    row = f"<td>encoder.1.output.linear</td><td>accumulates</td><td>{node['spiking']['accumulates']:,}</td><td>0.9</td>"
+    assert row in text
+    assert "<td>3.7 pJ</td>" in text and "Horowitz" in text and "Lemaire" in text
+
+
+def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
+    """Headless Chromium: no console message, no request but the file itself, three figures of a size, fits a phone."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser on PATH ({', '.join(BROWSERS)})")
+    probe = tmp_path / "probe.html"
+    # The page measures itself; a script of the test's own, in a copy of the page.
+    script = (
+        "<script>addEventListener('load', () => { document.body.dataset.seen = JSON.stringify({"
+        "figures: [...document.querySelectorAll('figure svg')].map(f => f.getBoundingClientRect().height),"
+        "overflow: document.documentElement.scrollWidth - innerWidth,"
+        "fetched: performance.getEntriesByType('resource').map(e => e.name)}) })</script>"
+    )
+    probe.write_text(page.read_text("utf-8").replace("</body>", f"{script}</body>"), encoding="utf-8")
+    log = tmp_path / "net.json"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    options += ["--window-size=500,900", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    options += [f"--log-net-log={log}", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000"]
+    command = [browser, *options, "--dump-dom", probe.as_uri()]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{browser} did not answer within two minutes")
+    if not result.stdout:
+        pytest.skip(f"{browser} does not start here: {result.stderr.splitlines()[-1:]}")
+    assert "CONSOLE" not in result.stderr
+    seen = re.search(r'data-seen="([^"]*)"', result.stdout)
+    assert seen is not None
+    measured = json.loads(seen.group(1).replace("&quot;", '"'))
+    assert len(measured["figures"]) == 3 and min(measured["figures"]) > 100
+    assert measured["overflow"] <= 0
+    assert [name for name in measured["fetched"] if not name.startswith("data:")] == []
+    assert requests_of_pages(log) == set()
+
+
+def requests_of_pages(net_log: Path) -> set[str]:
+    """What pages asked for, by Chromium's own log, which also has what the browser asks for by itself."""
+    urls = set()
+    for line in net_log.read_text("utf-8", errors="replace").splitlines():
+        try:
+            parameters = json.loads(line.rstrip(","))["params"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if parameters.get("initiator", "not an origin") != "not an origin":
+            urls.add(parameters.get("url", ""))
+    return urls

@@ -1,0 +1,126 @@
+"""`neurotool export --target lava`, and bundles in `neurotool validate`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from neurotool.checkpoint import write_checkpoint
+from neurotool.cli.main import cli
+from neurotool.export.lower import lower
+from neurotool.lava_runtime.bundle import Bundle, read_bundle, write_bundle
+from neurotool.lava_runtime.model import EmulatedModel
+from neurotool.sentences import random_inputs
+from neurotool.student.model import StudentModel
+from neurotool.student.serialise import to_checkpoint
+from neurotool.tasks import Task
+from neurotool.validate import compare
+
+
+@pytest.fixture
+def checkpoint(make_student: Callable[..., Any], tiny_teacher: Path, tmp_path: Path) -> Path:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    task = Task("tiny", ("sentence",), ("negative", "positive"), ("accuracy",))
+    labels = {0: "negative", 1: "positive"}
+    model = make_student(vocab_size=len(tokenizer), num_labels=2, id2label=labels, time_steps=16, v_init=0.4375)
+    write_checkpoint(tmp_path / "model.ckpt", to_checkpoint(model, tokenizer, task, {}, {}))
+    return tmp_path / "model.ckpt"
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], env={"COLUMNS": "80"})
+
+
+def test_export_and_validate(checkpoint: Path, tiny_data: Callable[[str], Path], tmp_path: Path) -> None:
+    data = tiny_data("classes")
+    result = run("export", checkpoint, "--target", "lava", "--data", data, "--samples", 20)
+    assert result.exit_code == 0, result.stderr
+    assert "calibrated on 20 inputs" in result.stdout
+    assert "in fixed point" in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:30])) <= 80
+    bundle = read_bundle(tmp_path / "model.lava")
+    assert bundle.precision == "fixed"
+    assert bundle.graph.nodes["encoder.0.key.linear"].weight.dtype == np.int8  # type: ignore[attr-defined]
+    assert set(bundle.record["calibration"]) == {"source", "inputs", "before", "after"}
+    assert run("validate", checkpoint, tmp_path / "model.lava", "--data", data, "--samples", 10).exit_code == 0
+    assert "--force" in run("export", checkpoint, "--target", "lava").stderr
+
+    float_bundle = tmp_path / "float.lava"
+    result = run("export", checkpoint, "--target", "lava", "--precision", "float", "-o", float_bundle, "--json")
+    assert json.loads(result.stdout)["precision"] == "float"
+    result = run("validate", checkpoint, float_bundle, "--data", data, "--samples", 10)
+    assert result.stdout.endswith("PASS: exactly the same spikes\n")
+    result = run("validate", float_bundle, tmp_path / "model.lava", "--json", "--samples", 4, "--tolerance", 0)
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["quantised"], report["passed"]) == (1, True, False)
+
+
+def test_a_bundle_differs_from_its_mutation(checkpoint: Path, tmp_path: Path) -> None:
+    run("export", checkpoint, "--target", "lava", "-T", "4")
+    bundle = read_bundle(tmp_path / "model.lava")
+    assert bundle.graph.time_steps == 4
+    neuron: Any = bundle.graph.nodes["encoder.1.key"]
+    nodes = bundle.graph.nodes | {"encoder.1.key": replace(neuron, v_threshold=neuron.v_threshold + 1)}
+    write_bundle(tmp_path / "mutant.lava", Bundle(replace(bundle.graph, nodes=nodes), bundle.tokenizer, bundle.task))
+    assert run("validate", tmp_path / "model.lava", tmp_path / "model.lava").exit_code == 0
+    result = run("validate", tmp_path / "model.lava", tmp_path / "mutant.lava")
+    assert result.exit_code == 1
+    assert "encoder.1.key: neuron" in result.stdout
+
+
+@pytest.mark.parametrize("schedule", ["phased", "concurrent"])
+@pytest.mark.parametrize("mutation", ["bias", "mask", "swap"])
+def test_mutations_of_a_float_bundle_are_caught(make_student: Callable[..., Any], schedule: str, mutation: str) -> None:
+    student = make_student(schedule=schedule, time_steps=5, v_threshold=0.713, v_init=0.25)
+    graph, reference = student.to_graph(), StudentModel(student)
+    inputs = random_inputs(graph, 4)
+    assert compare(reference, EmulatedModel(graph), inputs).passed
+    linear: Any = graph.nodes["encoder.0.key.linear"]
+    other: Any = graph.nodes["encoder.1.key.linear"]
+    changes = {
+        "bias": {"encoder.0.key.linear": replace(linear, bias=linear.bias + 0.05)},
+        "swap": {"encoder.0.key.linear": other, "encoder.1.key.linear": linear},
+        "mask": {},
+    }[mutation]
+    mutant: Any = EmulatedModel(replace(graph, nodes=graph.nodes | changes))
+    if mutation == "mask":
+        run_unmasked = mutant.run
+        mutant.run = lambda one: run_unmasked(one | {"attention_mask": np.ones_like(one["attention_mask"])})
+    assert not compare(reference, mutant, inputs).passed
+
+
+def test_fixed_point_comes_closer_with_more_steps(make_student: Callable[..., Any]) -> None:
+    """The rounding of the rates to 1/T hides behind the error of the weights."""
+    errors = []
+    for time_steps in (4, 64):
+        student = make_student(time_steps=time_steps, v_init=0.4375)
+        graph = student.to_graph()
+        inputs = random_inputs(graph, 4)
+        reference = EmulatedModel(graph)
+        result = compare(reference, EmulatedModel(lower(graph, dict.fromkeys(graph.nodes, 30.0))), inputs)
+        assert result.passed, result.problems
+        errors.append(max(layer.mean_rate_difference for layer in result.layers.values()))
+    assert errors[1] < errors[0] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "nir", "--per-layer"], "are for --target lava or netx"),
+        (["--target", "lava", "--part", "encoder.0"], "only drawings have parts"),
+        (["--target", "lava", "--data", "missing.tsv"], "missing.tsv: no such file"),
+        (["--target", "lava", "-T", "0"], "time_steps is 0"),
+    ],
+)
+def test_bad_options(checkpoint: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    result = run("export", checkpoint, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert sorted(tmp_path.iterdir()) == [checkpoint]
