@@ -1,6 +1,7 @@
 """Running a layer graph on Lava, in a worker process."""
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -58,7 +59,9 @@ def run_jobs(
             folder.mkdir()
             write_job(folder, job)
         command = [python, "-m", "neurotool.lava_runtime.worker", *map(str, folders)]
-        exit_code, output = run_in_own_session(command, timeout, progress)
+        # Dozens of processes: a thread each. A folder of its own: python -m imports from the current one first.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        exit_code, output = run_in_own_session(command, timeout, progress, cwd=root, env=environment)
         for folder in folders:
             if (folder / ERROR).exists():
                 raise _error(json.loads((folder / ERROR).read_text(encoding="utf-8")))

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 GRACE = 0.5
 """Seconds for the processes to go by themselves: Python's resource tracker then frees their shared memory."""
@@ -14,16 +15,21 @@ POLL = 0.05
 
 
 def run_in_own_session(
-    command: Sequence[str], timeout: float | None, progress: Callable[[int], None] | None = None
+    command: Sequence[str], timeout: float | None, progress: Callable[[int], None] | None = None, **options: Any
 ) -> tuple[int | None, str]:
     """Run a command and end its whole process group, whatever happens: Lava's processes survive their parent's death.
 
-    progress: called with the number in the last whole line of the output whenever that changes.
+    progress: called again and again with the number in the last whole line of the output; options: of Popen.
     Returns the exit code (None after `timeout` seconds) and the combined output, bytes that are not UTF-8 replaced.
     """
     with tempfile.TemporaryFile() as output:  # not a pipe: a surviving grandchild would keep that open
         worker = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
         end = None if timeout is None else time.monotonic() + timeout
         try:

@@ -57,7 +57,7 @@ class DenseLif:
         self.buffer = shifted(dense_weights(self.weights, self.weight_bits) @ (s_in != 0), self.weight_exp)
         u = decayed(self.u, self.du + 1) + (a << ALIGN)
         self.u = np.where(u > WRAP, u - 2 * WRAP, np.where(u <= -WRAP, u + 2 * WRAP, u))
-        bias = shifted(np.int64(self.bias_mant), self.bias_exp)
+        bias = shifted(np.array(self.bias_mant), self.bias_exp)
         self.v = np.clip(decayed(self.v, self.dv) + self.u + bias, -WRAP + 1, WRAP - 1)
         spikes = self.v > self.vth << ALIGN
         self.v[spikes] = 0

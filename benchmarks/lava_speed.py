@@ -1,6 +1,6 @@
 """One network on Lava and on the emulator: seconds for a sentence, and peak memory of Lava's processes.
 
-    python benchmarks/lava.py [MODEL.lava] [--tokens 32] [--batch-size 32]
+    python benchmarks/lava_speed.py [MODEL.lava] [--tokens 32] [--batch-size 32]
 
 Random tokens without padding. Without a bundle: an untrained student of 4 layers x 384, T = 4, phased, in fixed point;
 its weights are drawn wide enough that all its layers spike. Lava runs one sentence, and its time holds the start of a
