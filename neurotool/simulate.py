@@ -260,7 +260,7 @@ class _Run:
     def _convolve(self, node: Conv1d, x: np.ndarray) -> np.ndarray:
         weight, reach = node.weight.astype(np.float64), node.weight.shape[2] // 2
         padded = np.pad(x * self.real[:, None], ((reach, reach), (0, 0)))
-        return sum(padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(2 * reach + 1))
+        return np.sum([padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(2 * reach + 1)], axis=0)
 
     def _multiply(self, node: MatMul, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         b = _split(b, node.heads)
