@@ -76,7 +76,9 @@ def simulate(
     """Run one input, without batch axis.
 
     Args: input_ids, token_type_ids, attention_mask (1 = token, 0 = padding; default no padding): (tokens,) integers;
-    values: for every Input node (tokens, width), constant, or (T, tokens, width); dtype: of all arithmetic.
+    values: for every Input node (tokens, width), constant, or (T, tokens, width); dtype: of what nodes hand on, and of
+    potentials. A node computes in float64 and its result is rounded once: float32 then means the same in whatever order
+    a library adds up.
     Raises DataError for an input the graph cannot take.
     """
     return _Run(graph, input_ids, attention_mask, token_type_ids, values or {}, np.dtype(dtype)).run()
@@ -196,34 +198,39 @@ class _Run:
         return before.get(self.graph.source(name, port), _Signal(np.zeros((self.tokens, node.in_width), self.dtype)))
 
     def _apply(self, name: str, node: Node, t: int, *at_ports: _Signal) -> _Signal:
-        x = [signal.value for signal in at_ports]
         match node:
             case Input():
                 return self._enter(node, self.values[name], t)
-            case Embedding():
-                return _Signal(self._cast(node.weight)[self.ids[node.ids]])
             case Neuron():
-                return self._neurons(name, node, x[0] / self._cast(node.v_threshold))
+                return self._neurons(name, node, at_ports[0].value / np.asarray(node.v_threshold, self.dtype))
+        value = self._compute(node, *(signal.value.astype(np.float64, copy=False) for signal in at_ports))
+        sent = [signal.sent for signal in at_ports if signal.sent is not None]
+        spikes = sent[0] + sent[1] if isinstance(node, Add) and len(sent) == 2 else None
+        return _Signal(value.astype(self.dtype, copy=False), spikes)
+
+    def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
+        match node:
+            case Embedding():
+                return node.weight[self.ids[node.ids]]
             case Linear():
-                return _Signal(self._plus(x[0] @ self._cast(node.weight).T, node.bias))
+                return _plus(x[0] @ node.weight.T.astype(np.float64), node.bias)
             case Conv1d():
-                return _Signal(self._plus(self._convolve(node, x[0]), node.bias))
+                return _plus(self._convolve(node, x[0]), node.bias)
             case MatMul():
-                return _Signal(self._multiply(node, *x))
+                return self._multiply(node, *x)
             case Softmax():
                 e = np.exp(np.where(self.real, x[0] - x[0][..., self.real].max(-1, keepdims=True), -np.inf))
-                return _Signal(e / e.sum(-1, keepdims=True))
+                return e / e.sum(-1, keepdims=True)
             case LayerNorm():
                 centred = x[0] - x[0].mean(-1, keepdims=True)
-                deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + self._cast(node.epsilon))
-                return _Signal(centred / deviation * self._cast(node.weight) + self._cast(node.bias))
+                deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + node.epsilon)
+                return centred / deviation * node.weight + node.bias
             case Gelu():
-                return _Signal(x[0] * (1 + _erf(x[0] / self._cast(math.sqrt(2)))) / 2)
+                return x[0] * (1 + _erf(x[0] / math.sqrt(2))) / 2
             case Add():
-                a, b = (signal.sent for signal in at_ports)
-                return _Signal(x[0] + x[1], None if a is None or b is None else a + b)
+                return x[0] + x[1]
             case Scale():
-                return _Signal(x[0] * self._cast(node.factor))
+                return x[0] * node.factor
         raise NotImplementedError(type(node).__name__)
 
     def _neurons(self, name: str, node: Neuron, drive: np.ndarray) -> _Signal:
@@ -251,9 +258,9 @@ class _Run:
         return _Signal(value, sent if node.spiking else None)
 
     def _convolve(self, node: Conv1d, x: np.ndarray) -> np.ndarray:
-        weight, reach = self._cast(node.weight), node.weight.shape[2] // 2
+        weight, reach = node.weight.astype(np.float64), node.weight.shape[2] // 2
         padded = np.pad(x * self.real[:, None], ((reach, reach), (0, 0)))
-        return sum(padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(2 * reach + 1))
+        return np.sum([padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(2 * reach + 1)], axis=0)
 
     def _multiply(self, node: MatMul, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         b = _split(b, node.heads)
@@ -270,7 +277,8 @@ class _Run:
                 x = averages[self.graph.source(name, "x")]
                 averages[name] = x[0] if node.pooling == "first" else x[self.real].mean(0)
             elif isinstance(node, Readout):
-                logits = self._plus(self._cast(node.weight) @ averages[self.graph.source(name, "x")], node.bias)
+                x = averages[self.graph.source(name, "x")].astype(np.float64)
+                logits = _plus(node.weight @ x, node.bias).astype(self.dtype)
         return logits
 
     def _count(self, name: str, node: Node, at_ports: list[_Signal]) -> None:
@@ -295,11 +303,9 @@ class _Run:
         reach = node.weight.shape[2] // 2
         return len(node.weight) * reached[reach : reach + self.tokens]
 
-    def _cast(self, parameter: Any) -> np.ndarray:
-        return np.asarray(parameter, self.dtype)
 
-    def _plus(self, x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        return x if bias is None else x + self._cast(bias)
+def _plus(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    return x if bias is None else x + bias
 
 
 def _split(x: np.ndarray, heads: int) -> np.ndarray:

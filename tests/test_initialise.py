@@ -25,6 +25,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ternary": {"learn_v_threshold": True, "spikes": "ternary"},
     "fixed threshold": {"v_threshold": 0.7, "spikes": "ternary"},
     "fixed threshold, binary": {"v_threshold": 1.5},
+    "concurrent": {"learn_v_threshold": True, "v_init": 0.5, "schedule": "concurrent"},
+    "concurrent LIF": {"learn_v_threshold": True, "spikes": "ternary", "leak": 0.9, "schedule": "concurrent"},
     "LIF": {"learn_v_threshold": True, "spikes": "ternary", "leak": 0.9},
 }
 every_variant = pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS.keys())
@@ -141,6 +143,27 @@ def test_rates_reproduce_the_teacher(
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).square().mean() / theirs.square().mean())
+
+
+@pytest.mark.parametrize("values", [VARIANTS["binary"], VARIANTS["ternary"]], ids=["binary", "ternary"])
+@torch.no_grad()
+def test_a_concurrent_student_is_fitted_to_its_own_schedule(
+    start: MakeStudent, teacher: BertForSequenceClassification, values: dict[str, Any]
+) -> None:
+    """Its rates follow the teacher's hidden states more closely than with the thresholds of a phased student."""
+    wanted = taught(teacher).hidden[1:]
+    likeness = {}
+    for schedule in ("phased", "concurrent"):
+        student = start(time_steps=8, **values, schedule=schedule).eval()
+        fit_spikes(student, BATCH, max_shift=0.5)
+        student.config.schedule = "concurrent"
+        rates = student(**BATCH).rates
+        pairs = [
+            (rates[name][MASK.bool()], h[MASK.bool()]) for name, h in zip(student.output_names[1:], wanted, strict=True)
+        ]
+        both = [torch.stack([(x - x.mean(0)).flatten() for x in pair]) for pair in pairs]
+        likeness[schedule] = sum(float(torch.corrcoef(x)[0, 1]) for x in both)
+    assert likeness["concurrent"] > likeness["phased"], likeness
 
 
 @torch.no_grad()

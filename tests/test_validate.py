@@ -33,7 +33,7 @@ from neurotool.graph import (
     Readout,
 )
 from neurotool.sentences import random_inputs, tokenised
-from neurotool.student.model import StudentModel
+from neurotool.student.model import RoundedToFloat32, StudentModel
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import Task
 from neurotool.validate import Comparison, GraphModel, Inputs, Model, Run, compare
@@ -108,19 +108,34 @@ def test_a_student_its_graph_and_its_nir_file_agree(
 ) -> None:
     model = student(**options)
     write_nir(model.to_graph(), tmp_path / "model.nir")
-    result = check(StudentModel(model), read_nir(tmp_path / "model.nir"), 8)
-    assert result.problems == []
-    assert result.inputs == 8
-    assert result.predictions_agreeing == 8
-    assert all(0 < layer.spikes_a < layer.compared for layer in result.layers.values())
-    assert list(result.layers) == list(model.neuron_layers)
+    read = read_nir(tmp_path / "model.nir")
+    for dtype, rounding in ((np.float64, 1e-9), (np.float32, 1e-6)):
+        wrapped = StudentModel(model, getattr(torch, dtype.__name__))
+        result = check(wrapped, GraphModel(read, dtype), 8, rounding=rounding)
+        assert result.problems == []
+        assert result.inputs == 8
+        assert result.predictions_agreeing == 8
+        assert all(0 < layer.spikes_a < layer.compared for layer in result.layers.values())
+        assert list(result.layers) == list(model.neuron_layers)
+
+
+def test_float32_is_rounded_after_every_operation() -> None:
+    """float64 would keep the 1 that float32 loses beside 2^24; an exact sum finds it again where float32's may not."""
+    big = torch.tensor([2.0**24, 1.0, 1.0], dtype=torch.float64)
+    with RoundedToFloat32():
+        assert (big[0] + big[1] - big[0]).item() == 0
+        assert big.sum().item() == 2**24 + 2
+        assert (big / 3).tolist() == (big.float() / 3).tolist()
+        big += 1
+    assert big[0] == 2**24 and big[1] == 2
+    assert (big[0] + 1).item() == 2**24 + 1
 
 
 def test_the_student_model_is_the_student(student: MakeStudent) -> None:
-    """Float32: logits and rates of `forward`."""
+    """As used: logits and rates of `forward`."""
     for schedule in SCHEDULES:
         model = student(schedule=schedule, feedback=True)
-        wrapped = StudentModel(model, torch.float32)
+        wrapped = StudentModel(model, as_used=True)
         (one,) = random_inputs(wrapped.graph, 1)
         output = model(**{name: torch.as_tensor(value)[None] for name, value in one.items()})
         run = wrapped.run(one)
@@ -418,7 +433,10 @@ def test_the_commands_on_a_checkpoint(checkpoint: Path, tiny_data: Callable[[str
     assert result.exit_code == 1
     assert report["first_difference"]["layer"] == "encoder.0.key"
     assert report["source"].startswith("random inputs")
-    assert run("validate", checkpoint, nir_file, "--float32", "--tolerance", 0.01, "--json").exit_code == 0
+    for option, precision in (("--float32", "float32"), ("--as-used", "as used")):
+        result = run("validate", checkpoint, nir_file, option, "--tolerance", 0.01, "--json")
+        assert (result.exit_code, json.loads(result.stdout)["precision"]) == (0, precision)
+    assert "neither file is a checkpoint" in run("validate", nir_file, nir_file, "--as-used").stderr
     result = run("validate", nir_file, nir_file, "--data", tiny_data("classes"))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "which hold a tokenizer" in result.stderr

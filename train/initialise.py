@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertForSequenceClassification
 from neurotool.student.emission import NeuronLayer
+from neurotool.student.neurons import average_spiking_rate
 from neurotool.student.spikingbert import SpikingBertLayer
 
 
@@ -52,7 +53,8 @@ def check_same_shape(student: BertConfig, teacher: BertConfig) -> None:
 @torch.no_grad()
 def fit_spikes(student: SpikingBertForSequenceClassification, batch: dict[str, Tensor], max_shift: float) -> None:
     """One pass through the student in which every neuron layer, in the order of emission, gets a threshold and a shift
-    with which its T-step rates carry its input best, folded into the neighbouring weights.
+    with which its T-step rates carry its input best, folded into the neighbouring weights. In the concurrent schedule
+    the input is the mean over T of the currents that the layers before it cause step by step.
 
     x ~ v_threshold * rate - shift, so readers take W <- v_threshold * W and b <- b - shift * W 1. A shift moves the
     symmetric outputs of LayerNorm, K and V into the range of binary rates; after LayerNorm's own mean removal, inside
@@ -62,18 +64,21 @@ def fit_spikes(student: SpikingBertForSequenceClassification, batch: dict[str, T
     """
     training = student.training
     student.eval()
-    fit = _Fit(student, batch["attention_mask"].bool(), max_shift)
+    mask = batch["attention_mask"]
+    fit = _Fit(student, mask.bool(), max_shift)
     current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
-    student._sweep(current, batch["attention_mask"])(fit, None, None)
+    student._sweep(current.repeat(fit.steps, 1, 1), mask.repeat(fit.steps, 1))(fit, None, None)
     student.train(training)
 
 
 class _Fit:
-    """The emission of `fit_spikes`."""
+    """The emission of `fit_spikes`. In the concurrent schedule the steps lie one after the other in the batch: without
+    feedback a layer's currents of all steps are known before it fires."""
 
     def __init__(self, student: SpikingBertForSequenceClassification, mask: Tensor, max_shift: float) -> None:
         self.student, self.mask, self.max_shift = student, mask, max_shift
         self.learned = student.config.learn_v_threshold
+        self.steps = student.config.time_steps if student.config.schedule == "concurrent" else 1
         self.residual_scale = 1.0
         self.value_scale, self.value_shift = 1.0, 0.0
         self.places: dict[str, Callable[[NeuronLayer, Tensor], Tensor]] = {"embedding": self._embedding}
@@ -88,8 +93,8 @@ class _Fit:
         """(v_threshold, shift) with the smallest squared error over real tokens."""
         if not self.learned:
             return float(neurons.base), 0.0
-        sample = x[self.mask].flatten()[:400_000].float()
-        dynamics, steps = neurons.dynamics, self.student.config.time_steps
+        sample = x.unflatten(0, (self.steps, -1))[:, self.mask].flatten(1)[:, : 400_000 // self.steps].float()
+        dynamics, target = neurons.dynamics, sample.mean(0)
         reach = float(sample.abs().quantile(0.999))
         width = reach * (2.0 if shiftable and dynamics.low == 0 and self.max_shift > 0 else 1.0)
         shifts = [0.0] if dynamics.low < 0 or not shiftable else [self.max_shift * k / 5 for k in range(6)]
@@ -98,15 +103,26 @@ class _Fit:
             threshold = max(width * k / 24, 1e-3)
             for share in shifts:
                 shift = threshold * share
-                rate = dynamics.rate((sample + shift) / threshold, steps)
-                error = float((rate * threshold - shift - sample).square().mean())
+                sent = self._send(neurons, (sample + shift) / threshold)
+                rate = average_spiking_rate(iter(sent), dynamics.leak)
+                error = float((rate * threshold - shift - target).square().mean())
                 best = min(best, (error, threshold, shift))
         return best[1], best[2]
 
     def _emit(self, neurons: NeuronLayer, current: Tensor, threshold: float) -> Tensor:
         if self.learned:
             neurons.base.fill_(threshold)
-        return neurons.dynamics.rate(neurons.drive(current), self.student.config.time_steps)
+        return self._send(neurons, neurons.drive(current).unflatten(0, (self.steps, -1))).flatten(0, 1)
+
+    def _send(self, neurons: NeuronLayer, drive: Tensor) -> Tensor:
+        """The spikes of each step of `drive` (steps, ...), in the phased schedule the rate of its window (1, ...)."""
+        if self.student.config.schedule == "phased":
+            return neurons.dynamics.rate(drive, self.student.config.time_steps)
+        u, sent = torch.full_like(drive[0], neurons.dynamics.v_init), []
+        for step in drive:
+            u, spikes = neurons.dynamics.step(u, step)
+            sent.append(spikes)
+        return torch.stack(sent)
 
     def _embedding(self, neurons: NeuronLayer, x: Tensor) -> Tensor:
         threshold, shift = self._choose(neurons, x, True)

@@ -28,7 +28,9 @@ Examples:
   neurotool validate a.nir b.nir --tolerance 0.01
 
 Exit code 0: the same within the tolerance; 1: not the same; 2: bad input. Both sides compute in double precision;
---float32 runs them as a student runs in use, where sums in another order may flip a spike.
+--float32 hands on single precision, sums still made in double. --as-used runs a
+checkpoint as `neurotool evaluate` does: single precision throughout, where sums
+in another order flip a few spikes, and these others.
 """
 )
 @click.argument("a", type=click.Path(path_type=Path))
@@ -41,6 +43,7 @@ Exit code 0: the same within the tolerance; 1: not the same; 2: bad input. Both 
     help="Share of a layer's spikes; |Δ| of rates and logits.  [default: 0; .2 if one of the two is fixed-point]",
 )
 @click.option("--float32", is_flag=True, help="Single instead of double precision.")
+@click.option("--as-used", is_flag=True, help="A checkpoint as torch runs it, in single precision.")
 @nir_options
 @json_option
 @click.pass_context
@@ -52,32 +55,36 @@ def validate(
     samples: int,
     tolerance: float | None,
     float32: bool,
+    as_used: bool,
     as_json: bool,
     **conventions: Any,
 ) -> None:
     """Compare two models spike by spike on real sentences."""
     from neurotool.validate import compare
 
-    model_a, reader_a = _load(a, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
-    model_b, reader_b = _load(b, float32, Conventions(**conventions))  # type: ignore[typeddict-item]
+    float32 |= as_used
+    model_a, reader_a = _load(a, float32, as_used, Conventions(**conventions))  # type: ignore[typeddict-item]
+    model_b, reader_b = _load(b, float32, as_used, Conventions(**conventions))  # type: ignore[typeddict-item]
     tokens = min(model_a.graph.tokens, model_b.graph.tokens)
     if conventions["standard_nodes"] and (reader_a or reader_b):
         raise ConfigError(
             "--standard-nodes: the standard nodes of a .nir file are pieces of a network that read values, not "
             "sentences, and cannot be run beside a checkpoint or bundle; leave it out, or give two .nir files"
         )
+    if as_used and not (reader_a or reader_b):
+        raise ConfigError("--as-used: neither file is a checkpoint; leave it out")
     inputs, source = _inputs(reader_a or reader_b, model_a, data, samples, tokens)
     steps = track(inputs, "comparing", console=Console(stderr=True), transient=True, disable=as_json)
     result = compare(model_a, model_b, steps, tolerance, rounding=1e-5 if float32 else 1e-9)
     if as_json:
-        precision = "float32" if float32 else "float64"
+        precision = "as used" if as_used else "float32" if float32 else "float64"
         click.echo(json.dumps({"a": str(a), "b": str(b), "source": source, "precision": precision} | result.to_dict()))
     else:
         _print(Console(), result, a, b, source, model_a.graph.time_steps)
     context.exit(0 if result.passed else 1)
 
 
-def _load(path: Path, float32: bool, conventions: Conventions) -> "tuple[Model, TextReader | None]":
+def _load(path: Path, float32: bool, as_used: bool, conventions: Conventions) -> "tuple[Model, TextReader | None]":
     """A checkpoint runs as the torch student, a bundle on the emulator, a .nir file in the interpreter."""
     import numpy as np
 
@@ -96,7 +103,8 @@ def _load(path: Path, float32: bool, conventions: Conventions) -> "tuple[Model, 
     from neurotool.student.serialise import load_student
 
     student = load_student(path)
-    return StudentModel(student.model, torch.float32 if float32 else torch.float64), student_reader(student)
+    precision = torch.float32 if float32 else torch.float64
+    return StudentModel(student.model, precision, as_used), student_reader(student)
 
 
 def _inputs(
