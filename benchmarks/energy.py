@@ -2,10 +2,10 @@
 
     python benchmarks/energy.py NAME=CHECKPOINT=DATA … [-T 4,16] [--timing]
 
-DATA is the folder (or table) of labelled texts, empty for what the checkpoint was trained on. Prints Markdown: each student
-at every T: accuracy, spikes per synapse, and its energy as a share of the equal-size dense network, of its teacher and of
-the quantised dense network, arithmetic only and with memory. --timing adds how much longer an evaluation with counts takes
-than one without, alternating, medians of five runs, and the seconds on the first student's data.
+DATA is the folder (or table) of labelled texts, empty for what the checkpoint was trained on. Prints Markdown: each
+student at every T: accuracy, spikes per synapse, and its energy as a share of the equal-size dense network, of its
+teacher and of the quantised dense network, arithmetic only and with memory. --timing adds how much longer an evaluation
+with counts takes than one without, alternating, medians of five runs, and the seconds on the first student's data.
 """
 
 import json
@@ -60,7 +60,7 @@ def timing(checkpoint: str, data: str, repeats: int = 5) -> tuple[float, float]:
 @click.option("--time-steps", "-T", default="4,16", show_default=True)
 @click.option("--timing", "timed", is_flag=True, help="Measure what counting costs.")
 def main(students: tuple[str, ...], time_steps: str, timed: bool) -> None:
-    named = [(student.split("=") + [""])[:3] for student in students]
+    named = [[*student.split("="), ""][:3] for student in students]
     click.echo(
         "| student | T | metric | spikes/synapse | cost model | µJ | of twin | of teacher | int8: of fair rival |"
     )

@@ -183,7 +183,7 @@ def sweep(
     from neurotool.student.serialise import load_student
 
     priced_by, student = _models(cost_models), load_student(model)
-    source = Source(data or _validation_data(student.checkpoint.training), samples, None, skip_zero)
+    source = Source(data, samples, None, skip_zero)
     reports = [_report(measure_student(model, student, source, t), priced_by, numbers) for t in steps]
     page = sweep_page(reports)
     if plot is not None and page.figures:
@@ -191,14 +191,6 @@ def sweep(
 
         _write(standalone(page.figures[0][1]), plot, model, "svg")
     _show(page, chosen, output, model)
-
-
-def _validation_data(training: dict[str, Any]) -> str:
-    """The folder a student was trained on. Raises ConfigError where there is none here."""
-    folder = training.get("plan", {}).get("data")
-    if folder is None or not Path(folder).exists():
-        raise ConfigError("the data the student was trained on are not here: name labelled texts with --data")
-    return str(folder)
 
 
 def _models(names: tuple[str, ...]) -> "list[CostModel]":
