@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neurotool.energy.report import Report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
 
 
@@ -267,7 +268,7 @@ def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
         _write(page_text(page, chosen), output, model, chosen)
         return
     # A table needs its width where no terminal limits it.
-    console = Console(file=io.StringIO(), width=140) if output or not sys.stdout.isatty() else Console()
+    console = Console(file=io.StringIO(), width=WIDE) if output or not sys.stdout.isatty() else Console()
     console.print(page.title, style="bold", highlight=False)
     console.print(page.lead, highlight=False, markup=False)
     for table in page.tables:
@@ -281,8 +282,11 @@ def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
 
 def _print_table(console: Console, table: "Table") -> None:
     shown = rich.table.Table(title=table.caption, title_justify="left")
-    for i, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="right" if i else "left", overflow="fold")
+    columns = list(range(len(table.headings)))
+    if table.narrow and console.width < WIDE:
+        columns = [i for i in columns if table.headings[i] in table.narrow]
+    for i in columns:
+        shown.add_column(table.headings[i], justify="right" if i else "left", overflow="fold", no_wrap=not i)
     for row in table.rows:
-        shown.add_row(*row, style="bold" if row[0] == "total" else None)
+        shown.add_row(*(row[i] for i in columns), style="bold" if row[0] == "total" else None)
     console.print(shown)
