@@ -54,6 +54,9 @@ demo: install
 	$(BIN)/neurotool predict $(DEMO) "a moving and very funny film" "two hours of my life that I want back"
 	$(BIN)/neurotool export $(DEMO) --target nir -o $(DEMO:.ckpt=.nir) --force
 	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.nir)
+	$(BIN)/neurotool export $(DEMO) --target lava -o $(DEMO:.ckpt=.lava) --force
+	$(BIN)/neurotool run $(DEMO:.ckpt=.lava) "a moving and very funny film" "two hours of my life that I want back"
+	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.lava)
 	$(BIN)/neurotool energy report $(DEMO)
 	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html)
 

@@ -24,12 +24,17 @@ def si(value: float | None) -> str:
 
 
 def digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    """Three digits, and no exponent for large numbers."""
+    return "" if value is None else f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def microjoule(value: float | None) -> str:
     """From pJ."""
-    return "" if value is None else f"{value / 1e6:.3g}"
+    return "" if value is None else digits(value / 1e6)
+
+
+def percent(share: float) -> str:
+    return f"{digits(100 * share)} %"
 
 
 COLUMNS = (

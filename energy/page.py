@@ -12,18 +12,19 @@ from jinja2 import Environment, FileSystemLoader
 from neurotool.energy.cores import core_loads
 from neurotool.energy.costs import CostModel
 from neurotool.energy.figures import Point, accuracy_energy, energy_bars, heat_map
-from neurotool.energy.formats import COLUMNS, digits, latex_table, microjoule, nonzero, si, total_row
+from neurotool.energy.formats import COLUMNS, digits, latex_table, microjoule, nonzero, percent, si, total_row
 from neurotool.energy.report import TEACHER, Priced, Report, rows
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. folded: shown in a page only when opened."""
+    """Cells are text. folded: shown in a page only when opened; narrow: the columns that a narrow terminal shows."""
 
     caption: str
     headings: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     folded: bool = False
+    narrow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def _accuracy(report: Report) -> str:
 def _layers(report: Report) -> Table:
     cells = [(row.name, *(cell(row) for _, cell in COLUMNS)) for row in [*rows(report), total_row(report)]]
     caption = f"Layers, per inference; energies: {report.accounts[0].title}"
-    return Table(caption, ("layer", *(heading for heading, _ in COLUMNS)), cells)
+    narrow = ("layer", "MACs", "spikes/synapse", "SOPs", "ANN µJ", "SNN µJ", "SNN/ANN")
+    return Table(caption, ("layer", *(heading for heading, _ in COLUMNS)), cells, narrow=narrow)
 
 
 def _rivals(report: Report) -> Table:
@@ -124,7 +126,7 @@ def _rivals(report: Report) -> Table:
             microjoule(comparison.spiking.per_inference),
             comparison.rival,
             microjoule(comparison.dense.per_inference),
-            f"{100 * comparison.share:.3g} %",
+            percent(comparison.share),
             digits(comparison.break_even),
             digits(comparison.break_even_rate),
         )

@@ -88,7 +88,7 @@ class Comparison:
 
     def verdict(self) -> str:
         """One sentence or two: who needs less, and where the border is."""
-        percent = f"{100 * self.share:.3g} %"
+        percent = f"{100 * self.share:.3g} %" if self.share < 9.995 else f"{100 * self.share:.0f} %"
         title = self.title[0].upper() + self.title[1:]
         how = f"{title}: the spiking network {'needs' if self.wins else 'LOSES: it needs'} {percent} of {self.rival}"
         steps = self.spiking.counts.activity.steps

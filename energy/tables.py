@@ -2,7 +2,7 @@
 
 from neurotool.energy.dense import dense_counts
 from neurotool.energy.figures import Point, accuracy_energy
-from neurotool.energy.formats import digits, microjoule, si
+from neurotool.energy.formats import digits, microjoule, percent, si
 from neurotool.energy.page import Page, Table, notes
 from neurotool.energy.report import FAIR, TEACHER, TWIN, Comparison, Priced, Report, compare, priced
 from neurotool.graph import Graph
@@ -101,7 +101,7 @@ def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> li
 def _share(report: Report, account: Priced, kind: str) -> str:
     """Of the rival of this kind under this cost model."""
     found = [c for c in report.comparisons if c.kind == kind and c.spiking.model == account.model]
-    return f"{100 * found[0].share:.3g} %" if found else ""
+    return percent(found[0].share) if found else ""
 
 
 def _points(reports: list[Report], metric: tuple[str, ...]) -> list[Point]:

@@ -236,3 +236,26 @@ def test_student_and_interpreter_count_the_same(
         assert (layer.per_neuron == seen.layers[name].per_neuron).all()
     skipping = count(graph, activity, events_of_activity(graph, activity, skip_zero=True), skip_zero=True)
     assert skipping.nodes == fast.nodes  # no weight is zero
+
+
+def test_batches_and_order_do_not_matter(make_student: MakeStudent) -> None:
+    """One batch with padding, single texts, and another order give the same integers."""
+    student = make_student(time_steps=5, v_threshold=0.7, spikes="ternary").double()
+    ids = torch.randint(0, 30, (4, 6), generator=torch.Generator().manual_seed(2))
+    lengths = [6, 2, 4, 6]
+    mask = torch.tensor([[1] * n + [0] * (6 - n) for n in lengths])
+
+    def counted(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> Counts:
+        activity = Activity(5, 5)
+        for batch_ids, batch_mask in batches:
+            with torch.inference_mode():
+                output = student(batch_ids, batch_mask, output_rates=False, output_spike_counts=True)
+            _add(activity, output.spike_counts, batch_mask, per_neuron=False)
+        graph = student.to_graph()
+        return count(graph, activity, events_of_activity(graph, activity))
+
+    whole = counted([(ids, mask)])
+    single = counted([(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)])
+    other = counted([(ids[[3, 1, 0, 2]], mask[[3, 1, 0, 2]])])
+    assert whole.nodes == single.nodes == other.nodes
+    assert (whole.activity.padding, single.activity.padding) == (6, 0)

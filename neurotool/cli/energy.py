@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neurotool.energy.report import Report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
 
 
@@ -183,7 +184,7 @@ def sweep(
     from neurotool.student.serialise import load_student
 
     priced_by, student = _models(cost_models), load_student(model)
-    source = Source(data or _validation_data(student.checkpoint.training), samples, None, skip_zero)
+    source = Source(data, samples, None, skip_zero)
     reports = [_report(measure_student(model, student, source, t), priced_by, numbers) for t in steps]
     page = sweep_page(reports)
     if plot is not None and page.figures:
@@ -191,14 +192,6 @@ def sweep(
 
         _write(standalone(page.figures[0][1]), plot, model, "svg")
     _show(page, chosen, output, model)
-
-
-def _validation_data(training: dict[str, Any]) -> str:
-    """The folder a student was trained on. Raises ConfigError where there is none here."""
-    folder = training.get("plan", {}).get("data")
-    if folder is None or not Path(folder).exists():
-        raise ConfigError("the data the student was trained on are not here: name labelled texts with --data")
-    return str(folder)
 
 
 def _models(names: tuple[str, ...]) -> "list[CostModel]":
@@ -275,7 +268,7 @@ def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
         _write(page_text(page, chosen), output, model, chosen)
         return
     # A table needs its width where no terminal limits it.
-    console = Console(file=io.StringIO(), width=140) if output or not sys.stdout.isatty() else Console()
+    console = Console(file=io.StringIO(), width=WIDE) if output or not sys.stdout.isatty() else Console()
     console.print(page.title, style="bold", highlight=False)
     console.print(page.lead, highlight=False, markup=False)
     for table in page.tables:
@@ -289,8 +282,11 @@ def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
 
 def _print_table(console: Console, table: "Table") -> None:
     shown = rich.table.Table(title=table.caption, title_justify="left")
-    for i, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="right" if i else "left", overflow="fold")
+    columns = list(range(len(table.headings)))
+    if table.narrow and console.width < WIDE:
+        columns = [i for i in columns if table.headings[i] in table.narrow]
+    for i in columns:
+        shown.add_column(table.headings[i], justify="right" if i else "left", overflow="fold", no_wrap=not i)
     for row in table.rows:
-        shown.add_row(*row, style="bold" if row[0] == "total" else None)
+        shown.add_row(*(row[i] for i in columns), style="bold" if row[0] == "total" else None)
     console.print(shown)

@@ -88,33 +88,35 @@ def _stored(path: Path, student: "LoadedStudent", source: Source) -> Measured:
 
 
 def measure_student(path: Path, student: "LoadedStudent", source: Source, time_steps: int | None = None) -> Measured:
-    """Run the torch student on labelled examples or on one text, at another T where given."""
+    """Run the torch student on labelled examples (its validation data by default) or on one text, at another T where
+    given."""
     import datasets
 
     from neurotool.energy.counts import count, events_of_activity
-    from neurotool.evaluation import evaluate, measure
-    from neurotool.tasks import load_examples, tokenise
+    from neurotool.evaluation import evaluate, measure, validation_examples
+    from neurotool.tasks import tokenise
 
     datasets.disable_progress_bars()
     model, tokenizer, task, checkpoint = student
     length = min(checkpoint.training.get("plan", {}).get("max_length", 512), model.config.max_position_embeddings)
     options: dict[str, Any] = {"time_steps": time_steps, "per_neuron": source.skip_zero}
     metrics: dict[str, float] = {}
-    if source.file is None:
-        texts = _pair(source.data or "", task.text_columns)
+    if source.data is not None and source.file is None:
+        texts = _pair(source.data, task.text_columns)
         one = datasets.Dataset.from_dict(dict(zip(("sentence1", "sentence2"), texts, strict=False)) | {"label": [0]})
         dataset, _ = tokenise(one, tokenizer, length)
         with _busy("measuring"):
             _, activity = measure(model, dataset, tokenizer, **options)
         measured = f"the text {source.data!r}"
     else:
-        examples = load_examples(source.file, task)
+        examples = validation_examples(source.file, task, checkpoint.training)
         examples = examples.select(range(min(source.samples or len(examples), len(examples))))
         dataset, cut = tokenise(examples, tokenizer, length)
         with _busy(f"measuring on {len(dataset)} texts"):
             result = evaluate(model, dataset, tokenizer, task, **options)
         activity, metrics = result.activity, result.metrics
-        measured = f"{len(dataset)} texts of {source.data}" + (f", {cut} cut to {length} tokens" if cut else "")
+        where = source.data or f"the validation data of {task.name}"
+        measured = f"{len(dataset)} texts of {where}" + (f", {cut} cut to {length} tokens" if cut else "")
     graph = replace(model.to_graph(), time_steps=activity.time_steps)
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
     return _with_teacher(Measured(path, counts, measured, metrics), student)
