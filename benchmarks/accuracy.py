@@ -32,6 +32,10 @@ ROWS = {
     for t in (1, 2, 4, 8, 16)
     for spikes in ("ternary", "binary")
 }
+ROWS |= {
+    f"sst2 penalty {weight}": f"--data sst2 --spikes ternary -T 2 --epochs 3 --rate-penalty {weight}"
+    for weight in (0.5, 2, 8)
+}
 
 
 def train(name: str, data: Path, folder: Path, bge: str | None) -> Path:
