@@ -35,7 +35,8 @@ class Emulation:
     """What a batch did. Integers of a fixed-point graph are in units of `FixedPoint.scale` of their node.
 
     logits: (batch, labels), real numbers; None without a Readout.
-    events: int64 (batch,) for each (node, port) that reads spikes: spikes received, padding left out.
+    events, synaptic_operations: int64 (batch,) for each (node, port) that reads spikes: spikes received, and the
+      accumulations that they caused; padding left out.
 
     With observe or record:
     rates: average spiking rate of every neuron layer, (batch, tokens, width), real numbers; of the last sweep.
@@ -49,6 +50,7 @@ class Emulation:
 
     logits: np.ndarray | None = None
     events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     rates: dict[str, np.ndarray] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     messages: dict[str, np.ndarray] = field(default_factory=dict)
@@ -151,6 +153,7 @@ def joined(parts: list[Emulation]) -> Emulation:
     return Emulation(
         logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),
         events=of("events"),
+        synaptic_operations=of("synaptic_operations"),
         rates=of("rates"),
         messages=of("messages"),
         spikes=of("spikes"),
@@ -268,9 +271,25 @@ class _Run:
                     self.result.logits = self.arithmetic.real(name, gathered[name])
 
     def _count(self, name: str, at_ports: tuple[Signal, ...]) -> None:
-        node = self.graph.nodes[name]
-        if isinstance(node, (Linear, Conv1d, MatMul)):
-            for port, signal in zip(node.ports, at_ports, strict=True):
-                if signal.sent is not None:
-                    events = (signal.sent * self.inputs.real).sum(-1).astype(np.int64)
-                    self.result.events[name, port] = self.result.events.get((name, port), 0) + events
+        node, real = self.graph.nodes[name], self.inputs.real
+        if not isinstance(node, (Linear, Conv1d, MatMul)):
+            return
+        for port, signal in zip(node.ports, at_ports, strict=True):
+            if signal.sent is not None:
+                sent = signal.sent.astype(np.int64) * real
+                for counts, caused in (
+                    (self.result.events, sent),
+                    (self.result.synaptic_operations, sent * self._reached(node)),
+                ):
+                    counts[name, port] = counts.get((name, port), 0) + caused.sum(-1)
+
+    def _reached(self, node: Linear | Conv1d | MatMul) -> np.ndarray | int:
+        """Accumulations that one spike of each token causes, (batch, tokens)."""
+        real = self.inputs.real
+        if isinstance(node, MatMul):  # one for every token that is paired with it
+            return real.sum(-1, keepdims=True)
+        if isinstance(node, Linear):
+            return len(node.weight)
+        reach = node.weight.shape[2] // 2
+        padded = np.pad(real.astype(np.int64), ((0, 0), (reach, reach)))
+        return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(2 * reach + 1))

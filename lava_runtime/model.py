@@ -1,12 +1,20 @@
 """A layer graph on the emulator as a `neurotool.validate.Model`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from neurotool.graph import Graph
-from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.emulator import Emulation, Emulator
+from neurotool.simulate import SynapseEvents
 from neurotool.validate import Inputs, Run
+
+
+class Executed(NamedTuple):
+    """spikes: int8 (steps, tokens, width) per neuron layer; events: at every (node, port) that reads spikes."""
+
+    spikes: dict[str, np.ndarray]
+    events: dict[tuple[str, str], SynapseEvents]
 
 
 class EmulatedModel:
@@ -17,11 +25,23 @@ class EmulatedModel:
         self.emulator = Emulator(graph)
 
     def run(self, inputs: Inputs) -> Run:
-        batch: dict[str, Any] = {name: np.asarray(value)[None] for name, value in inputs.items() if name != "values"}
-        values = {name: np.asarray(value)[None] for name, value in inputs.get("values", {}).items()}
-        result = self.emulator.run(**batch, values=values, record=True)
+        result = self._emulate(inputs)
         spikes, rates = ({name: x[0] for name, x in of.items()} for of in (result.spikes, result.rates))
         return Run(spikes, rates, None if result.logits is None else result.logits[0])
+
+    def execute(self, graph: Graph, **inputs: Any) -> Executed:
+        """Spikes and executed events of one input, for operation counts. graph: the model's own."""
+        result = self._emulate(inputs)
+        events = {
+            port: SynapseEvents(int(count[0]), int(result.synaptic_operations[port][0]))
+            for port, count in result.events.items()
+        }
+        return Executed({name: x[0] for name, x in result.spikes.items()}, events)
+
+    def _emulate(self, inputs: Inputs) -> Emulation:
+        batch: dict[str, Any] = {name: np.asarray(value)[None] for name, value in inputs.items() if name != "values"}
+        values = {name: np.asarray(value)[None] for name, value in inputs.get("values", {}).items()}
+        return self.emulator.run(**batch, values=values, record=True)
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         arithmetic, source = self.emulator.arithmetic, self.graph.source(layer, "x")

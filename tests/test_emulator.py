@@ -9,7 +9,7 @@ from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs
 
 from neurotool.graph import Graph, Input
 from neurotool.lava_runtime.emulator import Emulator
-from neurotool.simulate import simulate
+from neurotool.simulate import SynapseEvents, simulate
 
 
 def rows(graph: Graph, seed: int) -> list[dict[str, Any]]:
@@ -54,9 +54,11 @@ def test_batches_with_padding_equal_the_oracle_one_by_one(graph: Graph, seed: in
             np.testing.assert_allclose(
                 result.potentials[name][i][:tokens], oracle.potentials[name], rtol=1e-9, atol=1e-9
             )
-        assert {port: int(count[i]) for port, count in result.events.items()} == {
-            port: events.events for port, events in oracle.events.items()
+        executed = {
+            port: SynapseEvents(int(count[i]), int(result.synaptic_operations[port][i]))
+            for port, count in result.events.items()
         }
+        assert executed == oracle.events
 
 
 @given(graphs(), st.integers(0, 2**32 - 1))
