@@ -21,9 +21,10 @@ from neurotool.lava_runtime.program import Program
 
 POLL = 0.1
 """Seconds between two looks at Lava's processes: an exception in one leaves the others waiting for ever."""
-PARENT = os.getppid()
 CHANNEL_SIZE = 2
 """Messages that a channel holds. Lava's own 64 fill memory: all processes step together."""
+PARENT = os.getppid()
+"""Whoever started the worker."""
 
 
 def run(folder: Path) -> None:
