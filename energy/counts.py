@@ -1,8 +1,8 @@
 """Exact operation counts of every node of a layer graph, for the spiking network and for its dense twin.
 
 The dense twin is the same graph with graded activations in place of spikes, run once. What the spikes did enters as
-`Events`, which three sources give: `events_of_activity` (the torch student, fast), `neurotool.energy.measure` (the
-interpreter) and whatever else executes the graph and counts its events.
+`Events`, which two sources give: `events_of_activity` (the torch student, fast) and `neurotool.energy.measure` (the
+interpreter, or whatever else executes the graph and counts its events).
 """
 
 import math
@@ -220,7 +220,7 @@ def _memories(node: Node, setting: Setting) -> tuple[int, int]:
     def size(shape: Shape) -> int:
         return math.prod(axis if isinstance(axis, int) else longest for axis in shape)
 
-    weight = getattr(node, "weight", None)
-    return size(setting.at_ports["b"]) if isinstance(node, MatMul) else 0 if weight is None else weight.size, size(
-        setting.shape
-    )
+    if isinstance(node, MatMul):
+        return size(setting.at_ports["b"]), size(setting.shape)
+    weight: np.ndarray | None = getattr(node, "weight", None)
+    return 0 if weight is None else weight.size, size(setting.shape)

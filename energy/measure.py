@@ -1,7 +1,8 @@
-"""What the interpreter saw: activity and events of a layer graph on some inputs. Slow, and independent of torch."""
+"""What an executor of a layer graph saw: its activity and events on some inputs. The interpreter by default, which is
+slow and independent of torch."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,12 +12,26 @@ from neurotool.graph import Graph, Input
 from neurotool.simulate import SynapseEvents, simulate
 
 
-def measure(graph: Graph, inputs: Iterable[dict[str, Any]]) -> tuple[Activity, Events]:
+class Executed(Protocol):
+    """What one input did, as `neurotool.simulate.Simulation` has it."""
+
+    @property
+    def spikes(self) -> dict[str, np.ndarray]: ...
+
+    @property
+    def events(self) -> dict[tuple[str, str], SynapseEvents]: ...
+
+
+Executor = Callable[..., Executed]
+"""(graph, **one input) -> Executed"""
+
+
+def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = simulate) -> tuple[Activity, Events]:
     """Run `graph` on each input (keyword arguments of `simulate`) and add up what it did."""
     activity = Activity(graph.time_steps, graph.time_steps * graph.feedback_sweeps)
     events: dict[tuple[str, str], SynapseEvents] = {}
     for one in inputs:
-        run = simulate(graph, **one)
+        run = execute(graph, **one)
         tokens = next(iter(run.spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
@@ -26,14 +41,10 @@ def measure(graph: Graph, inputs: Iterable[dict[str, Any]]) -> tuple[Activity, E
             layer = activity.layers.setdefault(name, LayerActivity(sent.shape[-1]))
             layer.add(sent.sum(-1)[None], mask, sent[mask[0]].sum(0))
         for port, synapse in run.events.items():
-            add_events(events, port, synapse)
+            before = events.get(port, SynapseEvents(0, 0))
+            operations = before.synaptic_operations + synapse.synaptic_operations
+            events[port] = SynapseEvents(before.events + synapse.events, operations)
     return activity, events
-
-
-def add_events(events: dict[tuple[str, str], SynapseEvents], port: tuple[str, str], more: SynapseEvents) -> None:
-    """Add what one input (or step) sent to a port, (node, port name)."""
-    before = events.get(port, SynapseEvents(0, 0))
-    events[port] = SynapseEvents(before.events + more.events, before.synaptic_operations + more.synaptic_operations)
 
 
 def _tokens(graph: Graph, one: dict[str, Any]) -> int:

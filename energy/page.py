@@ -136,7 +136,8 @@ def _rivals(report: Report) -> Table:
     cells += [
         (a.title, microjoule(a.per_inference) if a.known else "not published", "none", "", "", "", "") for a in alone
     ]
-    return Table("Energy per inference against the rivals", headings, cells)
+    narrow = ("cost model", "rival", "share")
+    return Table("Energy per inference against the rivals", headings, cells, narrow=narrow)
 
 
 def _cores(report: Report) -> list[Table]:

@@ -155,6 +155,17 @@ def test_evaluate_at_several_time_steps(trained: Callable[[str], Path], tiny_dat
     assert report["time_steps"]["8"]["accuracy"] > 0.8
 
 
+def test_the_energy_of_a_trained_student_needs_nothing_else(trained: Callable[[str], Path]) -> None:
+    """What training stored gives the counts and the teacher."""
+    path = trained("classes")
+    report = json.loads(run("energy", "report", path, "--json", "--strict").stdout)
+    again = json.loads(run("energy", "sweep", path, "-T", "8", "--json").stdout)["rows"][0]
+    assert report["inputs"] == 40 and report["time_steps"] == 8 and report["synaptic_operations"] > 0
+    assert any(comparison["rival"] == "its teacher" for comparison in report["comparisons"])
+    assert float(again["accuracy"]) == pytest.approx(report["metrics"]["accuracy"], abs=1e-4)
+    assert float(again["spikes/synapse"]) == pytest.approx(report["spikes_per_synapse"], rel=0.01)
+
+
 def test_evaluate_scores(trained: Callable[[str], Path]) -> None:
     result = run("evaluate", trained("scores"))
     assert result.exit_code == 0 and "pearson" in result.stdout and "per class" not in result.stdout

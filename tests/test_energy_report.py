@@ -55,6 +55,11 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(cli, ["energy", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("name", ["report", "compare", "sweep"])
+def test_every_help_has_an_example(name: str) -> None:
+    assert f"neurotool energy {name} " in run(name, "--help").output.split("Examples:")[1]
+
+
 def test_stored_and_measured_activity_give_the_same_counts(checkpoint: Path, tiny_data: Callable[[str], Path]) -> None:
     stored = json.loads(run("report", checkpoint, "--json").stdout)
     measured = json.loads(run("report", checkpoint, "--json", "--data", tiny_data("classes")).stdout)

@@ -341,7 +341,7 @@ def test_attention_dropout_is_shared_over_time_too(make_student: MakeStudent, mo
                 contexts.append(current.detach())
             return torch.ones_like(current)
 
-    monkeypatch.setattr(spikingbert, "Membranes", Constant)
+    monkeypatch.setattr(spikingbert, "Membranes", lambda counts: Constant())
     student.simulate(student.embeddings(IDS), MASK, 3)
     assert len(contexts) == 3 and torch.equal(contexts[0], contexts[1]) and torch.equal(contexts[1], contexts[2])
     assert contexts[0].std() > 0.1  # without dropout the average of ones is 1

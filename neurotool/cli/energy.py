@@ -284,6 +284,7 @@ def _print_table(console: Console, table: "Table") -> None:
     shown = rich.table.Table(title=table.caption, title_justify="left")
     columns = list(range(len(table.headings)))
     if table.narrow and console.width < WIDE:
+        shown.box = None
         columns = [i for i in columns if table.headings[i] in table.narrow]
     for i in columns:
         shown.add_column(table.headings[i], justify="right" if i else "left", overflow="fold", no_wrap=not i)
