@@ -50,20 +50,23 @@ PARAMETER_BITS = 16
 """Of embeddings, of LayerNorm's weight and of Scale's factor."""
 ROOM = 4.0
 """How far beyond the largest value seen in calibration a value may go before it leaves its bits."""
+FARTHEST = 200
+"""Bits between 1 and the smallest and largest units: float64 then holds all that is made of them."""
 SPREAD = 8
 """Largest difference between the exponents of one layer's output channels."""
 
 
-def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False) -> Graph:
+def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False, shift_softmax: bool = False) -> Graph:
     """The fixed-point graph.
 
     largest: max |output| of every node on calibration inputs, as real numbers.
     per_layer: one weight exponent for all output channels of a layer.
+    shift_softmax: probabilities are powers of two, whose products are shifts.
     Raises ExportError for a node that has no fixed-point form, naming it.
     """
     if graph.fixed_point:
         raise ExportError("the graph is a fixed-point graph already")
-    lowering = _Lowering(graph, largest, 0 if per_layer else SPREAD)
+    lowering = _Lowering(graph, largest, 0 if per_layer else SPREAD, shift_softmax)
     nodes = {name: lowering.add(name, node) for name, node in graph.nodes.items()}
     return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
 
@@ -82,8 +85,8 @@ def weight_error(exact: Graph, fixed: Graph, name: str) -> float:
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, largest: dict[str, float], spread: int) -> None:
-        self.graph, self.largest, self.spread = graph, largest, spread
+    def __init__(self, graph: Graph, largest: dict[str, float], spread: int, shift_softmax: bool) -> None:
+        self.graph, self.largest, self.spread, self.shift_softmax = graph, largest, spread, shift_softmax
         self.phased = graph.schedule == "phased"
         self.fixed: dict[str, FixedPoint] = {}
 
@@ -91,6 +94,8 @@ class _Lowering:
         """The integer form of one node; its FixedPoint goes to `fixed`."""
         try:
             lowered, self.fixed[name] = self._lower(name, node)
+            if not 2.0**-FARTHEST < self.fixed[name].scale < 2.0**FARTHEST:
+                raise ExportError(f"a unit of its output is {self.fixed[name].scale:.3g}: scale weights or factor")
         except ExportError as error:
             raise ExportError(f"node {name} ({type(node).__name__}): {error}") from None
         return lowered
@@ -165,7 +170,9 @@ class _Lowering:
         terms = width // node.heads if node.transpose_b else self.graph.tokens
         total = terms * bound_a
         if isinstance(self.graph.nodes[self.graph.source(name, "a")], Softmax):
-            total = 2**PROBABILITY_BITS + self.graph.tokens  # rows sum to 1, but for rounding
+            # Rows sum to 1, but for rounding; in powers of two to sqrt 2 at most.
+            total = math.isqrt(2 * 4**PROBABILITY_BITS) + 1 if self.shift_softmax else 2**PROBABILITY_BITS
+            total += self.graph.tokens
         shift = _excess_bits(total * bound_b)
         # The operand with more bits is the graded one: it can spare some.
         shifts = (shift, 0) if bound_a >= bound_b else (0, shift)
@@ -176,11 +183,6 @@ class _Lowering:
         scale, bound = self._source(name)
         steps = self.graph.time_steps
         threshold = np.asarray(node.v_threshold, np.float64)
-        if threshold.max() > scale * 2.0**64:
-            raise ExportError(
-                f"v_threshold {threshold.max():.3g} is more than 2^64 units ({scale:.3g}) of its drive, too far "
-                "to be reached: scale the drive up"
-            )
         factor = self._units(name, node, bound)
         whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
         if whole_threshold.min() < 1:
@@ -246,7 +248,11 @@ class _Lowering:
                 return FixedPoint(scale, sum(bounds), rescale)
             case Softmax():
                 scale, _ = self._source(name)
-                return FixedPoint(2.0**-PROBABILITY_BITS, 2**PROBABILITY_BITS, (dyadic(scale * 2**SOFTMAX_BITS),))
+                base = math.log2(math.e) if self.shift_softmax else 1.0
+                rescale = (dyadic(scale * base * 2**SOFTMAX_BITS),)
+                return FixedPoint(
+                    2.0**-PROBABILITY_BITS, 2**PROBABILITY_BITS, rescale, powers_of_two=self.shift_softmax
+                )
             case Gelu():
                 scale, bound = self._source(name)
                 multiplier, shift = dyadic(scale * 2**GELU_BITS)

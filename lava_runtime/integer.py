@@ -60,7 +60,8 @@ class IntegerArithmetic(Arithmetic):
     def function(self, name: str, node: Node, x: np.ndarray, real: np.ndarray) -> np.ndarray:
         match node:
             case Softmax():
-                return nonlinear.softmax(x, real[..., None, None, :])
+                softmax = nonlinear.shift_softmax if self._fixed(name).powers_of_two else nonlinear.softmax
+                return softmax(x, real[..., None, None, :])
             case LayerNorm():
                 y = nonlinear.normalised(x, int(node.epsilon)) * node.weight
                 return rescaled(y, 1, self._fixed(name).shift) + node.bias

@@ -14,6 +14,8 @@ _EXP_B = round(1.353 * 2**SOFTMAX_BITS)
 _EXP_C = round(0.344 / 0.3585 * 4**SOFTMAX_BITS)
 _EXP_RECIPROCAL = 46  # bits; the sum of at least one and at most 2^13 exponentials keeps 12 to 25 of them
 
+_POWER_BITS = 30  # of the largest power of two
+
 # erf(x / sqrt 2) = sign(x) (1 - 0.2888 (min(|x|, B) / sqrt 2 - 1.769)^2) with B = 1.769 sqrt 2
 _ERF_B = round(1.769 * np.sqrt(2) * 2**GELU_BITS)
 
@@ -44,6 +46,21 @@ def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
     reciprocal = 2**_EXP_RECIPROCAL // e.sum(-1, keepdims=True, dtype=np.int64)
     shift = _EXP_RECIPROCAL - PROBABILITY_BITS
     return (e * reciprocal + (1 << (shift - 1))) >> shift
+
+
+def shift_softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
+    """2^x / sum 2^x over the last axis, with SOFTMAX_BITS and PROBABILITY_BITS fraction bits as in `softmax`.
+
+    All in powers of two, so that a product with what it gives is a shift: exponents are whole, and the sum is the
+    nearest power of two by its logarithm (after Sorbet, arXiv 2409.15298). Elements are within a factor 2^1.5 and one
+    unit, row sums at most 2^15 sqrt 2.
+    """
+    largest = x.max(-1, keepdims=True, where=readable, initial=np.iinfo(x.dtype).min)
+    halvings = (np.maximum(largest - x.astype(np.int64), 0) + (1 << (SOFTMAX_BITS - 1))) >> SOFTMAX_BITS
+    e = (2**_POWER_BITS >> np.minimum(halvings, 62)) * readable
+    # 181/128 is sqrt 2; frexp is exact and gives one more than the floor of the logarithm.
+    exponent = np.frexp(e.sum(-1, keepdims=True) * (181 / 128))[1] - 1
+    return e >> (exponent - PROBABILITY_BITS)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import erf
 
 from neurotool.graph.fixed_point import GELU_BITS, GELU_SCALE, LIMIT, NORM_BITS, PROBABILITY_BITS, SOFTMAX_BITS
-from neurotool.lava_runtime.nonlinear import exponential, gelu, integer_sqrt, normalised, softmax
+from neurotool.lava_runtime.nonlinear import exponential, gelu, integer_sqrt, normalised, shift_softmax, softmax
 
 EXPONENTIAL_UNIT = 0.3585 / 4**SOFTMAX_BITS
 PROBABILITY_UNIT = 2.0**-PROBABILITY_BITS
@@ -84,6 +84,29 @@ def test_softmax_does_not_change_when_all_scores_shift() -> None:
     x = np.random.default_rng(0).integers(-5000, 5000, (8, 32))
     readable = np.ones(32, bool)
     np.testing.assert_array_equal(softmax(x, readable), softmax(x + 123456, readable))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 7, 512]), st.sampled_from([0, 1, 2**10, 2**13, 2**31 - 1]))
+def test_shift_softmax_is_powers_of_two_within_its_factor(seed: int, columns: int, span: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-span, span + 1, (4, columns)).astype(np.int32)
+    readable = rng.random(columns) < 0.7
+    readable[rng.integers(columns)] = True
+    found, true = shift_softmax(x, readable), float_softmax(x * math.log(2), readable) / PROBABILITY_UNIT
+    assert not found[:, ~readable].any()
+    assert ((found & (found - 1)) == 0).all() and found.max() <= 2**PROBABILITY_BITS
+    assert (found.sum(-1) <= math.sqrt(2) * 2**PROBABILITY_BITS).all()
+    assert (found <= true * 2**1.501 + 1).all() and (found >= true / 2**1.501 - 1).all()
+
+
+def test_shift_softmax_by_hand() -> None:
+    """1, 1/2 and 1/4 sum to 7/4, nearest to 2; 1, 1/4 to 5/4, nearest to 1. 0.6 below is a halving, 0.4 below none."""
+    one = 2**SOFTMAX_BITS
+    row = np.array([[0, -one, -2 * one]])
+    assert shift_softmax(row, np.array([True, True, True])).tolist() == [[2**14, 2**13, 2**12]]
+    assert shift_softmax(row, np.array([True, False, True])).tolist() == [[2**15, 0, 2**13]]
+    row = np.array([[0, -int(0.6 * one), -int(0.4 * one), -20 * one]])
+    assert shift_softmax(row, np.ones(4, bool)).tolist() == [[2**14, 2**13, 2**14, 0]]
 
 
 def test_gelu_for_every_input_of_24_bits() -> None:

@@ -49,6 +49,7 @@ class FixedPoint:
     rescale: (multiplier, shift) for each port: x <- x * multiplier >> shift, to the scale that the node computes in.
     exponents: (out,) of the rows of a weight, all >= 0; None: 0.
     shift: of the product with the weight of LayerNorm and Scale.
+    powers_of_two: of a Softmax that gives nothing else.
     """
 
     scale: float
@@ -56,6 +57,7 @@ class FixedPoint:
     rescale: tuple[tuple[int, int], ...] = ()
     exponents: np.ndarray | None = None
     shift: int = 0
+    powers_of_two: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FixedPoint) and all(
