@@ -31,6 +31,7 @@ from neurotool.graph import (
     Readout,
     Softmax,
 )
+from neurotool.lava_runtime.model import EmulatedModel
 from neurotool.simulate import simulate
 from neurotool.student import SpikingBertForSequenceClassification
 
@@ -185,9 +186,11 @@ def events_of_activity_of(graph: Graph, activity: Activity, skip_zero: bool = Fa
 @settings(max_examples=60)
 @given(graph=graphs(), seed=st.integers(0, 99), padding=st.integers(0, 3))
 def test_two_counts_agree_on_any_graph(graph: Graph, seed: int, padding: int) -> None:
-    """Events summed from the spike trains, and events that the interpreter counted at each synapse."""
+    """Events summed from the spike trains, those that the interpreter counted at each synapse, and the emulator's."""
     mask = np.array([1] * (5 - padding) + [0] * padding)
-    activity, events = measure(graph, [random_input(graph, seed + i) | {"attention_mask": mask} for i in range(2)])
+    inputs = [random_input(graph, seed + i) | {"attention_mask": mask} for i in range(2)]
+    activity, events = measure(graph, inputs)
+    assert measure(graph, inputs, EmulatedModel(graph).execute) == (activity, events)
     counts = count(graph, activity, events)
     assert all(getattr(n.spiking, name) >= 0 for n in counts.nodes for name in OPERATIONS)
     assert counts.uncounted == () and counts.total(dense=True).accumulates == 0
@@ -210,7 +213,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("schedule", ["phased", "concurrent"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_student_and_interpreter_count_the_same(
+def test_student_interpreter_and_emulator_count_the_same(
     make_student: MakeStudent, schedule: str, variant: dict[str, Any]
 ) -> None:
     """The fast path's counts, node by node and operation by operation, in float64 on padded sentences."""
@@ -226,7 +229,10 @@ def test_student_and_interpreter_count_the_same(
     _add(activity, output.spike_counts, mask, per_neuron=True)
     graph = student.to_graph()
     rows = zip(ids.numpy(), mask.numpy(), strict=True)
-    seen, events = measure(graph, [{"input_ids": i, "attention_mask": m} for i, m in rows])
+    inputs = [{"input_ids": i, "attention_mask": m} for i, m in rows]
+    seen, events = measure(graph, inputs)
+    executed = measure(graph, inputs, EmulatedModel(graph).execute)
+    assert executed == (seen, events)
     fast = count(graph, activity, events_of_activity(graph, activity))
     slow = count(graph, seen, events)
     assert fast.nodes == slow.nodes

@@ -55,6 +55,13 @@ Examples:
 )
 @click.option("--per-layer", is_flag=True, help="One weight exponent a layer, not one an output channel (lava, netx).")
 @click.option(
+    "--softmax",
+    type=click.Choice(["polynomial", "shift"]),
+    default="polynomial",
+    show_default=True,
+    help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
+)
+@click.option(
     "--data", type=click.Path(path_type=Path), help="Text to calibrate on (lava, netx).  [default: the validation data]"
 )
 @click.option(
@@ -74,6 +81,7 @@ def export(
     part: str,
     precision: str,
     per_layer: bool,
+    softmax: str,
     data: Path | None,
     samples: int,
     chip: str | None,
@@ -97,7 +105,9 @@ def export(
     known = Conventions(**conventions)  # type: ignore[typeddict-item]
     fit = None
     if target in LOWERED:
-        report, fit = _lowered(model, path, known, target, precision, per_layer, data, samples, chip, force, as_json)
+        report, fit = _lowered(
+            model, path, known, target, precision, per_layer, softmax, data, samples, chip, force, as_json
+        )
     else:
         report = _file(load_graph(model, known), path, target, part, force)
     report = {"output": str(path), "target": target} | report | {"seconds": round(time.perf_counter() - start, 2)}
@@ -137,6 +147,7 @@ def _lowered(
     target: str,
     precision: str,
     per_layer: bool,
+    softmax: str,
     data: Path | None,
     samples: int,
     chip: str | None,
@@ -152,7 +163,15 @@ def _lowered(
     if target == "lava":
         check_free(path, force)  # before the work
     fixed = precision == "fixed"
-    bundle = make_bundle(model, conventions, fixed=fixed, per_layer=per_layer, data=data, samples=samples)
+    bundle = make_bundle(
+        model,
+        conventions,
+        fixed=fixed,
+        per_layer=per_layer,
+        shift_softmax=softmax == "shift",
+        data=data,
+        samples=samples,
+    )
     if target == "lava":
         write_bundle(path, bundle, force)
         size = sum(file.stat().st_size for file in path.iterdir())

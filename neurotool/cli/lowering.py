@@ -102,6 +102,7 @@ def make_bundle(
     *,
     fixed: bool,
     per_layer: bool,
+    shift_softmax: bool,
     data: Path | None,
     samples: int,
 ) -> Bundle:
@@ -124,10 +125,16 @@ def make_bundle(
         from neurotool.export.lower import WEIGHT_BITS, lower
 
         texts = calibration_inputs(graph, reader, data, samples)
-        exact, graph = graph, lower(graph, ranges(graph, texts), per_layer)
+        exact, graph = graph, lower(graph, ranges(graph, texts), per_layer, shift_softmax)
         errors = Errors(exact, graph).run(texts.batches())
         record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}
         record["calibration"] |= errors.metrics(reader, texts.labels)
         exponents = "layer" if per_layer else "output channel"
-        record["quantisation"] = {"weight_bits": WEIGHT_BITS, "exponent_per": exponents, "layers": errors.layers()}
+        softmax = "powers of two" if shift_softmax else "I-BERT's polynomial"
+        record["quantisation"] = {
+            "weight_bits": WEIGHT_BITS,
+            "exponent_per": exponents,
+            "softmax": softmax,
+            "layers": errors.layers(),
+        }
     return Bundle(graph, dict(tokenizer), task, record)

@@ -27,7 +27,9 @@ COMMANDS = {
     "train": LazyCommand("neurotool.cli.train:train", "Distil a BERT teacher into a spiking student."),
     "evaluate": LazyCommand("neurotool.cli.evaluate:evaluate", "Measure a student on labelled text."),
     "predict": LazyCommand("neurotool.cli.predict:predict", "Classify or score texts."),
-    "export": LazyCommand("neurotool.cli.export:export", "Write a model as NIR, or draw its layer graph."),
+    "export": LazyCommand(
+        "neurotool.cli.export:export", "Write a model as NIR or as a Lava bundle, or draw its layer graph."
+    ),
     "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
     "run": LazyCommand("neurotool.cli.run:run", "Run a Lava bundle on Lava or on the emulator."),
     "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),

@@ -12,12 +12,14 @@ from rich.progress import track
 from neurotool.cli.graphs import Conventions, is_nir, load_graph, refuse_conventions
 from neurotool.errors import ConfigError, DataError
 from neurotool.graph import Graph
+from neurotool.lava_runtime.bundle import is_bundle, read_bundle
 
 if TYPE_CHECKING:
     from neurotool.energy.counts import Counts
     from neurotool.student.serialise import LoadedStudent
 
 NIR_SAMPLES = 8
+BUNDLE_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,18 @@ class Source:
 
 
 def measure_file(path: Path, conventions: Conventions, source: Source) -> Measured:
-    """Counts of a .ckpt (by the torch student) or of any other model file (by the interpreter)."""
+    """Counts of a .ckpt (by the torch student), a Lava bundle (by the emulator) or a .nir file (by the interpreter)."""
+    if is_bundle(path):
+        return _emulated(path, source)
     if path.is_dir() or is_nir(path):
         return _interpreted(path, load_graph(path, conventions), source)
     refuse_conventions(path, conventions)
     from neurotool.student.serialise import load_student
 
     student = load_student(path)
-    if source.data is None:
+    if source.data is None and conventions["time_steps"] is None:
         return _stored(path, student, source)
-    return measure_student(path, student, source)
+    return measure_student(path, student, source, conventions["time_steps"])
 
 
 def _stored(path: Path, student: "LoadedStudent", source: Source) -> Measured:
@@ -170,6 +174,31 @@ def _interpreted(path: Path, graph: Graph, source: Source) -> Measured:
     if source.skip_zero:
         events = events_of_activity(graph, activity, skip_zero=True)
     return Measured(path, count(graph, activity, events, source.skip_zero), f"{measured}, by the interpreter")
+
+
+def _emulated(path: Path, source: Source) -> Measured:
+    """A Lava bundle reads texts by itself; they are its validation data by default."""
+    from neurotool.cli.reading import bundle_reader, read_texts
+    from neurotool.energy.counts import count, events_of_activity
+    from neurotool.energy.measure import measure
+    from neurotool.lava_runtime.model import EmulatedModel
+    from neurotool.sentences import random_inputs, tokenised
+
+    bundle, samples = read_bundle(path), source.samples or BUNDLE_SAMPLES
+    reader = bundle_reader(bundle, path)
+    if reader is None:
+        inputs, measured = random_inputs(bundle.graph, samples), f"{samples} random inputs: the bundle reads no text"
+    elif source.data is not None and source.file is None:
+        pair = tuple(column[0] for column in _pair(source.data, reader.task.text_columns))
+        inputs, measured = tokenised(reader.tokenizer, [pair], bundle.max_length)[0], f"the text {source.data!r}"
+    else:
+        texts = read_texts(reader, source.file, samples, bundle.max_length)
+        inputs, measured = texts.inputs, f"{len(texts.inputs)} texts: {texts.source}"
+    steps = track(inputs, "emulating", console=Console(stderr=True), transient=True)
+    activity, events = measure(bundle.graph, steps, EmulatedModel(bundle.graph).execute)
+    if source.skip_zero:
+        events = events_of_activity(bundle.graph, activity, skip_zero=True)
+    return Measured(path, count(bundle.graph, activity, events, source.skip_zero), f"{measured}, by the emulator")
 
 
 def _pair(text: str, columns: tuple[str, ...]) -> list[list[str]]:
