@@ -16,6 +16,7 @@ from neurotool.cli.graphs import Conventions, load_graph, nir_options
 from neurotool.errors import ConfigError
 
 if TYPE_CHECKING:
+    from neurotool.cli.lowering import Quantisation
     from neurotool.export.fit import FitReport
     from neurotool.graph import Graph
     from neurotool.lava_runtime.bundle import Bundle
@@ -105,9 +106,10 @@ def export(
     known = Conventions(**conventions)  # type: ignore[typeddict-item]
     fit = None
     if target in LOWERED:
-        report, fit = _lowered(
-            model, path, known, target, precision, per_layer, softmax, data, samples, chip, force, as_json
-        )
+        from neurotool.cli.lowering import Quantisation
+
+        how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples)
+        report, fit = _lowered(model, path, known, target, how, chip, force, as_json)
     else:
         report = _file(load_graph(model, known), path, target, part, force)
     report = {"output": str(path), "target": target} | report | {"seconds": round(time.perf_counter() - start, 2)}
@@ -145,11 +147,7 @@ def _lowered(
     path: Path,
     conventions: Conventions,
     target: str,
-    precision: str,
-    per_layer: bool,
-    softmax: str,
-    data: Path | None,
-    samples: int,
+    how: "Quantisation",
     chip: str | None,
     force: bool,
     as_json: bool,
@@ -162,16 +160,7 @@ def _lowered(
     limits = load_chip(chip) if chip else None
     if target == "lava":
         check_free(path, force)  # before the work
-    fixed = precision == "fixed"
-    bundle = make_bundle(
-        model,
-        conventions,
-        fixed=fixed,
-        per_layer=per_layer,
-        shift_softmax=softmax == "shift",
-        data=data,
-        samples=samples,
-    )
+    bundle = make_bundle(model, conventions, how)
     if target == "lava":
         write_bundle(path, bundle, force)
         size = sum(file.stat().st_size for file in path.iterdir())
@@ -180,10 +169,10 @@ def _lowered(
 
         write_netx(bundle.graph, path, force)
         size = path.stat().st_size
-    if fixed and not as_json:
+    if how.fixed and not as_json:
         _show(bundle)
     fit = fit_report(bundle.graph, limits, bundle.max_length) if limits else None
-    report = _described(bundle.graph, size) | {"precision": precision} | bundle.record
+    report = _described(bundle.graph, size) | {"precision": bundle.precision} | bundle.record
     return report | ({"fit": fit.to_dict()} if fit else {}), fit
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,22 +96,24 @@ class Errors:
         return {"before": before, "after": after}
 
 
-def make_bundle(
-    path: Path,
-    conventions: Conventions,
-    *,
-    fixed: bool,
-    per_layer: bool,
-    shift_softmax: bool,
-    data: Path | None,
-    samples: int,
-) -> Bundle:
+class Quantisation(NamedTuple):
+    """fixed: integers, else the rest does not matter. data, samples: what to calibrate on; the validation data by
+    default. per_layer, shift_softmax: as in `neurotool.export.lower.lower`."""
+
+    fixed: bool = True
+    per_layer: bool = False
+    shift_softmax: bool = False
+    data: Path | None = None
+    samples: int = 128
+
+
+def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bundle:
     """Calibrate, lower and measure; with real parameters (`fixed` False) only wrap.
 
     A bundle in integers stays as it is.
     """
     if is_bundle(path) and (bundle := read_bundle(path)).precision == "fixed":
-        if not fixed:
+        if not how.fixed:
             raise ConfigError(f"{path}: holds integers; --precision float needs the checkpoint")
         return bundle
     graph, reader, tokenizer = load_for_export(path, conventions)
@@ -121,16 +123,16 @@ def make_bundle(
     if reader is not None:
         task = asdict(reader.task)
         record["plan"] = {key: reader.plan[key] for key in ("data", "task", "max_length") if key in reader.plan}
-    if fixed:
+    if how.fixed:
         from neurotool.export.lower import WEIGHT_BITS, lower
 
-        texts = calibration_inputs(graph, reader, data, samples)
-        exact, graph = graph, lower(graph, ranges(graph, texts), per_layer, shift_softmax)
+        texts = calibration_inputs(graph, reader, how.data, how.samples)
+        exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax)
         errors = Errors(exact, graph).run(texts.batches())
         record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}
         record["calibration"] |= errors.metrics(reader, texts.labels)
-        exponents = "layer" if per_layer else "output channel"
-        softmax = "powers of two" if shift_softmax else "I-BERT's polynomial"
+        exponents = "layer" if how.per_layer else "output channel"
+        softmax = "powers of two" if how.shift_softmax else "I-BERT's polynomial"
         record["quantisation"] = {
             "weight_bits": WEIGHT_BITS,
             "exponent_per": exponents,
