@@ -1,6 +1,6 @@
 """Accuracy of students in fixed point, on whole validation data: torch in float32 against the emulator in integers.
 
-    python benchmarks/fixed_point.py DATA model.ckpt [model.ckpt …] [--time-steps 4,16] [--per-layer]
+    python benchmarks/fixed_point.py DATA model.ckpt [model.ckpt …] [--time-steps 4,16] [--per-layer] [--shift-softmax]
 
 DATA: file or folder that all checkpoints are evaluated on. Calibrated on the first 32 texts.
 """
@@ -21,7 +21,7 @@ from neurotool.student.serialise import load_student
 from neurotool.tasks import compute_metrics, load_examples, tokenise
 
 
-def row(path: Path, data: Path, time_steps: int, per_layer: bool) -> str:
+def row(path: Path, data: Path, time_steps: int, per_layer: bool, shift_softmax: bool) -> str:
     student = load_student(path)
     task, reader = student.task, student_reader(student)
     graph = replace(student.model.to_graph(), time_steps=time_steps)
@@ -29,7 +29,7 @@ def row(path: Path, data: Path, time_steps: int, per_layer: bool) -> str:
     tokenised, _ = tokenise(examples, student.tokenizer, reader.plan["max_length"])
     exact = evaluate(student.model, tokenised, student.tokenizer, task, time_steps=time_steps)
     calibration = read_texts(reader, data, 16 * RANGE_BATCHES, graph.tokens)
-    emulator = Emulator(lower(graph, ranges(graph, calibration), per_layer))
+    emulator = Emulator(lower(graph, ranges(graph, calibration), per_layer, shift_softmax))
     logits = np.zeros_like(exact.logits)
     lengths = [len(ids) for ids in tokenised["input_ids"]]
     order = np.argsort(lengths, kind="stable")
@@ -53,12 +53,13 @@ def row(path: Path, data: Path, time_steps: int, per_layer: bool) -> str:
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--time-steps", default="4,16", show_default=True)
 @click.option("--per-layer", is_flag=True)
-def main(data: Path, checkpoints: tuple[Path, ...], time_steps: str, per_layer: bool) -> None:
+@click.option("--shift-softmax", is_flag=True)
+def main(data: Path, checkpoints: tuple[Path, ...], time_steps: str, per_layer: bool, shift_softmax: bool) -> None:
     click.echo("| student | T | inputs | metric | float32 | fixed point | change | predictions agreeing |")
     click.echo("|---|---|---|---|---|---|---|---|")
     for path in checkpoints:
         for t in time_steps.split(","):
-            click.echo(row(path, data, int(t), per_layer))
+            click.echo(row(path, data, int(t), per_layer, shift_softmax))
 
 
 if __name__ == "__main__":

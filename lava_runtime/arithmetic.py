@@ -106,8 +106,8 @@ class Arithmetic(ABC):
         """At rest, of a layer of `shape`."""
 
     @abstractmethod
-    def has_closed_form(self, name: str) -> bool:
-        """Whether a neuron layer's window may be computed without stepping."""
+    def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
+        """Whether a neuron layer's window under this drive may be computed without stepping."""
 
     @abstractmethod
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:

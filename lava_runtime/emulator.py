@@ -221,11 +221,11 @@ class _Run:
         return value, (steps != 0).sum((1, -1)) if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
-        if self.arithmetic.has_closed_form(name) and not self.record:
-            value = self.arithmetic.closed_form(name, self.arithmetic.at_port(name, 0, drive))
+        shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
+        if not self.record and self.arithmetic.has_closed_form(name, drive):
+            value = self.arithmetic.closed_form(name, drive)
             return Signal(value, self.arithmetic.spike_count(name, value).sum(-1))
-        self.membranes[name] = self.arithmetic.membrane(name, drive.shape)  # a window starts afresh
-        drive = self.arithmetic.at_port(name, 0, drive)
+        self.membranes[name] = self.arithmetic.membrane(name, shape)  # a window starts afresh
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))

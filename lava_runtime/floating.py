@@ -57,10 +57,10 @@ class FloatArithmetic(Arithmetic):
         return y
 
     def membrane(self, name: str, shape: tuple[int, ...]) -> "FloatMembrane":
-        window = self.graph.schedule == "phased" and self.has_closed_form(name)
+        window = self.graph.schedule == "phased" and self._neuron(name).has_closed_form
         return FloatMembrane(self._neuron(name), shape, window)
 
-    def has_closed_form(self, name: str) -> bool:
+    def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
         return self._neuron(name).has_closed_form
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:

@@ -84,11 +84,10 @@ class IntegerArithmetic(Arithmetic):
     def membrane(self, name: str, shape: tuple[int, ...]) -> "IntegerMembrane":
         return IntegerMembrane(self._neuron(name), shape, self.overflow, name)
 
-    def has_closed_form(self, name: str) -> bool:
-        """Where the potential might leave its range, it has to be watched step by step."""
+    def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
+        """Where the potential would leave its range, it has to be watched step by step."""
         node = self._neuron(name)
-        drive = rescaled(self._bound(self.graph.source(name, "x")), *self._fixed(name).rescale[0])
-        largest = self.graph.time_steps * drive + int(np.max(np.abs(initial_potential(node))))
+        largest = self.graph.time_steps * _largest(drive) + _largest(initial_potential(node))
         return node.has_closed_form and largest <= LIMIT
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
