@@ -60,9 +60,9 @@ def _pricing_options(command: Command) -> Command:
 Examples:
   neurotool energy report model.ckpt
   neurotool energy report model.ckpt -o report.html
-  neurotool energy report model.ckpt --data reviews.tsv --format csv -o report.csv
+  neurotool energy report model.ckpt --data test.tsv --format csv -o e.csv
   neurotool energy report model.ckpt --cost-model loihi1-silicon
-  neurotool energy report model.nir --tokenizer model.ckpt --data "a moving film"
+  neurotool energy report model.nir --tokenizer model.ckpt --data "a film"
 """
 )
 @click.argument("model", type=click.Path(path_type=Path))
@@ -111,8 +111,8 @@ def report(
     epilog="""\b
 Examples:
   neurotool energy compare a.ckpt b.ckpt
-  neurotool energy compare model.ckpt --against bert-base,tinybert-4,distilbert
-  neurotool energy compare model.ckpt --against path/to/config.json -o compare.html
+  neurotool energy compare model.ckpt --against bert-base,distilbert
+  neurotool energy compare model.ckpt --against config.json -o compare.html
 """
 )
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -153,7 +153,7 @@ def compare(
     epilog="""\b
 Examples:
   neurotool energy sweep model.ckpt
-  neurotool energy sweep model.ckpt --time-steps 1,2,4,8,16 --data reviews.tsv -o sweep.html
+  neurotool energy sweep model.ckpt -T 1,2,4,8,16 --data test.tsv -o s.html
 """
 )
 @click.argument("model", type=click.Path(path_type=Path))

@@ -26,7 +26,7 @@ EXAMPLES = """\b
 Examples:
   neurotool run model.lava "a moving film" "a waste of time"
   neurotool run model.lava --data reviews.tsv --backend emulator --samples 500
-  neurotool run model.lava "a moving film" --record encoder.0 --raster spikes.png -o recorded.npz
+  neurotool run model.lava "a film" --record encoder.0 --raster spikes.png
 
 Lava runs on the CPU, one input after another: a sentence takes seconds. The emulator gives the same numbers, bit for
 bit in fixed point, without Lava. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of
