@@ -26,7 +26,7 @@ from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.serialise import to_checkpoint
-from neurotool.tasks import Task, TaskData, load_data, load_task, tokenise
+from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
@@ -81,7 +81,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     plan.check()
     open_run(plan)
     set_seed(plan.seed)
-    if not plan.data and plan.task != "demo":
+    if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
         say(console, f"task {plan.task}: asking the Hugging Face hub")
     data = load_data(plan.data, plan.metric) if plan.data else load_task(plan.task)
     if not Path(locate_teacher(plan.teacher)).is_dir():
