@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -185,9 +186,9 @@ def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Pa
 
 
 def test_rates_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    layers = {"encoder.11.intermediate": LayerActivity(3072, rate=1.0), "embedding": LayerActivity(768, rate=0.4)}
-    nothing = np.zeros(0)
-    _print_rates(Console(width=80), Evaluation({}, nothing, nothing, Activity(4, layers=layers)))
+    layers = {"encoder.11.intermediate": LayerActivity(3072, 4 * 3072), "embedding": LayerActivity(770, 4 * 308)}
+    activity, nothing = Activity(4, 4, Counter({1: 1}), layers=layers), np.zeros(0)
+    _print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity))
     shown = {line.split()[1]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
     assert shown == {"encoder.11.intermediate": 25, "embedding": 10}
 
