@@ -12,9 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, which several tests are about.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import pytest
 from hypothesis import settings
 
@@ -28,6 +25,9 @@ TINY_WORDS = ("good", "fine", "bad", "poor", *(f"w{i}" for i in range(20)), "##s
 # On a busy machine the first example of a torch test takes longer than any deadline worth having.
 settings.register_profile("neurotool", deadline=None)
 settings.load_profile("neurotool")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which several tests are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
