@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -124,3 +125,23 @@ def test_bad_options(checkpoint: Path, tmp_path: Path, options: list[str], messa
     assert result.exit_code == 2
     assert message in result.stderr
     assert sorted(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_foreign_nir_file_becomes_a_bundle(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lif = nir.LIF(np.full(6, 2.0), np.full(6, 2.0), np.zeros(6), np.full(6, 0.5), np.zeros(6))
+    nodes = {
+        "input": nir.Input(np.array([4])),
+        "dense": nir.Affine(rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=6).astype(np.float32)),
+        "lif": lif,
+        "output": nir.Output(np.array([6])),
+    }
+    nir.write(tmp_path / "other.nir", nir.NIRGraph(nodes, [("input", "dense"), ("dense", "lif"), ("lif", "output")]))
+    known = ("--target", "lava", "--reset", "hard", "--time-step", 1, "-T", 20, "--samples", 8)
+    result = run("export", tmp_path / "other.nir", *known)
+    assert result.exit_code == 0, result.stderr
+    assert "random inputs: the file holds no tokenizer" in result.stdout
+    bundle = read_bundle(tmp_path / "other.lava")
+    assert (bundle.graph.schedule, bundle.graph.time_steps, bundle.tokenizer) == ("concurrent", 20, {})
+    (rates,) = (row for row in bundle.record["quantisation"]["layers"] if "rate_error" in row)
+    assert rates["rate"] > 0.1 and rates["rate_error"] < 0.01
