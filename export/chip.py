@@ -1,6 +1,7 @@
 """Chips as data: a file of sourced limits for each. Energy constants are not here, but in the energy room."""
 
 import json
+import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -71,7 +72,8 @@ def load_chip(chip: str | Path) -> Chip:
         shipped = files("neurotool.export").joinpath("chips", f"{chip}.json")
         text = (shipped if str(chip) in CHIPS else Path(chip)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"chip {chip}: {error}; choose {', '.join(CHIPS)} or the name of a chip file") from None
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise ConfigError(f"chip {chip}: {reason}; choose {', '.join(CHIPS)} or the name of a chip file") from None
     try:
         content = json.loads(text)
         limits = {name: Limit(**limit) for name, limit in content["limits"].items()}

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from neurotool.errors import ExportError
+from neurotool.export.fit_rules import listed
 from neurotool.files import replacing
 from neurotool.graph import Conv1d, Graph, Input, Linear, Neuron, Node
 from neurotool.graph.fixed_point import DECAY_BITS, STATE_BITS, leak_mantissa
@@ -32,13 +33,14 @@ DRIVE_LIMIT = 2 ** (STATE_BITS - 1 - SHIFT)
 def write_netx(graph: Graph, path: Path, force: bool = False) -> Graph:
     """Returns the graph that the file holds: thresholds of leaky layers are rounded to what Lava can express.
 
-    Raises ExportError, listing all that netx cannot hold, or where `path` cannot be written.
+    Raises ExportError, listing all that netx cannot hold, each with the first few nodes it is true of, or where `path`
+    cannot be written.
     """
     if not graph.fixed_point:
         raise ExportError("the graph has real parameters, but netx loads integers: lower it to fixed point first")
     if reasons := not_held(graph):
-        listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
-        raise ExportError(f"netx cannot hold {listed}. Use --target lava for the whole graph")
+        told = "; ".join(f"{reason}: {listed(names)}" for reason, names in reasons.items())
+        raise ExportError(f"netx cannot hold {told}. Use --target lava for the whole graph")
     graph = rounded_thresholds(graph)
     with replacing(path, force) as temporary, h5py.File(temporary, "w") as file:
         _write(graph, file.create_group("layer"))

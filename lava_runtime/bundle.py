@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 
 from neurotool import __version__
 from neurotool.errors import BundleError, GraphError, one_line
+from neurotool.files import check_folder
 from neurotool.graph import Graph
 
 FORMAT_VERSION = 1
@@ -55,10 +56,11 @@ def is_bundle(path: Path) -> bool:
 
 
 def check_free(path: Path, force: bool) -> None:
-    """Raises BundleError: `path` exists and `force` is not set, or is something else than a bundle."""
+    """Raises BundleError: `path` exists and `force` is not set, is something else than a bundle, or cannot be made."""
     if path.exists() and not (force and is_bundle(path)):
         way_out = "choose another name" if force else "choose another name, or --force to replace it"
         raise BundleError(f"{path}: exists{' and is not a bundle' if force else ''}; {way_out}")
+    check_folder(path, BundleError)
 
 
 def write_bundle(path: str | Path, bundle: Bundle, force: bool = False) -> None:

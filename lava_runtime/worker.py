@@ -7,6 +7,7 @@ are done; an error ends it and is left in the job's folder.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -106,6 +107,9 @@ def _watch(runtime: Any, folder: Path, done: threading.Event) -> None:
                 if actor.exitcode:
                     _fail(folder, RuntimeError(f"process {actor.pid} ended with exit code {actor.exitcode}"), "")
         if os.getppid() != PARENT:
+            shutil.rmtree(folder, ignore_errors=True)  # holds the weights, and nobody else is left to delete it
+            with contextlib.suppress(OSError):  # not empty: other jobs
+                folder.parent.rmdir()
             os.killpg(os.getpgrp(), signal.SIGTERM)
 
 

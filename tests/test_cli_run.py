@@ -1,6 +1,7 @@
 """`neurotool run` on a tiny student's bundle."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neurotool.cli.main import cli
+from neurotool.cli.raster import COLOURS, _pixels
 from neurotool.export.lower import lower
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime import run as lava_run
@@ -96,6 +98,45 @@ def test_raster_is_drawn_for_all_layers(bundle: Path, tmp_path: Path) -> None:
     assert (bundle.parent / "model.npz").is_file()
 
 
+def test_a_raster_shows_spikes_of_both_signs() -> None:
+    """Four neurons of one token, two steps, in two rows of pixels: two neurons share one."""
+    spikes = np.array([[[1, 1, 0, 0]], [[-1, 0, -1, 1]]])
+    white, blue, red = COLOURS / 255
+    expected = [[blue, (red + white) / 2], [white, (red + blue) / 2]]
+    np.testing.assert_allclose(_pixels(spikes, 2), expected)
+    np.testing.assert_allclose(_pixels(spikes, 100)[3], [white, blue])
+
+
+@pytest.mark.parametrize("option", ["-o", "--raster"])
+@pytest.mark.parametrize("path", ["there.svg", "no_folder/new.svg"])
+def test_outputs_are_checked_before_the_run(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, path: str
+) -> None:
+    monkeypatch.setattr("neurotool.cli.run._run", lambda *_: pytest.fail("ran"))
+    (tmp_path / "there.svg").touch()
+    recorded = ("--record", "encoder.0.key") if option == "-o" else ()
+    result = emulate(bundle, "x", *recorded, option, tmp_path / path)
+    assert result.exit_code == 2
+    assert str(tmp_path / path) in result.stderr
+
+
+def test_a_raster_adds_nothing_to_the_recording(bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "recorded.npz"
+    options = ("--record", "embedding.norm", "--raster", tmp_path / "spikes.png", "-o", output)
+    assert emulate(bundle, TEXTS[0], *options).exit_code == 0
+    with np.load(output) as arrays:
+        assert sorted(arrays) == ["attention_mask", "embedding.norm.messages"]
+
+
+def test_a_manifest_without_task_is_damage(bundle: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(bundle, tmp_path / "damaged.lava")
+    manifest = json.loads((damaged / "manifest.json").read_text("utf-8"))
+    (damaged / "manifest.json").write_text(json.dumps(manifest | {"task": {}}), "utf-8")
+    result = emulate(damaged, "x")
+    assert result.exit_code == 2
+    assert "describes no task" in result.stderr
+
+
 def test_a_bundle_without_tokenizer_runs_on_random_inputs(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "bare.lava"
     write_bundle(path, Bundle(read_bundle(bundle).graph))
@@ -113,6 +154,9 @@ def test_a_bundle_without_tokenizer_runs_on_random_inputs(bundle: Path, tmp_path
             "--record encoder.9: there is no such layer; the neuron layers are embedding,",
         ),
         (["--data", "nowhere.tsv"], "nowhere.tsv"),
+        (["x", "-o", "y.npz"], "-o y.npz: nothing is recorded"),
+        (["x", "--raster", "y.xyz"], "--raster y.xyz: the name says no known format; end it in .png"),
+        (["x", "--raster", "y.svg", "--record", "encoder.0.key", "-o", "y.svg"], "is the name of the raster, too"),
     ],
 )
 def test_bad_input(bundle: Path, arguments: list[str], message: str) -> None:

@@ -63,6 +63,26 @@ def test_export_and_validate(checkpoint: Path, tiny_data: Callable[[str], Path],
     assert (result.exit_code, report["quantised"], report["passed"]) == (1, True, False)
 
 
+def test_another_number_of_steps(checkpoint: Path, tmp_path: Path) -> None:
+    """validate runs the checkpoint with T, too; a float bundle can still take another T, integers are made for one."""
+    real, fixed = tmp_path / "float.lava", tmp_path / "fixed.lava"
+    assert run("export", checkpoint, "--target", "lava", "--precision", "float", "-o", real, "-T", 5).exit_code == 0
+    assert run("validate", checkpoint, real, "--samples", 4).exit_code == 1
+    assert run("validate", checkpoint, real, "--samples", 4, "-T", 5).exit_code == 0
+    assert run("export", real, "--target", "lava", "-o", fixed, "-T", 3).exit_code == 0
+    assert read_bundle(fixed).graph.time_steps == 3
+
+
+@pytest.mark.parametrize("options", [("-T", 5), ("--softmax", "shift"), ("--per-layer",), ("--precision", "float")])
+def test_a_bundle_in_integers_stays_as_it_is(checkpoint: Path, tmp_path: Path, options: tuple[object, ...]) -> None:
+    fixed, copy = tmp_path / "fixed.lava", tmp_path / "copy.lava"
+    assert run("export", checkpoint, "--target", "lava", "-o", fixed).exit_code == 0
+    result = run("export", fixed, "--target", "lava", "-o", copy, *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {' '.join(map(str, options))}: {fixed} holds integers")
+    assert not copy.exists()
+
+
 def test_a_bundle_differs_from_its_mutation(checkpoint: Path, tmp_path: Path) -> None:
     run("export", checkpoint, "--target", "lava", "-T", "4")
     bundle = read_bundle(tmp_path / "model.lava")
@@ -115,6 +135,10 @@ def test_fixed_point_comes_closer_with_more_steps(make_student: Callable[..., An
     ("options", "message"),
     [
         (["--target", "nir", "--per-layer"], "are for --target lava or netx"),
+        (["--target", "nir", "--softmax", "shift"], "are for --target lava or netx"),
+        (["--target", "netx", "--softmax", "shift"], "netx holds no softmax"),
+        (["--target", "lava", "--precision", "float", "--per-layer"], "are about integers"),
+        (["--target", "lava", "-o", "no_folder/x.lava"], "no_folder/x.lava: cannot be written: No such file"),
         (["--target", "lava", "--part", "encoder.0"], "only drawings have parts"),
         (["--target", "lava", "--data", "missing.tsv"], "missing.tsv: no such file"),
         (["--target", "lava", "-T", "0"], "time_steps is 0"),

@@ -242,13 +242,14 @@ run_on_lava(small(), values=SPIKES, python={python!r})
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_ctrl_c_and_a_killed_parent_leave_no_process(tmp_path: Path, sent: signal.Signals) -> None:
+def test_ctrl_c_and_a_killed_parent_leave_no_process_and_no_job(tmp_path: Path, sent: signal.Signals) -> None:
     mark = uuid.uuid4().hex
     python = broken_python(tmp_path, "import time; time.sleep(600)")
     code = INTERRUPTED.format(tests=str(Path(__file__).parent), python=python)
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "NEUROTOOL_TEST_MARK": mark}, stderr=subprocess.DEVNULL
-    )
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = {**os.environ, "NEUROTOOL_TEST_MARK": mark, "TMPDIR": str(folder)}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while len(marked(mark)) < 6 and time.monotonic() < end:  # parent, worker, four parts and Lava's own
         time.sleep(0.1)
@@ -256,3 +257,4 @@ def test_ctrl_c_and_a_killed_parent_leave_no_process(tmp_path: Path, sent: signa
     parent.send_signal(sent)
     parent.wait(10)
     assert gone(mark)
+    assert not list(folder.glob("neurotool-lava-*"))

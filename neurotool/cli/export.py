@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from neurotool import files
 from neurotool.cli import json_option
 from neurotool.cli.graphs import Conventions, load_graph, nir_options
 from neurotool.errors import ConfigError
@@ -94,11 +95,18 @@ def export(
     """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
     if part and target not in ("dot", "svg"):
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
-    if target not in LOWERED and (data or per_layer or chip or precision != "fixed"):
-        options = "--data, --per-layer, --precision and --chip"
+    integers = data is not None or per_layer or softmax != "polynomial"
+    if target not in LOWERED and (integers or chip or precision != "fixed"):
+        options = "--data, --per-layer, --softmax, --precision and --chip"
         raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
     if (target == "netx" or chip) and precision != "fixed":
         raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
+    if target == "netx" and softmax != "polynomial":
+        raise ConfigError(f"--softmax {softmax}: netx holds no softmax; leave it out")
+    if integers and precision != "fixed":
+        raise ConfigError(
+            f"--precision {precision}: --data, --per-layer and --softmax are about integers; leave them out"
+        )
     if strict and not chip:
         raise ConfigError("--strict: names the rules of a chip; give it with --chip")
     start = time.perf_counter()
@@ -158,8 +166,7 @@ def _lowered(
     from neurotool.lava_runtime.bundle import check_free, write_bundle
 
     limits = load_chip(chip) if chip else None
-    if target == "lava":
-        check_free(path, force)  # before the work
+    (check_free if target == "lava" else files.check_free)(path, force)  # before the work
     bundle = make_bundle(model, conventions, how)
     if target == "lava":
         write_bundle(path, bundle, force)

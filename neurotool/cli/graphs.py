@@ -12,6 +12,7 @@ from neurotool.graph import Graph
 from neurotool.lava_runtime.bundle import is_bundle, read_bundle
 
 if TYPE_CHECKING:
+    from neurotool.lava_runtime.bundle import Bundle
     from neurotool.student.serialise import LoadedStudent
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -33,7 +34,7 @@ def nir_options(command: Command) -> Command:
     options = (
         click.option("--reset", type=click.Choice(["soft", "hard"]), help="Of neurons in a foreign .nir file."),
         click.option("--time-step", type=float, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
-        click.option("--time-steps", "-T", type=int, help="T of a foreign .nir file; export: another T."),
+        click.option("--time-steps", "-T", type=int, help="T of a foreign .nir file; another T for a checkpoint."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
@@ -56,7 +57,7 @@ def load_graph(path: Path, conventions: Conventions) -> Graph:
     if path.is_dir():
         if not is_bundle(path):
             raise GraphError(f"{path}: is a folder, but not a Lava bundle; give a .ckpt or .nir file or a bundle")
-        return read_bundle(path).graph
+        return bundle_graph(path, read_bundle(path), conventions)
     if is_nir(path):
         from neurotool.export.nir import read_nir
 
@@ -64,6 +65,19 @@ def load_graph(path: Path, conventions: Conventions) -> Graph:
     from neurotool.student.serialise import load_student
 
     return student_graph(path, load_student(path), conventions)
+
+
+def bundle_graph(path: Path, bundle: "Bundle", conventions: Conventions) -> Graph:
+    """The graph of a bundle, with another T where one is given and parameters are real. Raises ConfigError."""
+    refuse_conventions(path, conventions)
+    graph, time_steps = bundle.graph, conventions["time_steps"]
+    if time_steps in (None, graph.time_steps):
+        return graph
+    if graph.fixed_point:
+        raise ConfigError(
+            f"-T {time_steps}: {path} holds integers made for T = {graph.time_steps}; export the checkpoint with -T"
+        )
+    return replace(graph, time_steps=time_steps)
 
 
 def student_graph(path: Path, student: "LoadedStudent", conventions: Conventions) -> Graph:
@@ -74,7 +88,7 @@ def student_graph(path: Path, student: "LoadedStudent", conventions: Conventions
 
 
 def refuse_conventions(path: Path, conventions: Conventions) -> None:
-    """Raises ConfigError where options for foreign .nir files, but for another T, are given for a checkpoint."""
+    """Raises ConfigError where options for foreign .nir files, but for another T, are given for another file."""
     given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value and name != "time_steps"]
     if given:
-        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; a checkpoint says this itself, leave it out")
+        raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; this file says it itself, leave it out")

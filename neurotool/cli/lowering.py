@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neurotool.cli.graphs import Conventions, is_nir, load_graph, student_graph
+from neurotool.cli.graphs import Conventions, bundle_graph, is_nir, load_graph, student_graph
 from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts, student_reader
 from neurotool.errors import ConfigError
 from neurotool.graph import Graph, Neuron
@@ -24,7 +24,7 @@ def load_for_export(path: Path, conventions: Conventions) -> tuple[Graph, TextRe
     """The graph, how it reads text if it does, and the files of its tokenizer."""
     if is_bundle(path):
         bundle = read_bundle(path)
-        return bundle.graph, bundle_reader(bundle, path), bundle.tokenizer
+        return bundle_graph(path, bundle, conventions), bundle_reader(bundle, path), bundle.tokenizer
     if is_nir(path) or path.is_dir():
         return load_graph(path, conventions), None, {}
     from neurotool.student.serialise import load_student
@@ -110,11 +110,14 @@ class Quantisation(NamedTuple):
 def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bundle:
     """Calibrate, lower and measure; with real parameters (`fixed` False) only wrap.
 
-    A bundle in integers stays as it is.
+    A bundle in integers stays as it is: ConfigError where an option asks for other integers.
     """
     if is_bundle(path) and (bundle := read_bundle(path)).precision == "fixed":
-        if not how.fixed:
-            raise ConfigError(f"{path}: holds integers; --precision float needs the checkpoint")
+        asked = {"--precision float": not how.fixed, "--per-layer": how.per_layer, "--softmax shift": how.shift_softmax}
+        for option, given in (asked | {f"--data {how.data}": how.data is not None}).items():
+            if given:
+                raise ConfigError(f"{option}: {path} holds integers already; export the checkpoint with it")
+        bundle_graph(path, bundle, conventions)
         return bundle
     graph, reader, tokenizer = load_for_export(path, conventions)
     content = (path / MANIFEST if is_bundle(path) else path).read_bytes()

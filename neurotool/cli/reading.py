@@ -48,7 +48,7 @@ def student_reader(student: "LoadedStudent") -> TextReader:
 
 
 def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
-    """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer."""
+    """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
     if not bundle.tokenizer:
         return None
     from transformers import AutoTokenizer
@@ -62,9 +62,13 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # the tokenizers library raises plain Exceptions
             raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
-    task = bundle.task
-    lists = (tuple(task[name]) for name in ("text_columns", "label_names", "metrics"))
-    return TextReader(tokenizer, Task(task["name"], *lists), bundle.record.get("plan", {}))
+    try:
+        lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
+        return TextReader(tokenizer, Task(bundle.task["name"], *lists), bundle.record.get("plan", {}))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
+        ) from error
 
 
 def read_texts(reader: TextReader, data: Path | None, samples: int, tokens: int) -> TextInputs:

@@ -14,7 +14,7 @@ from neurotool.cli import json_option
 from neurotool.cli.predict import prediction, shown, split_columns
 from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts
 from neurotool.errors import ConfigError
-from neurotool.files import replacing
+from neurotool.files import check_free, replacing
 from neurotool.graph import Graph, Neuron
 from neurotool.lava_runtime.bundle import read_bundle
 from neurotool.sentences import random_inputs, tokenised
@@ -52,7 +52,7 @@ the layer's own window on, NAME.potentials after the last step and NAME.messages
     type=click.Choice(["error", "wrap", "clip"]),
     default="error",
     show_default=True,
-    help="What becomes of numbers beyond 24 bits.",
+    help="What becomes of numbers beyond 24 bits (fixed point).",
 )
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which Lava is stopped.")
 @click.option("--force", is_flag=True, help="Replace output and raster.")
@@ -76,11 +76,12 @@ def run(
         raise ConfigError(f"--data {data}: texts are given, too; leave out one of the two")
     bundle = read_bundle(model)
     graph = bundle.graph
-    recorded = _recorded(graph, record, raster)
+    recorded, drawn = _recorded(graph, record), _drawn(graph, record, raster)
+    recording = _outputs(model, record, output, raster, force)
     reader = bundle_reader(bundle, model)
     inputs = _inputs(graph, reader, texts, data, samples)
     start = time.perf_counter()
-    result = _run(graph, inputs, backend, recorded, overflow, timeout, as_json)
+    result = _run(graph, inputs, backend, tuple(dict.fromkeys(recorded + drawn)), overflow, timeout, as_json)
     report = _report(graph, result, reader, texts, inputs) | {
         "backend": backend,
         "inputs": len(inputs.inputs),
@@ -92,20 +93,19 @@ def run(
 
         network = Network(graph)
         report |= {"processes": len(network.parts), "steps_per_input": network.time_line.steps}
-    if record:
-        report["recording"] = str(output or model.with_suffix(".npz"))
-        _save(Path(report["recording"]), result, recorded, inputs, force)
+    if recording:
+        report["recording"] = str(recording)
+        _save(recording, result, recorded, inputs, force)
     if raster:
         from neurotool.cli.raster import draw_spikes
 
-        spikes = {name: result.spikes[name][0] for name in recorded if name in result.spikes}
-        draw_spikes(raster, graph, spikes, force)
+        draw_spikes(raster, graph, {name: result.spikes[name][0] for name in drawn}, force)
         report["raster"] = str(raster)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else _text(report))
 
 
-def _recorded(graph: Graph, record: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
-    """Names of the nodes to record; for a raster alone, all neuron layers. Raises ConfigError."""
+def _recorded(graph: Graph, record: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the nodes to record. Raises ConfigError."""
     names: list[str] = []
     for given in record:
         found = [name for name in graph.nodes if name == given or name.startswith(f"{given}.")]
@@ -113,9 +113,38 @@ def _recorded(graph: Graph, record: tuple[str, ...], raster: Path | None) -> tup
             known = ", ".join(graph.of_type(Neuron))
             raise ConfigError(f"--record {given}: there is no such layer; the neuron layers are {known}")
         names += found
-    if raster and not any(isinstance(graph.nodes[name], Neuron) for name in names):
-        names += graph.of_type(Neuron)
     return tuple(dict.fromkeys(names))
+
+
+def _drawn(graph: Graph, record: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
+    """Names of the neuron layers to draw: those that are recorded, or all. Raises ConfigError."""
+    if raster is None:
+        return ()
+    layers = graph.of_type(Neuron)
+    if not layers:
+        raise ConfigError(f"--raster {raster}: the network has no neuron layer, and nothing spikes; leave it out")
+    recorded = _recorded(graph, record)
+    return tuple(name for name in layers if name in recorded) or tuple(layers)
+
+
+def _outputs(
+    model: Path, record: tuple[str, ...], output: Path | None, raster: Path | None, force: bool
+) -> Path | None:
+    """Where recordings go, None without any. Raises ConfigError or ExportError for files that cannot be written:
+    before the run, which may take long.
+    """
+    if output and not record:
+        raise ConfigError(f"-o {output}: nothing is recorded; name a layer with --record")
+    recording = (output or model.with_suffix(".npz")) if record else None
+    if recording:
+        check_free(recording, force)
+    if raster:
+        from neurotool.cli.raster import check_raster
+
+        check_raster(raster, force)
+        if recording and recording.resolve() == raster.resolve():
+            raise ConfigError(f"-o {output}: is the name of the raster, too; choose another")
+    return recording
 
 
 def _inputs(
@@ -144,7 +173,8 @@ def _run(
         return Emulator(graph, overflow).run(**batch, record=bool(record))
     from neurotool.lava_runtime.run import run_on_lava
 
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("Lava", total=count)
         arguments = {"record": record, "overflow": overflow, "timeout": timeout}
         return run_on_lava(graph, **batch, **arguments, progress=lambda done: bar.update(task, completed=done))
@@ -187,7 +217,8 @@ def _text(report: dict[str, Any]) -> str:
     if report["source"].startswith("given"):
         lines += map(shown, report.get("predictions", ()))
     lines += [f"{name}: {value:.4f}" for name, value in report.get("metrics", {}).items()]
-    ran = f"{report['inputs']} inputs on {report['backend']} in {report['seconds']} s ({report['source']})"
+    count = "1 input" if report["inputs"] == 1 else f"{report['inputs']} inputs"
+    ran = f"{count} on {report['backend']} in {report['seconds']} s ({report['source']})"
     if "processes" in report:
         ran += f", {report['processes']} processes, {report['steps_per_input']} steps an input"
     lines.append(ran)

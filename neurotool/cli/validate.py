@@ -74,7 +74,9 @@ def validate(
     if as_used and not (reader_a or reader_b):
         raise ConfigError("--as-used: neither file is a checkpoint; leave it out")
     inputs, source = _inputs(reader_a or reader_b, model_a, data, samples, tokens)
-    steps = track(inputs, "comparing", console=Console(stderr=True), transient=True, disable=as_json)
+    console = Console(stderr=True)
+    quiet = as_json or not console.is_terminal
+    steps = track(inputs, "comparing", console=console, transient=True, disable=quiet)
     result = compare(model_a, model_b, steps, tolerance, rounding=1e-5 if float32 else 1e-9)
     if as_json:
         precision = "as used" if as_used else "float32" if float32 else "float64"
@@ -103,6 +105,8 @@ def _load(path: Path, float32: bool, as_used: bool, conventions: Conventions) ->
     from neurotool.student.serialise import load_student
 
     student = load_student(path)
+    if conventions["time_steps"] is not None:
+        student.model.config.time_steps = conventions["time_steps"]
     precision = torch.float32 if float32 else torch.float64
     return StudentModel(student.model, precision, as_used), student_reader(student)
 
