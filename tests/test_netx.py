@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nir
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from neurotool.cli.main import cli
 from neurotool.errors import ExportError
 from neurotool.export.lower import lower
 from neurotool.export.netx import not_held, rounded_thresholds, vth, write_netx
@@ -282,3 +285,20 @@ def test_float_graphs_and_existing_files_are_refused(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     write_netx(CASES["one IF layer"](), path, force=True)
     assert h5py.is_hdf5(path)
+
+
+def test_a_chain_of_another_tool_is_exported(tmp_path: Path) -> None:
+    """NIR does not say that inputs are spikes; netx reads nothing else."""
+    nodes = {
+        "input": nir.Input({"input": np.array([3])}),
+        "weight": nir.Linear(normal(4, 3)),
+        "lif": nir.LIF(np.full(4, 4.0), np.full(4, 4.0), np.zeros(4), np.ones(4)),
+        "output": nir.Output({"output": np.array([4])}),
+    }
+    edges = [("input", "weight"), ("weight", "lif"), ("lif", "output")]
+    nir.write(tmp_path / "chain.nir", nir.NIRGraph(nodes, edges))
+    options = ["--target", "netx", "--reset", "hard", "--time-step", "1", "-T", "8", "--per-layer"]
+    result = CliRunner().invoke(cli, ["export", str(tmp_path / "chain.nir"), *options])
+    assert result.exit_code == 0, result.stderr
+    with h5py.File(tmp_path / "chain.hdf5") as file:
+        assert [file[f"layer/{i}/type"][()] for i in range(2)] == [b"input", b"dense"]

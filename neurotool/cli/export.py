@@ -116,7 +116,7 @@ def export(
     if target in LOWERED:
         from neurotool.cli.lowering import Quantisation
 
-        how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples)
+        how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, target == "netx")
         report, fit = _lowered(model, path, known, target, how, chip, force, as_json)
     else:
         report = _file(load_graph(model, known), path, target, part, force)

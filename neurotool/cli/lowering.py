@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from neurotool.cli.graphs import Conventions, bundle_graph, is_nir, load_graph, student_graph
 from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts, student_reader
 from neurotool.errors import ConfigError
-from neurotool.graph import Graph, Neuron
+from neurotool.graph import Graph, Input, Neuron
 from neurotool.lava_runtime.bundle import MANIFEST, Bundle, is_bundle, read_bundle
 from neurotool.lava_runtime.emulator import Emulation, Emulator
 from neurotool.sentences import random_inputs
@@ -98,13 +98,15 @@ class Errors:
 
 class Quantisation(NamedTuple):
     """fixed: integers, else the rest does not matter. data, samples: what to calibrate on; the validation data by
-    default. per_layer, shift_softmax: as in `neurotool.export.lower.lower`."""
+    default. per_layer, shift_softmax: as in `neurotool.export.lower.lower`. spiking_inputs: what Input nodes read are
+    spikes, which files of other tools do not say."""
 
     fixed: bool = True
     per_layer: bool = False
     shift_softmax: bool = False
     data: Path | None = None
     samples: int = 128
+    spiking_inputs: bool = False
 
 
 def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bundle:
@@ -120,6 +122,9 @@ def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bund
         bundle_graph(path, bundle, conventions)
         return bundle
     graph, reader, tokenizer = load_for_export(path, conventions)
+    if how.spiking_inputs:
+        inputs = {name: node for name, node in graph.nodes.items() if isinstance(node, Input)}
+        graph = replace(graph, nodes=graph.nodes | {name: replace(node, spiking=True) for name, node in inputs.items()})
     content = (path / MANIFEST if is_bundle(path) else path).read_bytes()
     record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}}
     task: dict[str, Any] = {}
