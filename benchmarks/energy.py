@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import datasets
 import torch
 
+from neurotool.energy.formats import digits, percent
 from neurotool.evaluation import batches, evaluate, validation_examples
 from neurotool.student.serialise import load_student
 from neurotool.tasks import tokenise
@@ -26,10 +28,10 @@ from neurotool.tasks import tokenise
 SHARES = ("of its twin", "of its teacher", "int8: of the fair rival")
 
 
-def sweep(checkpoint: str, data: str, steps: str) -> list[dict[str, str]]:
+def sweep(checkpoint: str, data: str, steps: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "neurotool", "energy", "sweep", checkpoint, "-T", steps, "--json"]
     printed = subprocess.run([*command, *(["--data", data] if data else [])], capture_output=True, check=True).stdout
-    rows: list[dict[str, str]] = json.loads(printed)["rows"]
+    rows: list[dict[str, Any]] = json.loads(printed)["rows"]
     return rows
 
 
@@ -67,15 +69,15 @@ def main(students: tuple[str, ...], time_steps: str, timed: bool) -> None:
     click.echo("|---|---|---|---|---|---|---|---|---|")
     for name, checkpoint, data in named:
         for row in sweep(checkpoint, data, time_steps):
-            metric = next(key for key in row if key not in ("cost model", "T", "rate", "SOPs", "µJ", *SHARES))
-            shares = (row[share] for share in SHARES)
+            metric = list(row)[2]  # after the network and the cost model
+            shares = ("" if row[share] is None else percent(row[share]) for share in SHARES)
             cells = (
                 name,
-                row["T"],
-                f"{row[metric]} {metric}",
-                row["spikes/synapse"],
+                str(row["T"]),
+                f"{row[metric]:.4f} {metric}",
+                digits(row["spikes/synapse"]),
                 row["cost model"],
-                row["µJ"],
+                digits(row["µJ"]),
                 *shares,
             )
             click.echo(f"| {' | '.join(cells)} |")

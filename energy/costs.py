@@ -1,6 +1,7 @@
 """Cost models: what an operation costs, from data files in which every number has its source (energy/models/*.json)."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +84,25 @@ class CostModel:
     memory: Memory | None = None
     spiking_only: bool = False
 
+    @property
+    def known(self) -> bool:
+        """Whether anything has a price: where nothing has, there is no energy, not an energy of 0."""
+        return bool(self.operations) or self.memory is not None
+
+    def constants(self) -> list[tuple[str, Constant]]:
+        """All of them, by name."""
+        named = [(f"{n.name} {name}", c) for n in self.formats.values() for name, c in n.constants.items()]
+        if self.memory is not None:
+            read = f"{self.memory.read_bits}-bit read of SRAM"
+            named += [(f"{read}, {size / 1024:g} KB", constant) for size, constant in self.memory.sram]
+            named.append(("address", self.memory.address_add))
+        return named
+
+    @property
+    def nodes(self) -> set[str]:
+        """Technology nodes of the constants."""
+        return {constant.node for _, constant in self.constants()}
+
     @cached_property
     def default_format(self) -> NumberFormat:
         return next(iter(self.formats.values()))
@@ -144,6 +164,8 @@ def price(model: CostModel, numbers: NumberFormat, node: NodeCount, dense: bool 
     counted |= dict.fromkeys(_PER_ACCUMULATE, operations.accumulates)
     if not dense:
         counted |= {"value_reads": node.spikes_in, "value_writes": operations.resets}
+        if node.kind == "Add":  # spikes beside a graded value: an add and a potential each
+            counted |= dict.fromkeys(("adds", "value_reads", "state_reads", "state_writes"), operations.state_writes)
     driven = sum(n * prices.get(kind, 0.0) for kind, n in counted.items())
     return Energy(by_kind, driven)
 
@@ -187,6 +209,8 @@ def load_cost_model(name: str) -> CostModel:
         raise ConfigError(
             f"{path}: the cost model's entry {error} is missing or wrong; see energy/models/*.json"
         ) from error
+    if path.parent != FOLDER and model.name in cost_models():
+        raise ConfigError(f"{path}: the name {model.name!r} is that of a model of neurotool's; give yours another name")
     _check(path, model)
     return model
 
@@ -206,8 +230,8 @@ def _model(data: dict[str, Any]) -> CostModel:
         title=data["title"],
         technology=data["technology"],
         formats=formats,
-        operations=data["operations"],
-        notes=data["notes"],
+        operations={kind: {name: float(n) for name, n in parts.items()} for kind, parts in data["operations"].items()},
+        notes=dict(data["notes"]),
         out_of_scope=tuple(data["out_of_scope"]),
         leaves_out=tuple(data["leaves_out"]),
         memory=memory,
@@ -227,15 +251,26 @@ def _check(path: Path, model: CostModel) -> None:
             raise ConfigError(f"{path}: {kind!r} is no kind of operation: they are {', '.join(OPERATIONS)}")
     if not model.formats:
         raise ConfigError(f"{path}: the cost model has no number format; give at least one under 'formats'")
-    constants = [(f, name, c) for f in model.formats.values() for name, c in f.constants.items()]
-    for numbers, name, constant in constants:
-        if constant.unit != "pJ" or not 0 <= constant.value < float("inf"):
-            raise ConfigError(
-                f"{path}: constant {name} of {numbers.name} is {constant.value} {constant.unit}: give pJ, 0 or more"
-            )
-    for kind, parts in model.operations.items():
-        for numbers in model.formats.values():
+    for name, constant in model.constants():
+        if constant.unit != "pJ" or not 0 <= constant.value < math.inf:
+            raise ConfigError(f"{path}: constant {name} is {constant.value} {constant.unit}: give pJ, 0 or more")
+    for numbers in model.formats.values():
+        for part in ("weight", "value", "state"):
+            if type(bits := numbers.bits.get(part)) is not int or bits < 1:
+                raise ConfigError(
+                    f"{path}: bits of a {part} in {numbers.name} are {bits!r}: give a whole number from 1"
+                )
+        for kind, parts in model.operations.items():
             if missing := sorted(set(parts) - set(numbers.constants)):
                 raise ConfigError(
                     f"{path}: {kind} is made of {missing[0]!r}, which format {numbers.name} does not have"
                 )
+            total = sum(numbers.constants[name].value * times for name, times in parts.items())
+            if not 0 <= total < math.inf:
+                raise ConfigError(f"{path}: {kind} cost {total:g} pJ each in {numbers.name}: prices are 0 or more")
+    if model.memory is not None:
+        sizes = [size for size, _ in model.memory.sram]
+        if model.memory.read_bits < 1 or not sizes or sizes != sorted(set(sizes)):
+            raise ConfigError(
+                f"{path}: memory reads {model.memory.read_bits} bits of {sizes} bytes: give 1 bit or more, rising sizes"
+            )

@@ -123,6 +123,8 @@ def count(graph: Graph, activity: Activity, events: Events, skip_zero: bool = Fa
             continue
         ports = dict(zip(node.ports, graph.inputs[name], strict=True))
         there = {port: events[name, port] for port in ports if (name, port) in events}
+        if isinstance(node, Add) and not spiking[name]:
+            there = _added_spikes(graph, activity, name, spiking)
         once = not varying[name] or isinstance(node, (MeanPool, Readout))
         counts_steps = isinstance(node, Neuron) or any(spiking[source] for source in ports.values())
         dense = Setting(activity, {port: shapes[s] for port, s in ports.items()}, shapes[name], skip_zero=skip_zero)
@@ -166,13 +168,29 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
                 continue
             if isinstance(node, Conv1d):
                 raise DataError(f"node {name} (Conv1d): spikes per layer do not say which tokens it reached")
-            if (name, port) in graph.feedback:
-                layers = [activity.fed_back[name]]
-            else:
-                layers = [activity.layers[source] for source in sources]
+            layers = _senders(graph, activity, name, port, sources)
             operations = [_accumulates(name, node, layer, skip_zero) for layer in layers]
             events[name, port] = SynapseEvents(sum(layer.spikes for layer in layers), sum(operations))
     return events
+
+
+def _senders(graph: Graph, activity: Activity, name: str, port: str, sources: tuple[str, ...]) -> list[LayerActivity]:
+    if (name, port) in graph.feedback:
+        return [activity.fed_back[name]]
+    return [activity.layers[source] for source in sources]
+
+
+def _added_spikes(
+    graph: Graph, activity: Activity, name: str, spiking: Mapping[str, tuple[str, ...]]
+) -> dict[str, SynapseEvents]:
+    """Spikes at the ports of an Add whose other port is graded; they cause adds and no synaptic operations."""
+    arriving = {}
+    for port in graph.nodes[name].ports:
+        sources = spiking[graph.source(name, port)]
+        if sources and all(source in activity.layers for source in sources):
+            layers = _senders(graph, activity, name, port, sources)
+            arriving[port] = SynapseEvents(sum(layer.spikes for layer in layers), 0)
+    return arriving
 
 
 def _accumulates(name: str, node: Linear | MatMul, layer: LayerActivity, skip_zero: bool) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from neurotool.energy.counts import NodeCount
 from neurotool.energy.operations import OPERATIONS, Operations
-from neurotool.energy.report import Comparison, Priced, Report, Row, rows
+from neurotool.energy.report import Comparison, Priced, Published, Report, Row, rows
 
 
 def si(value: float | None) -> str:
@@ -84,7 +84,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "nodes": [_node(report, i, node) for i, node in enumerate(counts.nodes)],
         "accounts": [_account(account) for account in (*report.accounts, *report.twins)],
         "comparisons": [comparison_dict(comparison) for comparison in report.comparisons],
-        "published_formula": None if report.published is None else asdict(report.published),
+        "published_formula": None if report.published is None else _published(report.published),
         "not_counted": report.not_counted,
     }
 
@@ -122,6 +122,10 @@ def _account(account: Priced) -> dict[str, Any]:
         "constants": {name: asdict(constant) for name, constant in account.numbers.constants.items()},
         "leaves_out": account.model.leaves_out,
     }
+
+
+def _published(published: Published) -> dict[str, Any]:
+    return {name: getattr(published, name) for name in ("operations", "macs", "energy")}
 
 
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:

@@ -205,7 +205,12 @@ def _gelu(node: Gelu, setting: Setting) -> Operations:
 
 
 def _add(node: Add, setting: Setting) -> Operations:
-    return _elementwise(setting, adds=1)
+    """Spikes that arrive beside a graded value, as on a residual path, are added to it one by one."""
+    if not setting.events:
+        return _elementwise(setting, adds=1)
+    spikes, graded = sum(setting.events.values()), setting.elements * setting.runs
+    each = Operations(adds=1, value_reads=1, state_reads=1, state_writes=1).times(spikes)
+    return each + Operations(value_reads=graded, value_writes=graded)
 
 
 def _scale(node: Scale, setting: Setting) -> Operations:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
@@ -18,13 +19,15 @@ from neurotool.energy.report import TEACHER, Priced, Report, rows
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. folded: shown in a page only when opened; narrow: the columns that a narrow terminal shows."""
+    """Cells are text. folded: shown in a page only when opened; narrow: the columns that a narrow terminal shows;
+    data: the same lines as numbers in base units, for JSON and CSV."""
 
     caption: str
     headings: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     folded: bool = False
     narrow: tuple[str, ...] = ()
+    data: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def report_page(report: Report, figures: bool = True) -> Page:
         f"{report.measured}. T = {activity.time_steps}, {counts.graph.schedule} schedule. Per inference "
         f"{si(counts.total().accumulates / activity.inputs)} synaptic operations for "
         f"{si(counts.synapses / activity.inputs)} MACs of the dense twin: "
-        f"{counts.spikes_per_synapse:.3g} spikes per synapse."
+        f"{counts.spikes_per_synapse:.3g} spikes per synapse.{_metrics(report)}"
     )
     drawings = {
         "Energy of every synapse and kind of node, per inference.": energy_bars,
@@ -77,12 +80,12 @@ def notes(report: Report) -> list[str]:
     if report.published is not None and report.counts.total().accumulates:
         exact = report.counts.total().accumulates
         distance = 100 * (report.published.operations / exact - 1)
-        energy = 100 * (report.published.energy / report.accounts[0].total.total - 1)
+        energy = 100 * (report.published.energy / report.published.account.total.total - 1)
         lines.append(
             f"Published formula (rate × T × MACs): {si(report.published.operations / activity.inputs)} synaptic "
             f"operations, {distance:+.2g} % from the exact count; "
-            f"{microjoule(report.published.energy / activity.inputs)} µJ, {energy:+.2g} % from the account above, "
-            "which has norms, softmax, GELU, biases and neuron updates too."
+            f"{microjoule(report.published.energy / activity.inputs)} µJ, {energy:+.2g} % from the account of "
+            f"{report.published.account.model.name}, which has norms, softmax, GELU, biases and neuron updates too."
         )
     padded = activity.tokens + activity.padding
     spikes = sum(layer.padding_spikes for layer in activity.layers.values())
@@ -93,8 +96,32 @@ def notes(report: Report) -> list[str]:
         )
     missing = report.not_counted
     lines.append(f"Not counted: {'; '.join(missing) if missing else 'nothing that occurs in the network'}.")
-    lines += [f"{a.model.name} leaves out: {'; '.join(a.model.leaves_out)}." for a in report.accounts]
+    lines += model_notes(report)
     return lines
+
+
+def model_notes(report: Report) -> list[str]:
+    """What the cost models leave out, and for how long a text their memories are sized."""
+    longest = max(report.counts.activity.lengths)
+    return [
+        f"{a.model.name} leaves out: {'; '.join(a.model.leaves_out)}."
+        + (
+            f" Its memories of activations and potentials hold the longest text, {longest} tokens."
+            if a.model.memory
+            else ""
+        )
+        for a in report.accounts
+    ]
+
+
+def _metrics(report: Report) -> str:
+    """The student's metrics and its teacher's, where known."""
+    known = [
+        f"{name} {value:.4f}"
+        + (f" (teacher {report.teacher_metrics[name]:.4f})" if name in report.teacher_metrics else "")
+        for name, value in report.metrics.items()
+    ]
+    return f" {', '.join(known).capitalize()}." if known else ""
 
 
 def _accuracy(report: Report) -> str:
@@ -189,14 +216,9 @@ def _constants(report: Report) -> Table:
 
 
 def _constants_of(model: CostModel) -> Sequence[tuple[str, ...]]:
-    constants = [(f"{n.name} {name}", c) for n in model.formats.values() for name, c in n.constants.items()]
-    if model.memory is not None:
-        read = f"{model.memory.read_bits}-bit read of SRAM"
-        constants += [(f"{read}, {size // 1024} KB", constant) for size, constant in model.memory.sram]
-        constants.append(("address", model.memory.address_add))
     rows = [
         (model.name, name, f"{c.value:g} {c.unit}", f"{c.node}, {c.voltage}", c.source, c.status)
-        for name, c in constants
+        for name, c in model.constants()
     ]
     made_of = {
         kind: " + ".join(f"{n:g} {name}" for name, n in parts.items()) for kind, parts in model.operations.items()
@@ -215,9 +237,15 @@ def page_text(page: Page, kind: str) -> str:
     if kind == "latex":
         return latex_table(table.headings, table.rows, [page.title, page.lead, *(text for text, _ in page.points)])
     if kind == "json":
-        lines = [dict(zip(table.headings, row, strict=True)) for row in table.rows]
-        said = {"title": page.title, "lead": page.lead, "rows": lines, "verdicts": [text for text, _ in page.points]}
+        said = {
+            "title": page.title,
+            "lead": page.lead,
+            "rows": table.data,
+            "verdicts": [text for text, _ in page.points],
+        }
         return json.dumps(said | {"notes": page.notes}, indent=1, ensure_ascii=False)
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([table.headings, *table.rows])
+    writer = csv.DictWriter(stream, table.data[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.data)
     return stream.getvalue()

@@ -35,8 +35,7 @@ class Priced:
 
     @property
     def known(self) -> bool:
-        """Whether the model has any price: without one there is no energy, not an energy of 0."""
-        return bool(self.model.operations)
+        return self.model.known
 
 
 def priced(counts: Counts, model: CostModel, numbers: NumberFormat, dense: bool = False) -> Priced:
@@ -104,8 +103,19 @@ class Comparison:
 
 
 def compare(rival: str, spiking: Priced, dense: Priced, kind: str = OTHER, force: bool = False) -> Comparison:
-    """Raises ConfigError for two technologies in one ratio, unless forced."""
+    """Raises ConfigError for two technologies in one ratio, unless forced, and for a network without a price."""
+    for words, network in (("the spiking network", spiking), (rival, dense)):
+        if not network.per_inference:
+            raise ConfigError(
+                f"{network.model.name} gives {words} no energy, so there is no ratio; choose a cost model with prices"
+            )
     theirs, ours = dense.model.technology, spiking.model.technology
+    nodes = sorted(spiking.model.nodes | dense.model.nodes)
+    if theirs == ours and len(nodes) > 1 and not force:
+        raise ConfigError(
+            f"{spiking.model.name} has constants of {' and '.join(nodes)}: a ratio of the two compares factories, "
+            "not networks; give constants of one technology, or --force"
+        )
     if theirs != ours and not force:
         raise ConfigError(
             f"{spiking.model.name} is {ours} and {dense.model.name} is {theirs}: a ratio of the two compares "
@@ -126,24 +136,25 @@ def rate_code_bits(counts: Counts) -> int:
 @dataclass(frozen=True)
 class Published:
     """The formula of the literature, synaptic operations = T × rate × MACs per layer; energy 4.6 pJ × MACs of layers
-    that read no spikes + 0.9 pJ × synaptic operations (SpikeBERT, arXiv 2308.15122, equations 16 to 19)."""
+    that read no spikes + 0.9 pJ × synaptic operations (SpikeBERT, arXiv 2308.15122, equations 16 to 19).
+
+    Over all inputs; energy in pJ. account: the exact one at the same prices.
+    """
 
     operations: float
     macs: int
     energy: float
+    account: Priced
 
 
-def published_formula(counts: Counts, model: CostModel, numbers: NumberFormat) -> Published:
-    """Over all inputs; energy in pJ."""
+def published_formula(account: Priced) -> Published:
+    counts = account.counts
     steps = counts.activity.steps
     spiking = [node for node in counts.nodes if node.spiking.accumulates]
     operations = sum(steps * (node.rate or 0) * node.synapses for node in spiking)
     macs = sum(node.synapses for node in counts.nodes if not node.spiking.accumulates)
-    kinds = {
-        kind: sum(numbers.constants[name].value * n for name, n in model.operations[kind].items())
-        for kind in ("macs", "accumulates")
-    }
-    return Published(operations, macs, kinds["macs"] * macs + kinds["accumulates"] * operations)
+    prices = account.model.prices(counts.nodes[0], account.numbers)
+    return Published(operations, macs, prices["macs"] * macs + prices["accumulates"] * operations, account)
 
 
 @dataclass(frozen=True)
@@ -167,10 +178,13 @@ class Report:
     def not_counted(self) -> list[str]:
         """What occurs in the network and is in no total."""
         said = [f"no rule for node {name}" for name in self.counts.uncounted]
-        for account in self.accounts:
-            if missing := account.model.unpriced(self.counts.total()):
-                said.append(f"{account.model.name} has no price for {', '.join(missing).replace('_', ' ')}")
-        return said
+        missing: dict[str, dict[str, None]] = {}
+        for network in (*self.accounts, *self.twins):
+            kinds = network.model.unpriced(self.counts.total(network.dense))
+            missing.setdefault(network.model.name, {}).update(dict.fromkeys(kinds))
+        return said + [
+            f"{name} has no price for {', '.join(kinds).replace('_', ' ')}" for name, kinds in missing.items() if kinds
+        ]
 
 
 def build_report(
@@ -195,7 +209,7 @@ def build_report(
     for model in models:
         account = priced(counts, model, model.format(numbers))
         accounts.append(account)
-        against = dense_model or (None if model.spiking_only else model)
+        against = dense_model or (model if model.known and not model.spiking_only else None)
         if against is None:
             continue
         dense_numbers = against.format(numbers if against == model else None)
@@ -212,7 +226,7 @@ def build_report(
             rival = priced(counts, against, quantised(against, bits), dense=True)
             comparisons.append(compare(words, priced(counts, model, model.format("int8")), rival, FAIR, force))
     arithmetic = next((a for a in accounts if a.model.name == ARITHMETIC), None)
-    published = published_formula(counts, arithmetic.model, arithmetic.numbers) if arithmetic else None
+    published = published_formula(arithmetic) if arithmetic else None
     return Report(name, measured, counts, tuple(accounts), tuple(twins), tuple(comparisons), published, **metrics)
 
 

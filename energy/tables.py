@@ -1,10 +1,14 @@
 """Pages that set several reports side by side: students and dense networks, or one student at several T."""
 
+from collections.abc import Callable
+from typing import Any
+
 from neurotool.energy.dense import dense_counts
 from neurotool.energy.figures import Point, accuracy_energy
-from neurotool.energy.formats import digits, microjoule, percent, si
-from neurotool.energy.page import Page, Table, notes
+from neurotool.energy.formats import digits, percent, si
+from neurotool.energy.page import Page, Table, model_notes, notes
 from neurotool.energy.report import FAIR, TEACHER, TWIN, Comparison, Priced, Report, compare, priced
+from neurotool.errors import ConfigError
 from neurotool.graph import Graph
 
 
@@ -13,11 +17,14 @@ def compare_page(reports: list[Report], against: dict[str, Graph]) -> Page:
     first = reports[0]
     metric = _metric(reports)
     counts = {name: dense_counts(graph, first.counts.activity) for name, graph in against.items()}
-    models = [(a.model, a.numbers) for a in first.accounts if not a.model.spiking_only]
+    models = [(a.model, a.numbers) for a in first.accounts if a.known and not a.model.spiking_only]
+    if against and not models:
+        raise ConfigError(f"{first.accounts[0].model.name} prices no dense network: give another --cost-model as well")
     rivals = {name: [priced(count, *model, dense=True) for model in models] for name, count in counts.items()}
-    headings = ("network", "cost model", *metric, "T", "spikes/synapse", "MACs", "SOPs", "µJ", "of its twin")
-    lines = [line for report in reports for line in _student_rows(report, metric)]
-    lines += [_dense_row(name, account, len(metric)) for name, accounts in rivals.items() for account in accounts]
+    counted = ("spikes/synapse", "MACs", "SOPs", "µJ")
+    headings = ("network", "cost model", *metric, "T", *counted, TWIN_SHARE, FAIR_SHARE)
+    lines = [_student_line(report, i, metric) for report in reports for i in range(len(report.accounts))]
+    lines += [_dense_line(name, account, metric) for name, accounts in rivals.items() for account in accounts]
     verdicts = [c for report in reports for c in _against(report, rivals, len(reports) > 1)]
     said = notes(first)
     if any(report.counts.activity.lengths != first.counts.activity.lengths for report in reports):
@@ -28,7 +35,7 @@ def compare_page(reports: list[Report], against: dict[str, Graph]) -> Page:
         f"Per inference. {'; '.join(f'{report.name}: {report.measured}' for report in reports)}.",
         [(c.verdict(), c.wins) for c in verdicts],
         [("Accuracy against energy per inference.", figure)] if figure else [],
-        [Table("Side by side", headings, lines)],
+        [_table("Side by side", lines, headings, ("network", "cost model", *metric, "µJ", TWIN_SHARE))],
         said,
     )
 
@@ -38,25 +45,23 @@ def sweep_page(reports: list[Report]) -> Page:
     first = reports[0]
     metric = _metric(reports)
     counted = ("rate", "spikes/synapse", "SOPs", "µJ")
-    headings = ("cost model", "T", *metric, *counted, "of its twin", "of its teacher", "int8: of the fair rival")
-    lines = []
-    for i, account in enumerate(first.accounts):
-        for report in reports:
-            counts = report.counts
-            cells = [account.model.name, str(counts.activity.time_steps), *_values(report, metric)]
-            cells += [digits(counts.activity.mean_rate), digits(counts.spikes_per_synapse)]
-            cells += [si(counts.total().accumulates / counts.activity.inputs)]
-            cells += [microjoule(report.accounts[i].per_inference)]
-            cells += [_share(report, account, kind) for kind in (TWIN, TEACHER, FAIR)]
-            lines.append(tuple(cells))
+    headings = ("cost model", "T", *metric, *counted, TWIN_SHARE, TEACHER_SHARE, FAIR_SHARE)
+    lines = [_student_line(report, i, metric) for i in range(len(first.accounts)) for report in reports]
     figure = accuracy_energy({first.name: _points(reports, metric)}, "".join(metric), first.accounts[0].title)
     return Page(
         f"Energy of {first.name} at several T",
         f"Per inference, on {first.measured}.",
         [],
         [("Accuracy against energy per inference, one point a T.", figure)] if figure else [],
-        [Table("Accuracy and energy", headings, lines)],
-        [f"{account.model.name} leaves out: {'; '.join(account.model.leaves_out)}." for account in first.accounts],
+        [
+            _table(
+                "Accuracy and energy",
+                lines,
+                headings,
+                ("cost model", "T", *metric, "spikes/synapse", TWIN_SHARE, FAIR_SHARE),
+            )
+        ],
+        model_notes(first),
     )
 
 
@@ -65,28 +70,60 @@ def _metric(reports: list[Report]) -> tuple[str, ...]:
     return next(((name,) for report in reports for name in report.metrics), ())
 
 
-def _values(report: Report, metric: tuple[str, ...]) -> list[str]:
-    return [f"{report.metrics[name]:.4f}" if name in report.metrics else "" for name in metric]
+TWIN_SHARE, TEACHER_SHARE, FAIR_SHARE = "of its twin", "of its teacher", "int8: of the fair rival"
+_TEXTS: dict[str, Callable[[Any], str]] = {
+    "rate": digits,
+    "spikes/synapse": digits,
+    "MACs": si,
+    "SOPs": si,
+    "µJ": digits,
+    TWIN_SHARE: percent,
+    TEACHER_SHARE: percent,
+    FAIR_SHARE: percent,
+}
+"""Column -> how a reader sees its numbers; others as they are."""
 
 
-def _student_rows(report: Report, metric: tuple[str, ...]) -> list[tuple[str, ...]]:
-    counts, inputs = report.counts, report.counts.activity.inputs
-    shared = (
-        *_values(report, metric),
-        str(counts.activity.time_steps),
-        digits(counts.spikes_per_synapse),
-        si(counts.synapses / inputs),
-        si(counts.total().accumulates / inputs),
-    )
-    return [
-        (report.name, a.model.name, *shared, microjoule(a.per_inference), _share(report, a, TWIN))
-        for a in report.accounts
-    ]
+def _table(caption: str, lines: list[dict[str, Any]], headings: tuple[str, ...], narrow: tuple[str, ...]) -> Table:
+    rows = [tuple("" if line[h] is None else _TEXTS.get(h, _plain)(line[h]) for h in headings) for line in lines]
+    return Table(caption, headings, rows, narrow=narrow, data=lines)
 
 
-def _dense_row(name: str, account: Priced, metrics: int) -> tuple[str, ...]:
-    macs = si(account.counts.synapses / account.counts.activity.inputs)
-    return (name, account.model.name, *[""] * metrics, "", "", macs, "", microjoule(account.per_inference), "")
+def _plain(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _student_line(report: Report, i: int, metric: tuple[str, ...]) -> dict[str, Any]:
+    """Of a student under its i-th cost model, per inference; shares as fractions."""
+    counts, account = report.counts, report.accounts[i]
+    inputs = counts.activity.inputs
+    return {
+        "network": report.name,
+        "cost model": account.model.name,
+        **{name: report.metrics.get(name) for name in metric},
+        "T": counts.activity.time_steps,
+        "rate": counts.activity.mean_rate,
+        "spikes/synapse": counts.spikes_per_synapse,
+        "MACs": counts.synapses / inputs,
+        "SOPs": counts.total().accumulates / inputs,
+        "µJ": account.per_inference / 1e6 if account.known else None,
+        TWIN_SHARE: _share(report, account, TWIN),
+        TEACHER_SHARE: _share(report, account, TEACHER),
+        FAIR_SHARE: _share(report, account, FAIR),
+    }
+
+
+def _dense_line(name: str, account: Priced, metric: tuple[str, ...]) -> dict[str, Any]:
+    counts = account.counts
+    return dict.fromkeys(
+        ("network", "cost model", *metric, "T", "rate", "spikes/synapse", "MACs", "SOPs", "µJ", TWIN_SHARE,
+         TEACHER_SHARE, FAIR_SHARE)
+    ) | {
+        "network": name,
+        "cost model": account.model.name,
+        "MACs": counts.synapses / counts.activity.inputs,
+        "µJ": account.per_inference / 1e6,
+    }  # fmt: skip
 
 
 def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> list[Comparison]:
@@ -98,10 +135,10 @@ def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> li
     ]
 
 
-def _share(report: Report, account: Priced, kind: str) -> str:
-    """Of the rival of this kind under this cost model."""
+def _share(report: Report, account: Priced, kind: str) -> float | None:
+    """Of the energy of the rival of this kind under this cost model."""
     found = [c for c in report.comparisons if c.kind == kind and c.spiking.model == account.model]
-    return percent(found[0].share) if found else ""
+    return found[0].share if found else None
 
 
 def _points(reports: list[Report], metric: tuple[str, ...]) -> list[Point]:
@@ -109,5 +146,5 @@ def _points(reports: list[Report], metric: tuple[str, ...]) -> list[Point]:
         Point(report.accounts[0].per_inference, report.metrics[name], f"T = {report.counts.activity.time_steps}")
         for report in reports
         for name in metric
-        if name in report.metrics
+        if name in report.metrics and report.accounts[0].known
     ]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.energy.cores import core_loads
-from neurotool.energy.costs import cost_models, load_cost_model, price, quantised
+from neurotool.energy.costs import FOLDER, cost_models, load_cost_model, price, quantised
 from neurotool.energy.counts import Counts, count, events_of_activity
 from neurotool.energy.dense import dense_counts, dense_graph, named_config, teacher_config
 from neurotool.energy.formats import si
@@ -22,6 +23,7 @@ from neurotool.graph import GraphBuilder, Input, Linear, MeanPool, Neuron, Reado
 
 ARITHMETIC = load_cost_model("horowitz-45nm")
 MEMORY = load_cost_model("horowitz-45nm-memory")
+MEMORY_ENTRY = json.loads((FOLDER / "horowitz-45nm-memory.json").read_text("utf-8"))["memory"]
 
 
 def texts(*lengths: int) -> Activity:
@@ -144,7 +146,7 @@ def test_the_fair_rival() -> None:
 def test_the_published_formula() -> None:
     """rate × T × MACs is exact for weights; biases, norms and updates are what it leaves out."""
     counts = two_layers(2000)
-    formula = published_formula(counts, ARITHMETIC, ARITHMETIC.format("fp32"))
+    formula = published_formula(priced(counts, ARITHMETIC, ARITHMETIC.format("fp32")))
     assert formula.operations == 100_000 and formula.macs == 100
     assert formula.energy == pytest.approx(0.9 * 100_000 + 4.6 * 100)
 
@@ -161,6 +163,27 @@ def test_technologies_do_not_mix() -> None:
         10 * 50 * 35.5 + 4 * 10 * 150 * (51.2 + 21.6) + 10 * (69.3 + 111)
     )
     assert "macs" in alone.not_counted[0] and "accumulates" not in alone.not_counted[0]
+
+
+def test_one_file_does_not_mix_technologies_either() -> None:
+    fp32 = ARITHMETIC.format("fp32")
+    add = replace(fp32.constants["add"], node="14 nm")
+    mixed = replace(ARITHMETIC, name="mixed", formats={"fp32": replace(fp32, constants=fp32.constants | {"add": add})})
+    with pytest.raises(ConfigError, match=r"14 nm and 45 nm.*--force"):
+        build_report("m", "", two_layers(10), [mixed])
+    assert build_report("m", "", two_layers(10), [mixed], force=True).comparisons
+
+
+def test_what_only_the_dense_twin_does_is_listed_too() -> None:
+    counts = two_layers(10)
+    weights = replace(counts, nodes=tuple(node for node in counts.nodes if node.name == "weights"))
+    operations = {kind: parts for kind, parts in ARITHMETIC.operations.items() if kind != "macs"}
+    no_macs = replace(ARITHMETIC, name="no_macs", operations=operations | {"lookups": {"add": 1.0}})
+    published = replace(no_macs, spiking_only=True)
+    assert build_report("m", "", weights, [published]).not_counted == []
+    twin = priced(weights, replace(no_macs, memory=MEMORY.memory), no_macs.default_format, dense=True)
+    report = replace(build_report("m", "", weights, [published]), twins=(twin,))
+    assert report.not_counted == ["no_macs has no price for macs"]
 
 
 def test_loihi_2_has_counts_and_no_joules() -> None:
@@ -189,15 +212,23 @@ def test_every_operation_is_priced_or_left_out_on_purpose() -> None:
         ({"formats": {}}, "no number format"),
         ({"formats": {"fp32": {"bits": {}, "constants": {"add": {"value": 1}}}}}, "'unit'"),
         ({"name": None, "out_of_scope": 3}, "missing or wrong"),
+        ({"name": "horowitz-45nm"}, "another name"),
+        ({"operations": []}, "missing or wrong"),
+        ({"operations": {"macs": {"add": -1}}}, "macs cost -0.9 pJ"),
+        ({"operations": {"macs": {"add": "one"}}}, "missing or wrong"),
+        ({"memory": MEMORY_ENTRY | {"sram": []}}, "rising sizes"),
+        ({"memory": MEMORY_ENTRY | {"sram": MEMORY_ENTRY["sram"][::-1]}}, "rising sizes"),
+        ({"memory": MEMORY_ENTRY | {"read_bits": 0}}, "0 bits"),
+        ({"memory": MEMORY_ENTRY | {"address_add": MEMORY_ENTRY["address_add"] | {"value": -1}}}, "address is -1"),
     ],
 )
 def test_a_users_file_is_checked(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     import neurotool.energy.costs as costs
 
-    data = json.loads((costs.FOLDER / "horowitz-45nm.json").read_text("utf-8"))
+    data = json.loads((costs.FOLDER / "horowitz-45nm.json").read_text("utf-8")) | {"name": "mine"}
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(data))
-    assert load_cost_model(str(path)) == ARITHMETIC
+    assert load_cost_model(str(path)) == replace(ARITHMETIC, name="mine")
     path.write_text(json.dumps(data | change))
     with pytest.raises(ConfigError, match=message) as caught:
         load_cost_model(str(path))

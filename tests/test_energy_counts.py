@@ -18,6 +18,7 @@ from neurotool.energy.operations import OPERATIONS, Operations
 from neurotool.errors import DataError
 from neurotool.evaluation import _add
 from neurotool.graph import (
+    Add,
     Conv1d,
     Embedding,
     Graph,
@@ -158,6 +159,22 @@ def test_brute_force() -> None:
     assert node(counts, "scores").elements["a"] == Elements(graded=12 * 4)
     assert node(counts, "linear").spikes_per_synapse == linear / 48
     assert counts.activity.padding == 1 and counts.activity.layers["ternary"].padding_spikes > 0
+
+
+def test_spikes_on_a_residual_path_are_added_one_by_one() -> None:
+    """3 tokens of 4 neurons send 17 spikes in 4 steps, beside 3 x 4 graded values; the dense twin adds 12 once."""
+    build = GraphBuilder()
+    s = build.add("s", Neuron(), build.add("current", Input(4)))
+    added = build.add("add", Add(), build.add("weights", Linear(np.ones((4, 4))), s), s)
+    build.add("last", Neuron(), added)
+    graph = build.build(time_steps=4, schedule="phased", tokens=3)
+    activity = Activity(4, 4, Counter([3]), layers={"s": LayerActivity(4, 17, 51), "last": LayerActivity(4)})
+    counted = node(count(graph, activity, events_of_activity(graph, activity)), "add")
+    assert counted.spiking == Operations(
+        adds=17, value_reads=17 + 12, value_writes=12, state_reads=17, state_writes=17
+    )  # fmt: skip
+    assert counted.dense == Operations(adds=12, value_reads=24, value_writes=12)
+    assert counted.synapses == 0
 
 
 def test_zero_weights_can_be_skipped() -> None:

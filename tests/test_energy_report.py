@@ -106,6 +106,38 @@ def test_csv_has_a_line_per_node_and_latex_a_table(checkpoint: Path, tmp_path: P
     assert not re.search(r"(?<!\\)_", "\n".join(line for line in latex.splitlines() if not line.startswith("%")))
 
 
+def test_regression(tiny_teacher: Path, tiny_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """No accuracy: the first metric of the task takes its place."""
+    data, tokenizer = load_data(tiny_data("scores")), AutoTokenizer.from_pretrained(tiny_teacher)
+    config = SpikingBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=24, initializer_range=0.3, num_labels=1, problem_type="regression",
+    )  # fmt: skip
+    student = SpikingBertForSequenceClassification(config).eval()
+    result = evaluate(student, tokenise(data.validation, tokenizer, 24)[0], tokenizer, data.task)
+    training = {"metrics": result.metrics, "plan": {"data": str(tiny_data("scores"))}}
+    path = tmp_path / "scores.ckpt"
+    write_checkpoint(path, to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict()))
+    metric = next(iter(result.metrics))
+    lines = json.loads(run("compare", path, "--json").stdout)["rows"]
+    assert lines[0][metric] == pytest.approx(result.metrics[metric]) and "accuracy" not in lines[0]
+    swept = run("sweep", path, "-T", "2", "--json", "--plot", tmp_path / "plot.svg")
+    assert swept.exit_code == 0 and metric in json.loads(swept.stdout)["rows"][0]
+    assert metric in (tmp_path / "plot.svg").read_text("utf-8")
+
+
+def test_samples_are_measured(checkpoint: Path) -> None:
+    """What the checkpoint stores is of all texts: fewer are run again."""
+    assert json.loads(run("report", checkpoint, "--samples", 5, "--json").stdout)["inputs"] == 5
+
+
+def test_the_order_of_cost_models_does_not_matter_to_the_published_formula(checkpoint: Path) -> None:
+    turned = run("report", checkpoint, "--cost-model", "horowitz-45nm-memory", "--cost-model", "horowitz-45nm").stdout
+    said = [re.search(r"Published formula.*?account", " ".join(text.split())) for text in (
+        run("report", checkpoint).stdout, turned)]  # fmt: skip
+    assert said[0] and said[1] and said[0].group() == said[1].group()
+
+
 def test_one_text(checkpoint: Path) -> None:
     report = json.loads(run("report", checkpoint, "--json", "--data", "good w1 w2").stdout)
     assert report["inputs"] == 1 and report["tokens"] == 5 and report["metrics"] == {}
@@ -156,6 +188,11 @@ def test_an_old_checkpoint_names_the_way_out(
         (["--json", "--format", "csv"], "contradict"),
         (["-o", "no/such/folder/x.html"], "folder does not exist"),
         (["--reset", "soft"], "foreign .nir"),
+        (["--data", " "], "empty"),
+        (["--data", "two\ttexts"], "2 came"),
+        (["--tokenizer", "x.ckpt"], "for a .nir"),
+        (["--cost-model", "loihi2", "--cost-model", "loihi2"], "twice"),
+        (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--force"], "no energy"),
         (["--cost-model", "loihi2", "--numbers", "fp32"], "int8"),
     ],
 )
@@ -178,8 +215,10 @@ def test_compare(checkpoint: Path, tmp_path: Path) -> None:
     ]
     assert len(result["verdicts"]) == 2 * 2 * 3
     micro = {(row["network"], row["cost model"]): row["µJ"] for row in result["rows"]}
-    assert float(micro["bert-base", "horowitz-45nm"]) > float(micro["tinybert-4", "horowitz-45nm"])
+    assert micro["bert-base", "horowitz-45nm"] > micro["tinybert-4", "horowitz-45nm"]
     assert run("compare", checkpoint, checkpoint).exit_code == 2
+    nothing = run("compare", checkpoint, "--against", "bert-base", "--cost-model", "loihi2")
+    assert nothing.exit_code == 2 and "prices no dense network" in nothing.stderr
     assert "bert-base" in run("compare", checkpoint, "--against", "bert-base").stdout
 
 
@@ -188,14 +227,38 @@ def test_sweep(checkpoint: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     lines = json.loads(result.stdout)["rows"]
     assert [(line["cost model"], line["T"]) for line in lines] == [
-        (model, t) for model in ("horowitz-45nm", "horowitz-45nm-memory") for t in ("2", "4")
+        (model, t) for model in ("horowitz-45nm", "horowitz-45nm-memory") for t in (2, 4)
     ]
     stored = json.loads(run("report", checkpoint, "--json").stdout)
     share = next(c["share"] for c in stored["comparisons"] if c["rival"].startswith("its dense twin"))
-    assert lines[1]["of its twin"] == f"{100 * share:.3g} %"
-    assert float(lines[1]["accuracy"]) == pytest.approx(stored["metrics"]["accuracy"], abs=1e-4)
+    assert lines[1]["of its twin"] == pytest.approx(share) and lines[1]["int8: of the fair rival"] > 0
+    assert lines[1]["accuracy"] == pytest.approx(stored["metrics"]["accuracy"])
+    assert lines[1]["SOPs"] == pytest.approx(stored["synaptic_operations"] / stored["inputs"])
     assert (tmp_path / "plot.svg").read_text("utf-8").count("<svg") == 1
     assert run("sweep", checkpoint, "-T", "0").exit_code == 2
+    no_accuracy = run("sweep", checkpoint, "-T", "2", "--data", "a text", "--plot", tmp_path / "none.svg")
+    assert no_accuracy.exit_code == 2 and "no accuracy" in no_accuracy.stderr and "Accuracy" in no_accuracy.stdout
+
+
+def test_a_narrow_terminal_breaks_no_number(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 columns: every line of the tables of a sweep and of a comparison is whole."""
+    import neurotool.cli.energy as command
+    from neurotool.energy.costs import load_cost_model
+    from neurotool.energy.report import DEFAULT_MODELS, build_report
+    from neurotool.energy.tables import compare_page, sweep_page
+
+    measured = command.measure_file(checkpoint, dict.fromkeys(("time_steps", "reset", "time_step", "fires")) | {
+        "standard_nodes": False}, command.Source())  # type: ignore[arg-type]  # fmt: skip
+    report = build_report("model.ckpt", measured.measured, measured.counts, list(map(load_cost_model, DEFAULT_MODELS)),
+                          metrics=measured.metrics)  # fmt: skip
+    for page in (sweep_page([report]), compare_page([report], {})):
+        console = command.Console(file=io.StringIO(), width=80)
+        command._print_table(console, page.tables[0])
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        table = page.tables[0]
+        for row in table.rows:
+            cells = [cell for heading, cell in zip(table.headings, row, strict=True) if heading in table.narrow]
+            assert any(all(cell in line for cell in cells) for line in shown.splitlines()), (cells, shown)
 
 
 class Page(HTMLParser):

@@ -11,7 +11,7 @@ import rich.table
 from rich.console import Console
 
 from neurotool.cli.graphs import Conventions, is_nir, nir_options
-from neurotool.cli.measured import Measured, Source, measure_file, measure_student
+from neurotool.cli.measured import Measured, Source, measure_file, measure_student, refuse_tokenizer
 from neurotool.errors import ConfigError, ExportError, NeurotoolError
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ def _pricing_options(command: Command) -> Command:
     models = "Name or .json file, repeatable.  [default: horowitz-45nm and horowitz-45nm-memory]"
     data = "Table, folder or one text to measure on.  [default: what the checkpoint stores]"
     numbers, formats = click.Choice(["fp32", "fp16", "int8"]), click.Choice(["table", *FORMATS.values()])
+    tokenizer = "A .ckpt whose tokenizer reads --data for a .nir."
     by_ending = "[default: by the ending of -o, else table]"
     options = (
         click.option("--cost-model", "cost_models", multiple=True, help=models),
         click.option("--numbers", type=numbers, help="Number format.  [default: the cost model's first]"),
         click.option("--data", help=data),
         click.option("--samples", type=click.IntRange(min=1), help="Use so many texts.  [default: all; 8 for a .nir]"),
+        click.option("--tokenizer", type=click.Path(path_type=Path), help=tokenizer),
         click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="Weights that are zero cost nothing."),
         click.option("--format", "output_format", type=formats, help=by_ending),
         click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
@@ -70,7 +72,6 @@ Examples:
 @click.option("--dense-cost-model", help="Price the dense rivals by another model.")
 @click.option("--force", is_flag=True, help="Put two technologies into one ratio all the same.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) where something is not counted.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="A .ckpt whose tokenizer reads --data for a .nir.")
 @nir_options
 def report(
     model: Path,
@@ -78,6 +79,7 @@ def report(
     numbers: str | None,
     data: str | None,
     samples: int | None,
+    tokenizer: Path | None,
     skip_zero: bool,
     output_format: str | None,
     as_json: bool,
@@ -85,7 +87,6 @@ def report(
     dense_cost_model: str | None,
     force: bool,
     strict: bool,
-    tokenizer: Path | None,
     **conventions: Any,
 ) -> None:
     """Operations and energy of a model, layer by layer."""
@@ -129,6 +130,7 @@ def compare(
     numbers: str | None,
     data: str | None,
     samples: int | None,
+    tokenizer: Path | None,
     skip_zero: bool,
     output_format: str | None,
     as_json: bool,
@@ -141,7 +143,7 @@ def compare(
 
     priced_by = _models(cost_models)
     dense = {name: dense_graph(named_config(name)) for name in filter(None, against.split(","))}
-    source = Source(data, samples, None, skip_zero)
+    source = Source(data, samples, tokenizer, skip_zero)
     conventions = Conventions(reset=None, time_step=None, time_steps=None, fires=None, standard_nodes=False)
     measured = [measure_file(path, conventions, source) for path in models]
     _check_names(models)
@@ -167,6 +169,7 @@ def sweep(
     numbers: str | None,
     data: str | None,
     samples: int | None,
+    tokenizer: Path | None,
     skip_zero: bool,
     output_format: str | None,
     as_json: bool,
@@ -184,21 +187,27 @@ def sweep(
     from neurotool.student.serialise import load_student
 
     priced_by, student = _models(cost_models), load_student(model)
-    source = Source(data, samples, None, skip_zero)
+    source = Source(data, samples, tokenizer, skip_zero)
+    refuse_tokenizer(model, source)
     reports = [_report(measure_student(model, student, source, t), priced_by, numbers) for t in steps]
     page = sweep_page(reports)
-    if plot is not None and page.figures:
+    _show(page, chosen, output, model)
+    if plot is not None:
+        if not page.figures:
+            raise ConfigError(f"--plot {plot}: {reports[0].measured} has no accuracy to draw; give a table with --data")
         from neurotool.energy.figures import standalone
 
         _write(standalone(page.figures[0][1]), plot, model, "svg")
-    _show(page, chosen, output, model)
 
 
 def _models(names: tuple[str, ...]) -> "list[CostModel]":
     from neurotool.energy.costs import load_cost_model
     from neurotool.energy.report import DEFAULT_MODELS
 
-    return [load_cost_model(name) for name in names or DEFAULT_MODELS]
+    models = [load_cost_model(name) for name in names or DEFAULT_MODELS]
+    if len({model.name for model in models}) < len(models):
+        raise ConfigError(f"--cost-model {' '.join(names)}: a model is named twice; name each once")
+    return models
 
 
 def _report(
@@ -287,7 +296,9 @@ def _print_table(console: Console, table: "Table") -> None:
         shown.box = None
         columns = [i for i in columns if table.headings[i] in table.narrow]
     for i in columns:
-        shown.add_column(table.headings[i], justify="right" if i else "left", overflow="fold", no_wrap=not i)
+        heading, text = table.headings[i], table.headings[i] in ("network", "cost model", "rival")
+        heading = heading.replace("/synapse", "/\nsynapse")  # where a narrow terminal may break it
+        shown.add_column(heading, justify="left" if text or not i else "right", overflow="fold", no_wrap=not i)
     for row in table.rows:
         shown.add_row(*(row[i] for i in columns), style="bold" if row[0] == "total" else None)
     console.print(shown)

@@ -50,6 +50,8 @@ class Source:
 
         if self.data is None:
             return None
+        if not self.data.strip():
+            raise DataError(f"--data {self.data!r}: the text is empty; give a table, a folder or a text")
         path = Path(self.data)
         if not path.exists() and (path.suffix in SUFFIXES or ("/" in self.data and " " not in self.data)):
             raise DataError(
@@ -60,17 +62,25 @@ class Source:
 
 def measure_file(path: Path, conventions: Conventions, source: Source) -> Measured:
     """Counts of a .ckpt (by the torch student), a Lava bundle (by the emulator) or a .nir file (by the interpreter)."""
+    source.file  # noqa: B018  a wrong name is told before anything is loaded
     if is_bundle(path):
+        refuse_tokenizer(path, source)
         return _emulated(path, source)
     if path.is_dir() or is_nir(path):
         return _interpreted(path, load_graph(path, conventions), source)
     refuse_conventions(path, conventions)
+    refuse_tokenizer(path, source)
     from neurotool.student.serialise import load_student
 
     student = load_student(path)
-    if source.data is None and conventions["time_steps"] is None:
+    if source.data is None and source.samples is None and conventions["time_steps"] is None:
         return _stored(path, student, source)
     return measure_student(path, student, source, conventions["time_steps"])
+
+
+def refuse_tokenizer(path: Path, source: Source) -> None:
+    if source.tokenizer is not None:
+        raise ConfigError(f"--tokenizer {source.tokenizer}: {path} has its own; the option is for a .nir file")
 
 
 def _stored(path: Path, student: "LoadedStudent", source: Source) -> Measured:
@@ -206,7 +216,7 @@ def _pair(text: str, columns: tuple[str, ...]) -> list[list[str]]:
     texts = text.split("\t")
     if len(texts) != len(columns):
         raise DataError(
-            f"--data {text!r}: the task wants {len(columns)} texts ({', '.join(columns)}), separated by a tab"
+            f"--data {text!r}: the task wants {' and '.join(columns)}, separated by a tab, and {len(texts)} came"
         )
     return [[part] for part in texts]
 
