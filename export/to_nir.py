@@ -34,6 +34,10 @@ TAU_WITHOUT_LEAK = 2.0**60
 
 def to_nir(graph: Graph) -> nir.NIRGraph:
     """Times are in time steps: dt is 1. The arrays are those of `graph`, not copies. Raises ExportError."""
+    if graph.fixed_point:
+        raise ExportError(
+            "the graph holds integers with units of their own, which NIR cannot say: export the checkpoint"
+        )
     translation = _Translation(graph)
     translation.connect()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.errors import DataError
+from neurotool.errors import DataError, GraphError
 from neurotool.graph import (
     Add,
     Conv1d,
@@ -79,8 +79,11 @@ def simulate(
     values: for every Input node (tokens, width), constant, or (T, tokens, width); dtype: of what nodes hand on, and of
     potentials. A node computes in float64 and its result is rounded once: float32 then means the same in whatever order
     a library adds up.
-    Raises DataError for an input the graph cannot take.
+    Raises DataError for an input the graph cannot take, GraphError for a fixed-point graph: its integers mean nothing
+    without their units, and `neurotool.lava_runtime` runs them.
     """
+    if graph.fixed_point:
+        raise GraphError("the graph holds integers, which the interpreter does not run: use its Lava bundle")
     return _Run(graph, input_ids, attention_mask, token_type_ids, values or {}, np.dtype(dtype)).run()
 
 

@@ -17,8 +17,8 @@ from neurotool.export.lower import lower
 from neurotool.lava_runtime.bundle import Bundle, read_bundle, write_bundle
 from neurotool.lava_runtime.model import EmulatedModel
 from neurotool.sentences import random_inputs
-from neurotool.student.model import StudentModel
 from neurotool.student.serialise import to_checkpoint
+from neurotool.student.tracing import StudentModel
 from neurotool.tasks import Task
 from neurotool.validate import compare
 
@@ -52,6 +52,9 @@ def test_export_and_validate(checkpoint: Path, tiny_data: Callable[[str], Path],
     assert set(bundle.record["calibration"]) == {"source", "inputs", "before", "after"}
     assert run("validate", checkpoint, tmp_path / "model.lava", "--data", data, "--samples", 10).exit_code == 0
     assert "--force" in run("export", checkpoint, "--target", "lava").stderr
+    integers = run("export", tmp_path / "model.lava", "--target", "nir")
+    assert integers.exit_code == 2 and "which NIR cannot say: export the checkpoint" in integers.stderr
+    assert not (tmp_path / "model.nir").exists()
 
     float_bundle = tmp_path / "float.lava"
     result = run("export", checkpoint, "--target", "lava", "--precision", "float", "-o", float_bundle, "--json")
