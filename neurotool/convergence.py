@@ -7,7 +7,7 @@ from torch import Tensor
 
 from neurotool.errors import ConfigError
 from neurotool.files import replacing
-from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.configuration import Schedule
 
 Errors = dict[str, dict[int, dict[str, float]]]
@@ -16,12 +16,15 @@ Errors = dict[str, dict[int, dict[str, float]]]
 
 @torch.no_grad()
 def measure_convergence(
-    student: SpikingBertForSequenceClassification,
+    student: Student,
     batch: dict[str, Tensor],
     time_steps: list[int],
     schedules: tuple[Schedule, ...] = ("phased", "concurrent"),
 ) -> Errors:
-    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids)."""
+    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids). Raises ConfigError for
+    a student that is not made to reach one."""
+    if not isinstance(student, SpikingBertForSequenceClassification):
+        raise ConfigError(f"a {student.config.model_type} student has no steady state: it is trained through time")
     student.eval()
     mask = batch["attention_mask"]
     tokens = mask.bool()

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
-from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.student import Student
 from neurotool.tasks import Task, compute_metrics, load_examples, load_task
 
 
@@ -59,7 +59,7 @@ def validation_examples(data: Path | None, task: Task, training: dict[str, Any])
 
 @torch.inference_mode()
 def evaluate(
-    student: SpikingBertForSequenceClassification,
+    student: Student,
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
@@ -78,7 +78,7 @@ def evaluate(
 
 @torch.inference_mode()
 def measure(
-    student: SpikingBertForSequenceClassification,
+    student: Student,
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -118,9 +118,7 @@ def _add(activity: Activity, counts: dict[str, Tensor], attention_mask: Tensor, 
 
 
 @torch.inference_mode()
-def predict(
-    student: SpikingBertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]]
-) -> np.ndarray:
+def predict(student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]]) -> np.ndarray:
     """Logits (texts, labels). texts: tuples of one text, or two for a pair task; too long ones are truncated."""
     student.eval()
     columns = [list(column) for column in zip(*texts, strict=True)]

@@ -207,7 +207,7 @@ def test_ternary_counts_are_odd_except_at_ties(drive: float, time_steps: int) ->
     [
         ({"spikes": "quaternary"}, "quaternary"),
         ({"reset": "none"}, "none"),
-        ({"leak": 0.0}, "0.0"),
+        ({"leak": -0.25}, "-0.25"),
         ({"leak": 1.25}, "1.25"),
         ({"leak": float("nan")}, "nan"),
         ({"v_init": 1.0}, "1.0"),

@@ -341,9 +341,12 @@ def test_two_processes_see_the_losses_of_one(
 def test_which_losses_reach_every_parameter(make_student: Callable[..., Any], weights: tuple[float, ...]) -> None:
     """DistributedDataParallel has to be told when one is left out."""
     student = make_student(learn_v_threshold=True)
-    distiller = Distiller(student, 16, LossWeights(*weights))
+    distiller = Distiller(student, 16, (0, 1, 2), LossWeights(weights[0], *weights))
     batch = {"input_ids": torch.randint(1, 30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
-    hidden, scores = tuple(torch.randn(3, 3, 7, 16)), tuple(torch.randn(2, 3, 2, 7, 7)) if weights[1] else ()
+    hidden, scores = (
+        tuple(torch.randn(3, 3, 7, 16)) if weights[0] else (),
+        tuple(torch.randn(2, 3, 2, 7, 7)) if weights[1] else (),
+    )
     distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, scores), torch.tensor([0, 1, 1]))["loss"].backward()
     reached = [parameter.grad is not None for parameter in distiller.parameters() if parameter.requires_grad]
     assert all(reached) == distiller.weights.reach_every_parameter

@@ -33,8 +33,8 @@ from neurotool.graph import (
     Readout,
 )
 from neurotool.sentences import random_inputs, tokenised
-from neurotool.student.model import RoundedToFloat32, StudentModel
 from neurotool.student.serialise import to_checkpoint
+from neurotool.student.tracing import RoundedToFloat32, StudentModel
 from neurotool.tasks import Task
 from neurotool.validate import Comparison, GraphModel, Inputs, Model, Run, compare
 

@@ -1,7 +1,7 @@
 """A student that starts as its teacher: layers copied, thresholds fitted to the teacher's activations, and the scale of
 the spikes folded into the weights that read them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -9,36 +9,41 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from neurotool.errors import ConfigError
-from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.emission import NeuronLayer
 from neurotool.student.neurons import average_spiking_rate
 from neurotool.student.spikingbert import SpikingBertLayer
+from neurotool.train.trainer import LayerMap
 
 
 @torch.no_grad()
-def copy_teacher(
-    student: SpikingBertForSequenceClassification, teacher: BertForSequenceClassification, layer_map: Sequence[int]
-) -> None:
+def copy_teacher(student: Student, teacher: BertForSequenceClassification, layer_map: LayerMap) -> None:
     """Embeddings, and for student layer i the first teacher layer after hidden state layer_map[i]: the one that was
-    trained on what the student's layer will read (better than the last before layer_map[i+1]: docs/results.md).
+    trained on what the student's layer will read (better than the last before layer_map[i+1]: docs/results.md). Its
+    norms too, where the student has them in the same places.
 
     Raises ConfigError when the shapes differ.
     """
     check_same_shape(student.config, teacher.config)
-    student.embeddings.load_state_dict(teacher.bert.embeddings.state_dict())
+    student.copy_embeddings(teacher.bert.embeddings)
     blocks = teacher.bert.encoder.layer
-    for layer, source in zip(_encoder_layers(student), layer_map[:-1], strict=True):
+    for i, (layer, mapped) in enumerate(zip(student.layers, layer_map[:-1], strict=True)):
+        source = i * len(blocks) // len(student.layers) if mapped is None else mapped
         block = blocks[min(source, len(blocks) - 1)]
-        for copy, original in (
+        copies = [
             (layer.query, block.attention.self.query),
             (layer.key, block.attention.self.key),
             (layer.value, block.attention.self.value),
             (layer.self_output, block.attention.output.dense),
-            (layer.self_output_norm, block.attention.output.LayerNorm),
             (layer.intermediate, block.intermediate.dense),
             (layer.output, block.output.dense),
-            (layer.output_norm, block.output.LayerNorm),
-        ):
+        ]
+        if isinstance(layer, SpikingBertLayer):
+            copies += [
+                (layer.self_output_norm, block.attention.output.LayerNorm),
+                (layer.output_norm, block.output.LayerNorm),
+            ]
+        for copy, original in copies:
             copy.load_state_dict(original.state_dict())
 
 

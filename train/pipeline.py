@@ -24,7 +24,8 @@ from neurotool.checkpoint import write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
-from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
+from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification
+from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.corpus import load_corpus
@@ -43,6 +44,7 @@ from neurotool.train.teacher import (
 from neurotool.train.trainer import (
     DistillationTrainer,
     Distiller,
+    LayerMap,
     is_first_process,
 )
 
@@ -116,9 +118,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         texts = corpus if stage.name == "general" else train_set
         if not stage.epochs or texts is None:
             continue
-        record.append(
-            run_stage(plan, stage, distiller, teacher, layer_map, tokenizer, texts, validation, data, console)
-        )
+        record.append(run_stage(plan, stage, distiller, teacher, tokenizer, texts, validation, data, console))
     student = distiller.student.eval()
     result = evaluate(student, validation, tokenizer, data.task)
     seconds = time.monotonic() - started
@@ -165,27 +165,42 @@ def tokenise_splits(
     return splits[0], splits[1]
 
 
-def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """The teacher's hidden state for the student's embedding and each layer; evenly spread by default."""
+def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> LayerMap:
+    """Evenly spread by default; SpikeBERT's first quarter of layers, too weak to follow, is then left alone.
+
+    Raises ConfigError for a map that does not fit.
+    """
     if plan.layer_map is None:
-        return tuple(round(i * teacher_layers / layers) for i in range(layers + 1))
-    if len(plan.layer_map) != layers + 1 or not all(0 <= i <= teacher_layers for i in plan.layer_map):
+        spread = [round(i * teacher_layers / layers) for i in range(layers + 1)]
+        free = layers // 4 if plan.model_type == SpikeBertConfig.model_type else 0
+        return tuple(None if 1 <= i <= free else layer for i, layer in enumerate(spread))
+    if len(plan.layer_map) != layers + 1 or not all(i is None or 0 <= i <= teacher_layers for i in plan.layer_map):
+        given = ",".join("-" if i is None else str(i) for i in plan.layer_map)
         raise ConfigError(
-            f"--layer-map {','.join(map(str, plan.layer_map))}: give {layers + 1} numbers (embedding and {layers} "
-            f"layers) between 0 and {teacher_layers}, the teacher's layers"
+            f"--layer-map {given}: give {layers + 1} numbers (embedding and {layers} layers) between 0 and "
+            f"{teacher_layers}, the teacher's layers"
         )
     return plan.layer_map
 
 
-def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> SpikingBertConfig:
+def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
     """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
     shape = {name: getattr(teacher, name) for name in _SHAPE}
-    config = SpikingBertConfig(**shape | head_options(task) | plan.student)
+    kind = STUDENTS[plan.model_type]
+    for name in plan.student:
+        if not hasattr(kind.config_class, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: a {plan.model_type} student has no such setting; leave it out"
+            )
+    config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
+    attention = any(stage.weights.attention for stage in plan.stages)
+    if attention and not kind.supports_attention_loss:
+        raise ConfigError(f"--attention-weight: a {plan.model_type} student has no softmax scores to compare; give 0")
     if plan.init == "teacher":
         check_same_shape(config, teacher)
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads
-    if heads != theirs and any(stage.weights.attention for stage in plan.stages):
+    if heads != theirs and attention:
         raise ConfigError(
             f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
             "use --attention-weight 0, or the teacher's number"
@@ -195,24 +210,25 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> Sp
 
 def start_student(
     plan: TrainingPlan,
-    config: SpikingBertConfig,
+    config: StudentConfig,
     teacher: Teacher,
     train_set: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    layer_map: tuple[int, ...],
+    layer_map: LayerMap,
 ) -> Distiller:
     """A student started from the teacher or at random, thresholds fitted on 64 training texts."""
     set_seed(plan.seed)  # the same student whether the teacher was fine-tuned just now or taken from the cache
-    student = SpikingBertForSequenceClassification(config)
+    student = STUDENTS[plan.model_type](config)
     same_shape = all(getattr(config, name) == getattr(teacher.model.config, name) for name in _SHAPE)
     if plan.init == "teacher" or (plan.init == "auto" and same_shape):
         copy_teacher(student, teacher.model, layer_map)
     sample = train_set.select(range(min(64, len(train_set))))
     columns = ("input_ids", "attention_mask", "token_type_ids")
     batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt"))
-    fit_spikes(student, batch, plan.max_shift)
-    distiller = Distiller(student, teacher.model.config.hidden_size, plan.stages[-1].weights)
-    distiller.start_fit(batch, teacher(batch, layer_map).hidden)
+    if isinstance(student, SpikingBertForSequenceClassification):
+        fit_spikes(student, batch, plan.max_shift)
+    distiller = Distiller(student, teacher.model.config.hidden_size, layer_map, plan.stages[-1].weights)
+    distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller
 
 
@@ -221,7 +237,6 @@ def run_stage(
     stage: StagePlan,
     distiller: Distiller,
     teacher: Teacher,
-    layer_map: tuple[int, ...],
     tokenizer: PreTrainedTokenizerBase,
     texts: datasets.Dataset,
     validation: datasets.Dataset,
@@ -240,7 +255,6 @@ def run_stage(
     trainer = DistillationTrainer(
         distiller,
         teacher,
-        layer_map,
         training_arguments(plan, stage, task),
         texts,
         tokenizer,

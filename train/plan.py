@@ -11,7 +11,7 @@ from typing import Any
 from neurotool.errors import ConfigError
 from neurotool.files import replacing
 from neurotool.train.teacher import DEMO_TEACHER
-from neurotool.train.trainer import LossWeights, is_first_process
+from neurotool.train.trainer import LayerMap, LossWeights, is_first_process
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class StagePlan:
 class TrainingPlan:
     """Everything that determines the result of a run, and where it goes.
 
-    data: a folder, or None for the named `task`. corpus: unlabelled text for the general stage. student: values of
-    SpikingBertConfig that differ from the teacher's shape. layer_map: teacher hidden states (0 = embedding) that teach
-    the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes.
+    data: a folder, or None for the named `task`. corpus: unlabelled text for the general stage. model_type:
+    the kind of student; student: values of its configuration that differ from the teacher's shape. layer_map: teacher
+    hidden states that teach the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes.
     batch sizes are global: the sum over processes.
     """
 
@@ -55,9 +55,10 @@ class TrainingPlan:
     corpus: str | None = None
     max_texts: int | None = None
     corpus_length: int = 64
+    model_type: str = "spikingbert"
     student: dict[str, Any] = field(default_factory=dict)
     init: str = "teacher"
-    layer_map: tuple[int, ...] | None = None
+    layer_map: LayerMap | None = None
     max_shift: float = 0.5
     stages: tuple[StagePlan, ...] = ()
     teacher_epochs: float = 2.0

@@ -24,8 +24,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from neurotool.errors import TrainingError
 from neurotool.evaluation import evaluate
-from neurotool.student import SpikingBertForSequenceClassification
-from neurotool.student.spikingbert import classification_loss
+from neurotool.student import SpikingBertForSequenceClassification, Student
+from neurotool.student.student import classification_loss
 from neurotool.tasks import Task
 from neurotool.train.losses import attention_loss, hidden_loss, soft_label_loss
 from neurotool.train.teacher import Teacher, TeacherOutput
@@ -35,10 +35,11 @@ from neurotool.train.teacher import Teacher, TeacherOutput
 class LossWeights:
     """Weight of each term; a term with weight 0 is not computed.
 
-    hidden: embedding and hidden states; attention: pre-softmax scores; soft: the teacher's logits at `temperature`;
-    hard: the true labels; rate: the mean spiking rate, a penalty on energy.
+    embedding, hidden: states behind the embedding and the layers; attention: pre-softmax scores; soft: the teacher's
+    logits at `temperature`; hard: the true labels; rate: the mean spiking rate, a penalty on energy.
     """
 
+    embedding: float = 1.0
     hidden: float = 1.0
     attention: float = 1.0
     soft: float = 1.0
@@ -50,43 +51,65 @@ class LossWeights:
     def reach_every_parameter(self) -> bool:
         """Whether every trained parameter gets a gradient: the linear map of hidden states, and the head, need a term
         that reads them."""
-        return bool(self.hidden and (self.soft or self.hard))
+        return bool(self.embedding and self.hidden and (self.soft or self.hard))
+
+
+LayerMap = tuple[int | None, ...]
+"""Teacher hidden states (0 = embedding) for the student's embedding and each of its layers; None teaches nothing."""
 
 
 class Distiller(nn.Module):
-    """A student and the one linear map from its rates to the teacher's hidden states, shared by all taps."""
+    """A student and the learned maps from what its layers hand on to the teacher's hidden states: one linear map shared
+    by all layers where these hand on rates (SpikingBERT), else one MLP a layer (SpikeBERT)."""
 
-    def __init__(self, student: SpikingBertForSequenceClassification, teacher_width: int, weights: LossWeights) -> None:
+    def __init__(self, student: Student, teacher_width: int, layer_map: LayerMap, weights: LossWeights) -> None:
         super().__init__()
         self.student = student
-        self.fit = nn.Linear(student.config.hidden_size, teacher_width)
+        self.layer_map = layer_map
         self.weights = weights
+        width = student.config.hidden_size
+        self.fit: nn.Linear | nn.ModuleDict
+        if isinstance(student, SpikingBertForSequenceClassification):
+            self.fit = nn.Linear(width, teacher_width)
+        else:
+            mapped = (str(tap) for tap, layer in enumerate(layer_map) if layer is not None)
+            self.fit = nn.ModuleDict({tap: _mlp(width, teacher_width) for tap in mapped})
+
+    @property
+    def taps(self) -> dict[int, int]:
+        """The student's layers (0 = embedding) that a teacher's hidden state teaches, and which one."""
+        weights = self.weights
+        wanted = {tap: layer for tap, layer in enumerate(self.layer_map) if layer is not None}
+        return {tap: layer for tap, layer in wanted.items() if (weights.hidden if tap else weights.embedding)}
 
     @torch.no_grad()
     def start_fit(self, batch: dict[str, Tensor], hidden: Sequence[Tensor]) -> None:
         """Where widths agree, a rate's natural reading is v_threshold * rate - shift: the mean threshold, and the mean
         difference from the teacher's hidden states that it leaves."""
-        if self.fit.in_features != self.fit.out_features:
+        student, fit = self.student, self.fit
+        if not isinstance(student, SpikingBertForSequenceClassification) or not isinstance(fit, nn.Linear):
             return
-        training = self.student.training
-        rates, layers = self.student.eval()(**batch).rates, self.student.neuron_layers
-        self.student.train(training)
-        names, tokens = self.student.output_names, batch["attention_mask"].bool()
+        if fit.in_features != fit.out_features or None in self.layer_map:
+            return
+        training = student.training
+        rates, layers = student.eval()(**batch).rates, student.neuron_layers
+        student.train(training)
+        names, tokens = student.output_names, batch["attention_mask"].bool()
         scale = torch.stack([layers[name].v_threshold for name in names]).mean()
-        nn.init.eye_(self.fit.weight).mul_(scale)
+        nn.init.eye_(fit.weight).mul_(scale)
         left = [(h - scale * rates[name])[tokens].mean(0) for name, h in zip(names, hidden, strict=True)]
-        self.fit.bias.copy_(torch.stack(left).mean(0))
+        fit.bias.copy_(torch.stack(left).mean(0))
 
     def forward(self, batch: dict[str, Tensor], taught: TeacherOutput, labels: Tensor | None) -> dict[str, Tensor]:
-        """The loss and its terms."""
+        """The loss and its terms. taught.hidden: for every one of `taps`."""
         weights, mask = self.weights, batch["attention_mask"]
         output = self.student(**batch, output_scores=bool(taught.scores))
         terms: dict[str, Tensor] = {}
-        if weights.hidden:
-            rates = [output.rates[name] for name in self.student.output_names]
-            pairs = zip(rates, taught.hidden, strict=True)
-            terms["hidden"] = torch.stack([hidden_loss(self.fit(r), h, mask) for r, h in pairs]).sum()
-        if weights.attention:
+        for tap, hidden in zip(self.taps, taught.hidden, strict=True):
+            name = "hidden" if tap else "embedding"
+            loss = hidden_loss(self._fitted(tap, output.hidden[tap]), hidden, mask)
+            terms[name] = terms[name] + loss if name in terms else loss
+        if taught.scores:
             pairs = zip(output.attention_scores, taught.scores, strict=True)
             terms["attention"] = torch.stack([attention_loss(s, t, mask) for s, t in pairs]).sum()
         if weights.soft:
@@ -98,6 +121,14 @@ class Distiller(nn.Module):
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         rate = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
         return {"loss": loss, "spiking_rate": rate} | {name: term.detach() for name, term in terms.items()}
+
+    def _fitted(self, tap: int, x: Tensor) -> Tensor:
+        fitted: Tensor = self.fit[str(tap)](x) if isinstance(self.fit, nn.ModuleDict) else self.fit(x)
+        return fitted
+
+
+def _mlp(width: int, teacher_width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, teacher_width), nn.GELU(), nn.Linear(teacher_width, teacher_width))
 
 
 class EpochOrder(Sampler[int]):
@@ -154,7 +185,6 @@ class DistillationTrainer(ReproducibleTrainer):
         self,
         distiller: Distiller,
         teacher: Teacher,
-        layer_map: Sequence[int],
         arguments: TrainingArguments,
         train_dataset: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
@@ -172,10 +202,6 @@ class DistillationTrainer(ReproducibleTrainer):
             callbacks=list(callbacks),
         )
         self.teacher = teacher.to(arguments.device)
-        self.layer_map = layer_map
-        # The attention that reads the hidden state which the student's layer reads: the layer it was copied from.
-        last = len(teacher.model.bert.encoder.layer)
-        self.score_layers = tuple(min(i + 1, last) for i in layer_map[:-1])
         self.task = task
         if task is None:
             self.rate_option = "--general-learning-rate"
@@ -185,13 +211,18 @@ class DistillationTrainer(ReproducibleTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
-        weights = self.distiller.weights
-        hidden_layers = self.layer_map if weights.hidden else ()
-        score_layers = self.score_layers if weights.attention else ()
+        distiller = self.distiller
         with self.accelerator.autocast():
-            taught = self.teacher(inputs, hidden_layers, score_layers)
+            score_layers = self._score_layers if distiller.weights.attention else ()
+            taught = self.teacher(inputs, tuple(distiller.taps.values()), score_layers)
         self._terms = model(inputs, taught, labels)
         return self._terms["loss"]
+
+    @property
+    def _score_layers(self) -> tuple[int, ...]:
+        """The attention that reads the hidden state which the student's layer reads: the layer it was copied from."""
+        last = len(self.teacher.model.bert.encoder.layer)
+        return tuple(min(layer + 1, last) for layer in self.distiller.layer_map[:-1] if layer is not None)
 
     @property
     def distiller(self) -> Distiller:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
+from neurotool.train.recipes import BASE, RECIPES, default, defaults_text
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
 
@@ -18,6 +19,7 @@ Examples:
   neurotool train
   neurotool train --data DIR --teacher bert-base-uncased -T 4 -o model.ckpt
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
+  neurotool train --data DIR --student spikebert --corpus texts.txt
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
@@ -27,22 +29,28 @@ T (--time-steps) is how many steps a neuron has to say its rate: binary spikes g
 """
 
 
-def _threshold(context: click.Context, option: click.Parameter, value: str) -> float | None:
-    if value == "learned":
-        return None
+def _threshold(context: click.Context, option: click.Parameter, value: str | None) -> float | str | None:
+    if value is None or value == "learned":
+        return value
     try:
         return float(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither a number nor 'learned'") from None
 
 
-def _numbers(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+def _layer_map(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int | None, ...] | None:
     if value is None:
         return None
     try:
-        return tuple(int(part) for part in value.split(","))
+        return tuple(None if part == "-" else int(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 0,2,3,5,6") from None
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers, or '-', such as 0,-,6,9,12") from None
+
+
+def _by_student(*names: str, **settings: Any) -> Any:
+    """An option whose default depends on --student."""
+    text = defaults_text(names[-1].lstrip("-").replace("-", "_"))
+    return click.option(*names, **settings | {"help": f"{settings.get('help', '')}  [default: {text}]"})
 
 
 @click.command(epilog=EPILOG)
@@ -53,16 +61,21 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train.* and validation.* files.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
-@click.option("--layers", type=int, default=4, show_default=True, help="Encoder layers of the student.")
+@click.option(
+    "--student",
+    type=click.Choice(list(RECIPES)),
+    default="spikingbert",
+    show_default=True,
+    help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items()) + ".",
+)
+@_by_student("--layers", type=int, help="Encoder layers of the student.")
 @click.option("--hidden-size", type=int, help="Width.  [default: the teacher's]")
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
 @click.option("--heads", type=int, help="Attention heads.  [default: the teacher's]")
-@click.option("--time-steps", "-T", type=int, default=4, show_default=True, help="Steps of a neuron's window (T).")
-@click.option(
+@_by_student("-T", "--time-steps", type=int, help="Steps of a neuron's window (T).")
+@_by_student(
     "--schedule",
     type=click.Choice(["phased", "concurrent"]),
-    default="phased",
-    show_default=True,
     help="Neuron layers fire one after the other, each for T steps, or all together.",
 )
 @click.option(
@@ -72,7 +85,7 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
     show_default=True,
     help="0 and 1, or -1, 0 and 1.",
 )
-@click.option("--leak", type=float, default=1.0, show_default=True, help="Share of the potential kept a step; 1 = IF.")
+@_by_student("--leak", type=float, help="Share of the potential kept a step; 1 = IF.")
 @click.option(
     "--reset",
     type=click.Choice(["soft", "hard"]),
@@ -80,7 +93,12 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
     show_default=True,
     help="A spike subtracts the threshold, or empties the neuron.",
 )
-@click.option("--v-threshold", callback=_threshold, default="learned", show_default=True, help="A value, or learned.")
+@_by_student("--v-threshold", callback=_threshold, help="A value, or learned.")
+@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
+@click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
+@click.option(
+    "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"
+)
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(
@@ -96,29 +114,30 @@ def _numbers(context: click.Context, option: click.Parameter, value: str | None)
     type=click.Choice(["teacher", "random"]),
     help="What the student starts from.  [default: teacher where the widths agree]",
 )
-@click.option("--layer-map", callback=_numbers, help="Teacher hidden states, e.g. 0,3,6,9,12.")
+@click.option("--layer-map", callback=_layer_map, help="Teacher hidden states, e.g. 0,3,6,9,12, or 0,-,6,9,12.")
 @click.option("--max-shift", type=float, default=0.5, show_default=True, help="Fit of binary spikes; 0 = sparser.")
 @click.option("--corpus", help="Unlabelled text for general distillation: file, folder, dataset id, or demo.")
 @click.option("--max-texts", type=int, help="Read only so many passages of the corpus.")
 @click.option("--corpus-length", type=int, default=64, show_default=True, help="Tokens of a piece of the corpus.")
 @click.option("--general-epochs", type=float, default=1.0, show_default=True, help="Used with --corpus.")
 @click.option("--inner-epochs", type=float, default=0.0, show_default=True, help="Embedding, hidden, attention only.")
-@click.option("--epochs", type=float, default=2.0, show_default=True, help="Prediction stage.")
-@click.option("--learning-rate", type=float, default=2e-4, show_default=True, help="Inner and prediction stage.")
-@click.option("--general-soft-weight", type=float, default=1.0, show_default=True, help="Teacher's logits on corpus.")
-@click.option("--general-learning-rate", type=float, default=3e-4, show_default=True, help="Used with --corpus.")
+@_by_student("--epochs", type=float, help="Prediction stage.")
+@_by_student("--learning-rate", type=float, help="Inner and prediction stage.")
+@_by_student("--general-soft-weight", type=float, help="Teacher's logits on corpus.")
+@_by_student("--general-learning-rate", type=float, help="Used with --corpus.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Over all processes.")
-@click.option("--hidden-weight", type=float, default=1.0, show_default=True, help="Teacher's hidden states.")
-@click.option("--attention-weight", type=float, default=0.01, show_default=True, help="Teacher's attention scores.")
-@click.option("--inner-share", type=float, default=1.0, show_default=True, help="Share of the two above in prediction.")
-@click.option("--soft-weight", type=float, default=1.0, show_default=True, help="Teacher's logits.")
-@click.option("--hard-weight", type=float, default=0.5, show_default=True, help="True labels.")
+@_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
+@_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
+@_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
+@_by_student("--inner-share", type=float, help="Share of the three above in prediction.")
+@_by_student("--soft-weight", type=float, help="Teacher's logits.")
+@_by_student("--hard-weight", type=float, help="True labels.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the teacher's logits.")
 @click.option("--rate-penalty", type=float, default=0.0, show_default=True, help="Weight of the mean spiking rate.")
 @click.option("--teacher-epochs", type=float, default=2.0, show_default=True, help="If it has no head.")
 @click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True, help="If it has no head.")
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
-@click.option("--weight-decay", type=float, default=0.01, show_default=True, help="Of AdamW, in all stages.")
+@_by_student("--weight-decay", type=float, help="Of AdamW, in all stages.")
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of everything random.")
@@ -165,10 +184,13 @@ def plan_from(options: dict[str, Any]) -> Any:
 
     if options["task"] and options["data"]:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
+    kind = options["student"]
+    options |= {name: default(kind, name) for name in BASE if options[name] is None}
     if options["hidden_size"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
     ternary = options["spikes"] == "ternary"
-    learned = options["v_threshold"] is None
+    learned = options["v_threshold"] == "learned"
+    v_init = 0.5 if options["schedule"] == "phased" and not ternary else 0.0
     student = {
         "num_hidden_layers": options["layers"],
         "hidden_size": options["hidden_size"],
@@ -181,21 +203,24 @@ def plan_from(options: dict[str, Any]) -> Any:
         "reset": options["reset"],
         "learn_v_threshold": learned,
         "v_threshold": 1.0 if learned else options["v_threshold"],
-        "v_init": (0.0 if ternary else 0.5) if options["v_init"] is None else options["v_init"],
-        "feedback": options["feedback"],
+        "v_init": v_init if options["v_init"] is None else options["v_init"],
+        "feedback": options["feedback"] or None,
+        "attention_v_threshold": options["attention_v_threshold"],
+        "attention_scale": options["attention_scale"],
+        "positions": options["positions"],
         "pooling": options["pooling"],
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],
     }
-    inner = LossWeights(options["hidden_weight"], options["attention_weight"], 0.0, 0.0, options["rate_penalty"])
+    taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
+    inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
     unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
     prediction = LossWeights(
-        options["hidden_weight"] * options["inner_share"],
-        options["attention_weight"] * options["inner_share"],
-        options["soft_weight"],
-        options["hard_weight"],
-        options["rate_penalty"],
-        options["temperature"],
+        **{name: weight * options["inner_share"] for name, weight in taught.items()},
+        soft=options["soft_weight"],
+        hard=options["hard_weight"],
+        rate=options["rate_penalty"],
+        temperature=options["temperature"],
     )
     rate, size = options["learning_rate"], options["batch_size"]
     general = StagePlan("general", options["general_epochs"], options["general_learning_rate"], size, unlabelled)
@@ -213,6 +238,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         corpus=options["corpus"],
         max_texts=options["max_texts"],
         corpus_length=options["corpus_length"],
+        model_type=RECIPES[kind].model_type,
         student={name: value for name, value in student.items() if value is not None},
         init=options["init"] or "auto",
         layer_map=options["layer_map"],

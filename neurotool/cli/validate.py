@@ -101,8 +101,8 @@ def _load(path: Path, float32: bool, as_used: bool, conventions: Conventions) ->
         return GraphModel(load_graph(path, conventions), np.float32 if float32 else np.float64), None
     import torch
 
-    from neurotool.student.model import StudentModel
     from neurotool.student.serialise import load_student
+    from neurotool.student.tracing import StudentModel
 
     student = load_student(path)
     if conventions["time_steps"] is not None:

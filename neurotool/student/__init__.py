@@ -1,7 +1,24 @@
 """Spiking language models in torch: their neurons, schedules and equilibrium."""
 
-from neurotool.student.configuration import SpikingBertConfig
+from neurotool.student.configuration import SpikeBertConfig, SpikingBertConfig
 from neurotool.student.neurons import NeuronDynamics
-from neurotool.student.spikingbert import SpikingBertForSequenceClassification, SpikingBertOutput
+from neurotool.student.spikebert import SpikeBertForSequenceClassification
+from neurotool.student.spikingbert import SpikingBertForSequenceClassification
+from neurotool.student.student import Student, StudentOutput
 
-__all__ = ["NeuronDynamics", "SpikingBertConfig", "SpikingBertForSequenceClassification", "SpikingBertOutput"]
+STUDENTS: dict[str, type[Student]] = {
+    student.config_class.model_type: student
+    for student in (SpikingBertForSequenceClassification, SpikeBertForSequenceClassification)
+}
+"""Every kind of student by the `model_type` of its configuration."""
+
+__all__ = [
+    "STUDENTS",
+    "NeuronDynamics",
+    "SpikeBertConfig",
+    "SpikeBertForSequenceClassification",
+    "SpikingBertConfig",
+    "SpikingBertForSequenceClassification",
+    "Student",
+    "StudentOutput",
+]

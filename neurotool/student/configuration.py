@@ -1,6 +1,6 @@
-"""Configuration of the SpikingBERT student."""
+"""Configurations of the students: BERT's shape plus the dynamics of their neurons."""
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import BertConfig
 
@@ -9,20 +9,21 @@ from neurotool.student.neurons import NeuronDynamics, Reset, Spikes
 
 Schedule = Literal["phased", "concurrent"]
 Pooling = Literal["mean", "cls"]
+Positions = Literal["learned", "none"]
 
 
-class SpikingBertConfig(BertConfig):
-    """BERT's shape plus the dynamics of its neurons.
+class StudentConfig(BertConfig):
+    """What all students have.
 
     time_steps: T, steps of a neuron layer's window (phased) or of the whole simulation (concurrent).
-    schedule: phased (layers emit in turn, each in its own window, exact) or concurrent (the paper's).
+    schedule: phased (layers emit in turn, each in its own window, exact) or concurrent (all together, step by step).
     v_threshold: firing threshold all neuron layers start from; learn_v_threshold trains one gain per neuron layer.
     v_init: potential at the start of a window, in units of the threshold.
-    feedback: adds W_fb * (last layer's rate) to the input current; phased runs `feedback_sweeps` sweeps of windows.
-    pooling: token rates the classifier reads: their mean, or the first ([CLS]) as in the paper.
+    pooling: tokens the classifier reads: their mean, or the first ([CLS]).
     """
 
-    model_type = "spikingbert"
+    model_type = "student"
+    schedules: ClassVar[tuple[str, ...]] = get_args(Schedule)
 
     num_hidden_layers: int = 4
     hidden_dropout_prob: float | int = 0.0
@@ -35,8 +36,6 @@ class SpikingBertConfig(BertConfig):
     v_threshold: float | int = 1.0
     learn_v_threshold: bool = False
     v_init: float | int = 0.0
-    feedback: bool = False
-    feedback_sweeps: int = 4
     pooling: str = "mean"
 
     @property
@@ -48,14 +47,12 @@ class SpikingBertConfig(BertConfig):
     def check(self) -> None:
         """Raises ConfigError for values no student can be built from."""
         _ = self.dynamics
-        _at_least("time_steps", self.time_steps, 1)
-        _at_least("feedback_sweeps", self.feedback_sweeps, 1)
-        _at_least("num_hidden_layers", self.num_hidden_layers, 1)
-        _at_least("num_attention_heads", self.num_attention_heads, 1)
-        _one_of("schedule", self.schedule, get_args(Schedule))
-        _one_of("pooling", self.pooling, get_args(Pooling))
-        if not 0 < self.v_threshold < float("inf"):
-            raise ConfigError(f"v_threshold is {self.v_threshold}: it must be a positive number")
+        at_least("time_steps", self.time_steps, 1)
+        at_least("num_hidden_layers", self.num_hidden_layers, 1)
+        at_least("num_attention_heads", self.num_attention_heads, 1)
+        one_of("schedule", self.schedule, self.schedules)
+        one_of("pooling", self.pooling, get_args(Pooling))
+        positive("v_threshold", self.v_threshold)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}: "
@@ -63,11 +60,56 @@ class SpikingBertConfig(BertConfig):
             )
 
 
-def _at_least(name: str, value: int, minimum: int) -> None:
+class SpikingBertConfig(StudentConfig):
+    """SpikingBERT.
+
+    feedback: adds W_fb * (last layer's rate) to the input current; phased runs `feedback_sweeps` sweeps of windows.
+    """
+
+    model_type = "spikingbert"
+
+    feedback: bool = False
+    feedback_sweeps: int = 4
+
+    def check(self) -> None:
+        super().check()
+        at_least("feedback_sweeps", self.feedback_sweeps, 1)
+
+
+class SpikeBertConfig(StudentConfig):
+    """SpikeBERT, and Spikformer where it is trained without a teacher. Defaults are the paper's (arXiv 2308.15122).
+
+    attention_v_threshold: of the neurons that read the attention products, in place of v_threshold.
+    attention_scale: factor of those products, which no softmax bounds.
+    positions: learned positions added to the embedding; with none, as in the paper, the order of words is not seen.
+    """
+
+    model_type = "spikebert"
+    schedules: ClassVar[tuple[str, ...]] = ("concurrent",)
+
+    schedule: str = "concurrent"
+    leak: float | int = 0.9
+    attention_v_threshold: float | int = 0.25
+    attention_scale: float | int = 0.125
+    positions: str = "learned"
+
+    def check(self) -> None:
+        super().check()
+        positive("attention_v_threshold", self.attention_v_threshold)
+        positive("attention_scale", self.attention_scale)
+        one_of("positions", self.positions, get_args(Positions))
+
+
+def at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise ConfigError(f"{name} is {value}: it must be at least {minimum}")
 
 
-def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
+def positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name} is {value}: it must be a positive number")
+
+
+def one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(known)}")

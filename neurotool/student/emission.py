@@ -8,6 +8,7 @@ schedules differ only in the emission they hand to it.
 | WindowSpikes | the same rate, from a loop over the window; keeps every spike | phased schedule, step by step   |
 | Membranes    | this step's spikes; potentials persist between calls          | concurrent schedule             |
 | Substituted  | a simulated rate, with the steady state's gradient            | training at the equilibrium     |
+| Unrolled     | the spikes of all steps, with a surrogate gradient            | concurrent, layer by layer      |
 """
 
 from typing import Protocol
@@ -22,6 +23,7 @@ from neurotool.student.neurons import (
     closed_form_rate,
     substitute,
 )
+from neurotool.student.surrogate import unrolled_spikes
 
 
 class NeuronLayer(nn.Module):
@@ -33,7 +35,8 @@ class NeuronLayer(nn.Module):
         super().__init__()
         self.name = name
         self.dynamics = dynamics
-        self.base = nn.Buffer(torch.tensor(float(v_threshold)))
+        self.v_threshold_at_start = float(v_threshold)
+        self.base = nn.Buffer(torch.tensor(self.v_threshold_at_start))
         self.unit = not learned and v_threshold == 1
         self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=learned)
 
@@ -145,6 +148,28 @@ class Substituted:
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
         steady = neurons.dynamics.steady_state(neurons.drive(current))
         return substitute(steady, self.rates[neurons.name])
+
+
+class Unrolled:
+    """The concurrent schedule one layer after the other, its steps in the batch, (T * batch, tokens, width), as they
+    may in a network without feedback. The spikes are those of Membranes; their gradient goes back through time.
+
+    Keeps the ASR of every layer in `rates`, and adds up spikes in `counts`, when given.
+    """
+
+    def __init__(
+        self, time_steps: int, rates: dict[str, Tensor] | None = None, counts: SpikeCounts | None = None
+    ) -> None:
+        self.time_steps, self.rates, self.counts = time_steps, rates, counts
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        drive = neurons.drive(current).unflatten(0, (self.time_steps, -1))
+        spikes = unrolled_spikes(drive, neurons.dynamics)
+        if self.rates is not None:
+            self.rates[neurons.name] = average_spiking_rate(iter(spikes), neurons.dynamics.leak)
+        if self.counts is not None:
+            _count(self.counts, neurons.name, spikes.abs().sum(0))
+        return spikes.flatten(0, 1)
 
 
 class Recorded:

@@ -38,8 +38,8 @@ class NeuronDynamics:
             raise ConfigError(f"spikes is {self.spikes!r}: choose binary or ternary")
         if self.reset not in ("soft", "hard"):
             raise ConfigError(f"reset is {self.reset!r}: choose soft or hard")
-        if not 0 < self.leak <= 1:
-            raise ConfigError(f"leak is {self.leak}: it must be in (0, 1]; 1 means no leak (IF)")
+        if not 0 <= self.leak <= 1:
+            raise ConfigError(f"leak is {self.leak}: it must be in [0, 1]; 1 means no leak (IF), 0 no memory")
         low, high = (0.0, 1.0) if self.spikes == "binary" else (-0.5, 0.5)
         if not low <= self.v_init < high or (self.v_init * 16) % 1:
             raise ConfigError(f"v_init is {self.v_init}: it must be in [{low}, {high}) and a multiple of 1/16")
@@ -68,11 +68,18 @@ class NeuronDynamics:
         spikes = (u >= self.firing_point).to(u.dtype)
         return spikes if self.spikes == "binary" else spikes - (u < -self.firing_point).to(u.dtype)
 
+    def integrate(self, u: Tensor, drive: Tensor) -> Tensor:
+        return u * self.leak + drive if self.leak != 1 else u + drive
+
+    def after(self, u: Tensor, spikes: Tensor) -> Tensor:
+        """The potential that the reset leaves."""
+        return u - spikes if self.reset == "soft" else u * (1 - spikes.abs())
+
     def step(self, u: Tensor, drive: Tensor) -> tuple[Tensor, Tensor]:
         """One time step: leak, integrate, fire, reset. Returns (u, spikes)."""
-        u = u * self.leak + drive if self.leak != 1 else u + drive
+        u = self.integrate(u, drive)
         spikes = self.fire(u)
-        return (u - spikes if self.reset == "soft" else u * (1 - spikes.abs())), spikes
+        return self.after(u, spikes), spikes
 
     def steady_state(self, drive: Tensor) -> Tensor:
         """a* = clamp(f(a)/v_threshold, 0, 1), or [-1, 1] for ternary spikes."""

@@ -10,22 +10,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
 from neurotool.errors import CheckpointError
-from neurotool.student.configuration import SpikingBertConfig
-from neurotool.student.spikingbert import SpikingBertForSequenceClassification
+from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class LoadedStudent(NamedTuple):
-    model: SpikingBertForSequenceClassification
+    model: Student
     tokenizer: PreTrainedTokenizerBase
     task: Task
     checkpoint: Checkpoint
 
 
 def to_checkpoint(
-    student: SpikingBertForSequenceClassification,
+    student: Student,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     training: dict[str, Any],
@@ -53,10 +52,10 @@ def load_student(path: str | Path) -> LoadedStudent:
     """
     checkpoint = read_checkpoint(path)
     kind = checkpoint.config.get("model_type")
-    if kind != SpikingBertConfig.model_type:
-        raise CheckpointError(f"{path}: holds a {kind!r} student; this version knows {SpikingBertConfig.model_type!r}")
+    if kind not in STUDENTS:
+        raise CheckpointError(f"{path}: holds a {kind!r} student; this version knows {', '.join(STUDENTS)}")
     try:
-        model = SpikingBertForSequenceClassification(SpikingBertConfig(**checkpoint.config))
+        model = STUDENTS[kind](STUDENTS[kind].config_class(**checkpoint.config))
     except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
         raise CheckpointError(f"{path}: its configuration is not valid: {' '.join(str(error).split())}") from error
     _load_tensors(path, model, checkpoint)
@@ -72,7 +71,7 @@ def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
         raise CheckpointError(f"{path}: its training record does not describe the task ({error!r})") from error
 
 
-def _load_tensors(path: str | Path, model: SpikingBertForSequenceClassification, checkpoint: Checkpoint) -> None:
+def _load_tensors(path: str | Path, model: Student, checkpoint: Checkpoint) -> None:
     state = model.state_dict()
     for name, expected in state.items():
         tensor = checkpoint.tensors.get(name)

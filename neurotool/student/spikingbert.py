@@ -1,20 +1,13 @@
 """SpikingBERT (Bal & Sengupta, AAAI 2024, arXiv 2308.10873): six neuron layers per encoder layer, Q real, K and V
-spiking, trained at the equilibrium of its firing rates.
-
-The network is written once, as the map from the spikes or rates of each layer to the current of the next; an emission
-(emission.py) decides what a current becomes.
-"""
+spiking, trained at the equilibrium of its firing rates."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertEmbeddings
-from transformers.utils import ModelOutput
 
 from neurotool.graph import Graph
 from neurotool.student.configuration import SpikingBertConfig
@@ -30,20 +23,8 @@ from neurotool.student.emission import (
     WindowSpikes,
 )
 from neurotool.student.equilibrium import implicit_gradient
+from neurotool.student.student import Student, StudentOutput
 from neurotool.student.to_graph import spikingbert_graph
-
-
-@dataclass
-class SpikingBertOutput(ModelOutput):
-    """rates: ASR of every neuron layer by name, (batch, tokens, width). attention_scores: per encoder layer, before the
-    softmax, (batch, heads, tokens, tokens); only on request. spike_counts: spikes that each neuron sent during the run,
-    same shapes as the rates; with feedback also those that entered node "feedback"; only on request."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    rates: dict[str, Tensor] | None = None
-    attention_scores: tuple[Tensor, ...] | None = None
-    spike_counts: SpikeCounts | None = None
 
 
 class SpikingBertLayer(nn.Module):
@@ -94,8 +75,8 @@ class SpikingBertLayer(nn.Module):
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
-class SpikingBertForSequenceClassification(PreTrainedModel):
-    """The student with a linear readout on token rates; a regression model when `num_labels` is 1."""
+class SpikingBertForSequenceClassification(Student):
+    """The readout reads rates of the last layer."""
 
     config_class = SpikingBertConfig
     base_model_prefix = "spikingbert"
@@ -116,19 +97,8 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, BertEmbeddings):
-            module.position_ids.copy_(torch.arange(module.position_ids.shape[-1]))
-            module.token_type_ids.zero_()
-        elif isinstance(module, NeuronLayer):
-            module.base.fill_(self.config.v_threshold)
-            module.log_gain.zero_()
-        elif module is self.feedback:
+        if module is self.feedback:
             module.weight.zero_()  # starts as the feed-forward student, whose equilibrium exists
-
-    @property
-    def neuron_layers(self) -> dict[str, NeuronLayer]:
-        """Every neuron layer by name, in the order in which they emit."""
-        return {m.name: m for m in self.modules() if isinstance(m, NeuronLayer)}
 
     @property
     def output_names(self) -> list[str]:
@@ -137,55 +107,18 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
 
     @property
     def sweeps(self) -> int:
-        """How often every neuron layer runs for T steps: more than once in a phased run with feedback."""
+        """More than one in a phased run with feedback."""
         return self.config.feedback_sweeps if self.feedback is not None and self.config.schedule == "phased" else 1
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_rates: bool = True,
-        output_scores: bool = False,
-        output_spike_counts: bool = False,
-        time_steps: int | None = None,
-        **_: Any,
-    ) -> SpikingBertOutput:
-        """Args: input_ids, attention_mask (1 = token), token_type_ids: (batch, tokens); labels: (batch,);
-        time_steps overrides the configured T; output_rates=False frees each layer's rates as soon as they are read;
-        output_spike_counts=True is for use without gradients."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        time_steps = self.config.time_steps if time_steps is None else time_steps
-        current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        scores: list[Tensor] | None = [] if output_scores else None
-        rates: dict[str, Tensor] | None = {} if output_rates else None
-        counts: SpikeCounts | None = {} if output_spike_counts else None
-        last = self._run(current, attention_mask, time_steps, rates, scores, counts)
-        logits = self.readout(last, attention_mask)
-        loss = None if labels is None else classification_loss(logits, labels)
-        kept = None if scores is None else tuple(scores)
-        return SpikingBertOutput(loss=loss, logits=logits, rates=rates, attention_scores=kept, spike_counts=counts)
-
-    def readout(self, rate: Tensor, attention_mask: Tensor) -> Tensor:
-        """Linear on the last layer's rate of [CLS], or on its mean over tokens. Returns (batch, labels)."""
-        if self.config.pooling == "cls":
-            return self.classifier(rate[:, 0])
-        weights = attention_mask.to(rate.dtype).unsqueeze(-1)
-        return self.classifier((rate * weights).sum(1) / weights.sum(1))
+    @property
+    def readout_leak(self) -> float:
+        return self.config.leak
 
     def _run(
-        self,
-        current: Tensor,
-        mask: Tensor,
-        time_steps: int,
-        rates: dict[str, Tensor] | None,
-        scores: list[Tensor] | None,
-        counts: SpikeCounts | None,
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
     ) -> Tensor:
-        """The last layer's rate under the configured schedule, differentiable at the equilibrium. Fills `rates`,
-        `scores` and `counts` when given."""
+        """Differentiable at the equilibrium."""
+        rates, counts = output.rates, output.spike_counts
         sweep = self._sweep(current, mask)
         emission: Emission
         if self.config.schedule == "phased" and self.feedback is None:
@@ -200,7 +133,10 @@ class SpikingBertForSequenceClassification(PreTrainedModel):
                 rewind = _RandomState(current.device)
                 state, self.feedback_residuals = implicit_gradient(lambda z: sweep(emission, z, None), state)
                 rewind()  # the pass below must draw the same dropout masks
-        return sweep(emission if rates is None else Recorded(emission, rates), state, scores)
+        last: Tensor = sweep(emission if rates is None else Recorded(emission, rates), state, scores)
+        if rates is not None:
+            output.hidden = tuple(rates[name] for name in self.output_names)
+        return last
 
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         """One pass through all neuron layers as a function of the emission and of what the last layer feeds back."""
@@ -275,10 +211,3 @@ class _RandomState:
 
     def __call__(self) -> None:
         self._generator.set_state(self._state)
-
-
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, or squared error where there is one output."""
-    if logits.shape[-1] == 1:
-        return F.mse_loss(logits.squeeze(-1).float(), labels.float())
-    return F.cross_entropy(logits.float(), labels)

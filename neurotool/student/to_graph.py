@@ -1,4 +1,4 @@
-"""The layer graph of a SpikingBERT student, built explicitly.
+"""The layer graphs of the students, built explicitly.
 
 Neuron nodes bear the names of the student's neuron layers; what makes a layer's current is named after it:
 encoder.0.key.linear -> encoder.0.key.
@@ -30,7 +30,9 @@ from neurotool.student.emission import NeuronLayer
 if TYPE_CHECKING:
     from transformers.models.bert.modeling_bert import BertEmbeddings
 
+    from neurotool.student.spikebert import SpikeBertBlock, SpikeBertForSequenceClassification
     from neurotool.student.spikingbert import SpikingBertForSequenceClassification, SpikingBertLayer
+    from neurotool.student.student import Student
 
 
 def spikingbert_graph(student: "SpikingBertForSequenceClassification") -> Graph:
@@ -46,26 +48,42 @@ def spikingbert_graph(student: "SpikingBertForSequenceClassification") -> Graph:
     s = build.add("embedding", _neurons(student.embedding_neurons), current)
     for i, layer in enumerate(student.layers):
         s = _encoder_layer(build, f"encoder.{i}", cast("SpikingBertLayer", layer), s)
-    pooled = build.add("pool", MeanPool("first" if config.pooling == "cls" else "mean"), s)
+    return _finish(build, student, s, config.feedback_sweeps if config.feedback and config.schedule == "phased" else 1)
+
+
+def spikebert_graph(student: "SpikeBertForSequenceClassification") -> Graph:
+    """As `spikingbert_graph`."""
+    build = GraphBuilder()
+    current = _embeddings(build, student.embeddings, positions=student.config.positions != "none")
+    x = build.add("embedding", _neurons(student.embedding_neurons), current)
+    for i, block in enumerate(student.layers):
+        x = _spiking_block(build, f"encoder.{i}", cast("SpikeBertBlock", block), x)
+    return _finish(build, student, build.add("norm", _norm(student.norm), x))
+
+
+def _finish(build: GraphBuilder, student: "Student", last: str, feedback_sweeps: int = 1) -> Graph:
+    """Pooling and readout of what node `last` gives."""
+    config = student.config
+    pooled = build.add("pool", MeanPool("first" if config.pooling == "cls" else "mean"), last)
     build.add("readout", Readout(_array(student.classifier.weight), _array(student.classifier.bias)), pooled)
     return build.build(
         time_steps=config.time_steps,
         schedule=config.schedule,
         tokens=config.max_position_embeddings,
-        feedback_sweeps=config.feedback_sweeps if config.feedback and config.schedule == "phased" else 1,
+        feedback_sweeps=feedback_sweeps,
         labels=tuple(config.id2label[i] for i in range(config.num_labels)) if config.num_labels > 1 else (),
         metadata={"model_type": config.model_type},
     )
 
 
-def _embeddings(build: GraphBuilder, embeddings: "BertEmbeddings") -> str:
+def _embeddings(build: GraphBuilder, embeddings: "BertEmbeddings", positions: bool = True) -> str:
     word = build.add("embedding.word", Embedding(_array(embeddings.word_embeddings.weight), "input_ids"))
     types = Embedding(_array(embeddings.token_type_embeddings.weight), "token_type_ids")
     token_type = build.add("embedding.token_type", types)
-    positions = Embedding(_array(embeddings.position_embeddings.weight), "position_ids")
-    position = build.add("embedding.position", positions)
-    typed = build.add("embedding.word_and_type", Add(), word, token_type)
-    summed = build.add("embedding.add", Add(), typed, position)
+    summed = build.add("embedding.word_and_type", Add(), word, token_type)
+    if positions:
+        table = Embedding(_array(embeddings.position_embeddings.weight), "position_ids")
+        summed = build.add("embedding.add", Add(), summed, build.add("embedding.position", table))
     return build.add("embedding.norm", _norm(embeddings.LayerNorm), summed)
 
 
@@ -91,6 +109,21 @@ def _encoder_layer(build: GraphBuilder, name: str, layer: "SpikingBertLayer", s:
     s = neurons("self_output", residual_norm("self_output", attention, s))
     wide = neurons("intermediate", build.add(f"{name}.intermediate.gelu", Gelu(), linear("intermediate", s)))
     return neurons("output", residual_norm("output", wide, s))
+
+
+def _spiking_block(build: GraphBuilder, name: str, block: "SpikeBertBlock", x: str) -> str:
+    def spikes(part: str, source: str) -> str:
+        current = build.add(f"{name}.{part}.linear", _linear(getattr(block, part)), source)
+        normed = build.add(f"{name}.{part}.norm", _norm(getattr(block, f"{part}_norm")), current)
+        return build.add(f"{name}.{part}", _neurons(getattr(block, f"{part}_neurons")), normed)
+
+    query, key, value = (spikes(part, x) for part in ("query", "key", "value"))
+    scores = build.add(f"{name}.scores", MatMul(block.num_heads, transpose_b=True), query, key)
+    context = build.add(f"{name}.context", MatMul(block.num_heads), scores, value)
+    scaled = build.add(f"{name}.context.scale", Scale(float(block.attention_scale)), context)
+    attention = build.add(f"{name}.attention", _neurons(block.attention_neurons), scaled)
+    x = build.add(f"{name}.self_output.add", Add(), x, spikes("self_output", attention))
+    return build.add(f"{name}.output.add", Add(), x, spikes("output", spikes("intermediate", x)))
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -11,7 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from neurotool.student.emission import Membranes, Recorded, WindowSpikes
-from neurotool.student.spikingbert import SpikingBertForSequenceClassification
+from neurotool.student.neurons import RunningRate
+from neurotool.student.student import Student
 from neurotool.validate import Inputs, Run
 
 
@@ -45,7 +46,7 @@ class StudentModel:
     @torch.no_grad()
     def __init__(
         self,
-        student: SpikingBertForSequenceClassification,
+        student: Student,
         dtype: torch.dtype = torch.float64,
         as_used: bool = False,
     ) -> None:
@@ -69,8 +70,8 @@ class StudentModel:
         batch = {name: torch.as_tensor(np.asarray(value))[None] for name, value in inputs.items()}
         mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
         current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
-        steps, rates = self._phased(current, mask) if self._is_phased else self._concurrent(current, mask)
-        logits = student.readout(rates[student.output_names[-1]], mask)
+        steps, rates, last = self._phased(current, mask) if self._is_phased else self._concurrent(current, mask)
+        logits = student.readout(last, mask)
         return Run(
             spikes={name: _array(torch.cat([step[name] for step in steps]))[:, 0].astype(np.int8) for name in rates},
             rates={name: _array(rate)[0] for name, rate in rates.items()},
@@ -96,22 +97,28 @@ class StudentModel:
     def _is_phased(self) -> bool:
         return self.student.config.schedule == "phased"
 
-    def _phased(self, current: Tensor, mask: Tensor) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Spikes (T, 1, tokens, width) of each sweep, and the rates of the last."""
-        sweep, state, steps = self.student._sweep(current, mask), None, []
+    def _phased(self, current: Tensor, mask: Tensor) -> "_Trace":
+        sweep, steps = self.student._sweep(current, mask), []
+        state: Any = None
         for _ in range(self.graph.feedback_sweeps):
             windows = WindowSpikes(self.student.config.time_steps)
             recorded = Recorded(windows)
-            state = sweep(recorded, state, None)
+            state = sweep(recorded, state)
             steps.append(windows.spikes)
-        return steps, recorded.rates
+        return steps, recorded.rates, state
 
-    def _concurrent(self, current: Tensor, mask: Tensor) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    def _concurrent(self, current: Tensor, mask: Tensor) -> "_Trace":
         sweep, membranes, state, steps = self.student._sweep(current, mask), Membranes(), None, []
+        average = RunningRate(self.student.readout_leak)
         for _ in range(self.student.config.time_steps):
-            state = sweep(membranes, state, None)
+            state = sweep(membranes, state)
+            average.add(state)
             steps.append({name: spikes[None] for name, spikes in membranes.last_spikes.items()})
-        return steps, membranes.rates
+        return steps, membranes.rates, average.value
+
+
+_Trace = tuple[list[dict[str, Tensor]], dict[str, Tensor], Tensor]
+"""Spikes (T, 1, tokens, width) of each sweep, or each step with T = 1; the last rates; what the readout pools."""
 
 
 def _array(tensor: Any) -> np.ndarray:

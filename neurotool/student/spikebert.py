@@ -1,0 +1,131 @@
+"""SpikeBERT (Lv et al., arXiv 2308.15122): spiking self-attention without softmax, a residual stream of spike counts,
+leaky neurons; trained by backpropagation through time. Trained without a teacher it is the Spikformer of that paper.
+
+Unlike the authors' code it leaves padding out and sees positions (`positions` none does not).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.bert.modeling_bert import BertEmbeddings
+
+from neurotool.graph import Graph
+from neurotool.student.configuration import SpikeBertConfig
+from neurotool.student.emission import Emission, NeuronLayer, Unrolled
+from neurotool.student.neurons import NeuronDynamics
+from neurotool.student.student import Student, StudentOutput
+from neurotool.student.to_graph import spikebert_graph
+
+
+class SpikeBertBlock(GradientCheckpointingLayer):
+    """Self-attention and MLP, each adding its spikes to the stream x, (batch, tokens, hidden), of whole numbers."""
+
+    def __init__(self, config: SpikeBertConfig, index: int) -> None:
+        super().__init__()
+        hidden, intermediate = config.hidden_size, config.intermediate_size
+        self.num_heads, self.attention_scale = config.num_attention_heads, config.attention_scale
+
+        def neurons(name: str, v_threshold: float = config.v_threshold) -> NeuronLayer:
+            return NeuronLayer(f"encoder.{index}.{name}", v_threshold, config.learn_v_threshold, config.dynamics)
+
+        def norm(width: int) -> nn.LayerNorm:
+            return nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+        self.query, self.query_norm, self.query_neurons = nn.Linear(hidden, hidden), norm(hidden), neurons("query")
+        self.key, self.key_norm, self.key_neurons = nn.Linear(hidden, hidden), norm(hidden), neurons("key")
+        self.value, self.value_norm, self.value_neurons = nn.Linear(hidden, hidden), norm(hidden), neurons("value")
+        self.attention_neurons = neurons("attention", config.attention_v_threshold)
+        self.self_output, self.self_output_norm = nn.Linear(hidden, hidden), norm(hidden)
+        self.self_output_neurons = neurons("self_output")
+        self.intermediate, self.intermediate_norm = nn.Linear(hidden, intermediate), norm(intermediate)
+        self.intermediate_neurons = neurons("intermediate")
+        self.output, self.output_norm = nn.Linear(intermediate, hidden), norm(hidden)
+        self.output_neurons = neurons("output")
+
+    def forward(self, x: Tensor, mask: Tensor, emit: Emission) -> Tensor:
+        """mask: (batch, tokens), 1 = token."""
+        query, key, value = (self._split(self._spikes(part, x, emit)) for part in ("query", "key", "value"))
+        scores = query @ key.transpose(-1, -2) * mask[:, None, None].to(x.dtype)
+        context = scores @ value
+        attention = emit(self.attention_neurons, context.transpose(1, 2).reshape(x.shape) * self.attention_scale)
+        x = x + self._spikes("self_output", attention, emit)
+        return x + self._spikes("output", self._spikes("intermediate", x, emit), emit)
+
+    def _spikes(self, part: str, x: Tensor, emit: Emission) -> Tensor:
+        """Neurons on LayerNorm(W x + b)."""
+        norm, neurons = getattr(self, f"{part}_norm"), getattr(self, f"{part}_neurons")
+        return emit(neurons, norm(getattr(self, part)(x)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+class SpikeBertForSequenceClassification(Student):
+    """The readout reads LayerNorm(stream), averaged over time steps and tokens.
+
+    The embedding's neurons are Heavisides at every step, that is neurons without memory; their threshold is 1, and the
+    LayerNorm of the embedding, whose bias starts at 1, decides where that lies.
+    """
+
+    config_class = SpikeBertConfig
+    base_model_prefix = "spikebert"
+    supports_gradient_checkpointing = True
+    supports_attention_loss = False
+    config: SpikeBertConfig
+
+    def __init__(self, config: SpikeBertConfig) -> None:
+        config.check()
+        super().__init__(config)
+        self.embeddings = BertEmbeddings(config)
+        memoryless = NeuronDynamics(config.dynamics.spikes, leak=0)
+        self.embedding_neurons = NeuronLayer("embedding", 1.0, False, memoryless)
+        self.layers = nn.ModuleList(SpikeBertBlock(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+        self._place_embeddings()
+        if config.positions == "none":
+            self.embeddings.position_embeddings.weight.requires_grad_(False)
+
+    @torch.no_grad()
+    def copy_embeddings(self, embeddings: BertEmbeddings) -> None:
+        super().copy_embeddings(embeddings)
+        self._place_embeddings()
+
+    @torch.no_grad()
+    def _place_embeddings(self) -> None:
+        if self.config.spikes == "binary":
+            self.embeddings.LayerNorm.bias.add_(1.0)  # what lies above the mean fires
+        if self.config.positions == "none":
+            self.embeddings.position_embeddings.weight.zero_()
+
+    def _run(
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+    ) -> Tensor:
+        """All time steps of one layer after the other: the spikes of the concurrent schedule, in few large products."""
+        hidden: list[Tensor] | None = None if output.rates is None else []
+        emission = Unrolled(time_steps, output.rates, output.spike_counts)
+        sweep = self._sweep(current.repeat(time_steps, 1, 1), mask.repeat(time_steps, 1))
+        last = sweep(emission, None, hidden)
+        if hidden is not None:
+            output.hidden = tuple(x.unflatten(0, (time_steps, -1)).mean(0) for x in hidden)
+        return last.unflatten(0, (time_steps, -1)).mean(0)
+
+    def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
+        def sweep(emit: Emission, state: Tensor | None = None, hidden: list[Tensor] | None = None) -> Tensor:
+            x = emit(self.embedding_neurons, current)
+            stream = [x]
+            for layer in self.layers:
+                x = layer(x, mask, emit)
+                stream.append(x)
+            if hidden is not None:
+                hidden.extend(stream)
+            normed: Tensor = self.norm(x)
+            return normed
+
+        return sweep
+
+    def to_graph(self) -> Graph:
+        return spikebert_graph(self)

@@ -1,0 +1,131 @@
+"""What training, evaluation, export and validation ask of every student."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.models.bert.modeling_bert import BertEmbeddings
+from transformers.utils import ModelOutput
+
+from neurotool.graph import Graph
+from neurotool.student.configuration import StudentConfig
+from neurotool.student.emission import NeuronLayer, SpikeCounts
+
+
+@dataclass
+class StudentOutput(ModelOutput):
+    """rates: ASR of every neuron layer by name, (batch, tokens, width). hidden: what the embedding and each layer hand
+    on, averaged over the time steps, same shapes. attention_scores: per layer, before the softmax, (batch, heads,
+    tokens, tokens); only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
+    rates; with feedback also those that entered node "feedback"; only on request."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    rates: dict[str, Tensor] | None = None
+    hidden: tuple[Tensor, ...] | None = None
+    attention_scores: tuple[Tensor, ...] | None = None
+    spike_counts: SpikeCounts | None = None
+
+
+class Student(PreTrainedModel):
+    """A spiking language model with a linear readout of token averages; a regression model when `num_labels` is 1.
+
+    A network is written once, in `_sweep`, as the map from the spikes or rates of each neuron layer to the current of
+    the next; an emission (emission.py) decides what a current becomes. `_run` chooses the emission.
+    """
+
+    config: StudentConfig
+    embeddings: BertEmbeddings
+    classifier: nn.Linear
+    supports_attention_loss = True
+    """Whether it has attention scores of the teacher's kind, before a softmax."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, BertEmbeddings):
+            module.position_ids.copy_(torch.arange(module.position_ids.shape[-1]))
+            module.token_type_ids.zero_()
+        elif isinstance(module, NeuronLayer):
+            module.base.fill_(module.v_threshold_at_start)
+            module.log_gain.zero_()
+
+    @torch.no_grad()
+    def copy_embeddings(self, embeddings: BertEmbeddings) -> None:
+        self.embeddings.load_state_dict(embeddings.state_dict())
+
+    @property
+    def neuron_layers(self) -> dict[str, NeuronLayer]:
+        """Every neuron layer by name, in the order in which they emit."""
+        return {m.name: m for m in self.modules() if isinstance(m, NeuronLayer)}
+
+    @property
+    def sweeps(self) -> int:
+        """How often every neuron layer runs for T steps."""
+        return 1
+
+    @property
+    def readout_leak(self) -> float:
+        """The readout averages what the sweeps of a concurrent run return, weighted by readout_leak^(T-t)."""
+        return 1.0
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_rates: bool = True,
+        output_scores: bool = False,
+        output_spike_counts: bool = False,
+        time_steps: int | None = None,
+        **_: Any,
+    ) -> StudentOutput:
+        """Args: input_ids, attention_mask (1 = token), token_type_ids: (batch, tokens); labels: (batch,);
+        time_steps overrides the configured T; output_rates=False frees each layer's rates as soon as they are read;
+        output_spike_counts=True is for use without gradients."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        time_steps = self.config.time_steps if time_steps is None else time_steps
+        current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        output = StudentOutput(rates={} if output_rates else None, spike_counts={} if output_spike_counts else None)
+        scores: list[Tensor] | None = [] if output_scores and self.supports_attention_loss else None
+        last = self._run(current, attention_mask, time_steps, output, scores)
+        output.logits = self.readout(last, attention_mask)
+        output.loss = None if labels is None else classification_loss(output.logits, labels)
+        output.attention_scores = None if scores is None else tuple(scores)
+        return output
+
+    def readout(self, last: Tensor, attention_mask: Tensor) -> Tensor:
+        """Linear on what the last layer hands on of [CLS], or on its mean over tokens. Returns (batch, labels)."""
+        if self.config.pooling == "cls":
+            return self.classifier(last[:, 0])
+        weights = attention_mask.to(last.dtype).unsqueeze(-1)
+        return self.classifier((last * weights).sum(1) / weights.sum(1))
+
+    def _run(
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+    ) -> Tensor:
+        """What the readout pools, differentiable, under the configured schedule. Fills `rates`, `hidden` (where there
+        are rates) and `spike_counts` of `output`, and `scores`, where given."""
+        raise NotImplementedError
+
+    def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
+        """One pass through all neuron layers: (emission, state) -> what the readout pools; state is what the last pass
+        returned, for students with feedback."""
+        raise NotImplementedError
+
+    def to_graph(self) -> Graph:
+        """The student as a layer graph, which export, simulation and counting read. Raises GraphError."""
+        raise NotImplementedError
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, or squared error where there is one output."""
+    if logits.shape[-1] == 1:
+        return F.mse_loss(logits.squeeze(-1).float(), labels.float())
+    return F.cross_entropy(logits.float(), labels)

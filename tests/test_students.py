@@ -1,0 +1,193 @@
+"""What holds for every kind of student: torch, interpreter, emulator, Lava, NIR and checkpoint are the same network,
+padding changes nothing, the order of words matters, every weight learns."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neurotool.activity import Activity
+from neurotool.energy.counts import count, events_of_activity
+from neurotool.energy.measure import measure
+from neurotool.errors import ConfigError
+from neurotool.evaluation import _add
+from neurotool.export.lower import lower
+from neurotool.export.nir import read_nir, write_nir
+from neurotool.lava_runtime import compatibility
+from neurotool.lava_runtime.emulator import Emulator, entering
+from neurotool.lava_runtime.job import Job
+from neurotool.lava_runtime.model import EmulatedModel
+from neurotool.lava_runtime.run import run_jobs
+from neurotool.sentences import random_inputs
+from neurotool.student import STUDENTS, Student
+from neurotool.student.tracing import StudentModel
+from neurotool.validate import GraphModel, compare
+
+TINY: dict[str, Any] = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+    "initializer_range": 0.4,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "spikingbert": {"model_type": "spikingbert", "v_init": 0.25},
+    "spikebert": {"model_type": "spikebert"},
+    "spikebert ternary, no positions": {"model_type": "spikebert", "spikes": "ternary", "positions": "none"},
+    "spikebert hard reset": {"model_type": "spikebert", "reset": "hard", "learn_v_threshold": True},
+}
+IDS = torch.randint(1, 30, (3, 9), generator=torch.Generator().manual_seed(1))
+MASK = torch.tensor([[1] * 9, [1] * 6 + [0] * 3, [1] * 7 + [0] * 2])
+
+
+def make(kind: str, seed: int = 0, **values: Any) -> Student:
+    options = TINY | KINDS[kind] | values
+    network = STUDENTS[options.pop("model_type")]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = network(network.config_class(**options))
+        with torch.no_grad():
+            for parameter in student.parameters():  # biases and norms too: no ties at the thresholds
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+    return student.eval()
+
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@each_kind
+def test_student_interpreter_emulator_and_nir_file_agree(kind: str, tmp_path: Path) -> None:
+    student = make(kind)
+    graph = student.to_graph()
+    inputs = random_inputs(graph, 6)
+    write_nir(graph, tmp_path / "model.nir")
+    assert read_nir(tmp_path / "model.nir") == graph
+    wrapped = StudentModel(student)
+    for other in (GraphModel(graph), EmulatedModel(graph)):
+        result = compare(wrapped, other, inputs, rounding=1e-9)
+        assert result.problems == []
+        assert result.predictions_agreeing == result.inputs == 6
+        assert list(result.layers) == list(student.neuron_layers)
+        assert any(0 < layer.spikes_a < layer.compared for layer in result.layers.values())
+
+
+@each_kind
+def test_the_fast_path_is_the_student_step_by_step(kind: str) -> None:
+    """Logits and rates of `forward`, spike for spike, against one sentence at a time through the schedule."""
+    student = make(kind).double()
+    with torch.inference_mode():
+        output = student(IDS, MASK, output_spike_counts=True)
+    traced = StudentModel(student)
+    for i in range(len(IDS)):
+        run = traced.run({"input_ids": IDS[i].numpy(), "attention_mask": MASK[i].numpy()})
+        np.testing.assert_allclose(run.logits, output.logits[i].numpy(), rtol=0, atol=1e-12)
+        for name, rate in output.rates.items():
+            np.testing.assert_array_equal(run.rates[name], rate[i].numpy(), err_msg=name)
+            np.testing.assert_array_equal(abs(run.spikes[name]).sum(0), output.spike_counts[name][i].numpy())
+
+
+@each_kind
+def test_one_layer_is_the_same_on_lava(kind: str) -> None:
+    if problem := compatibility.installation_problem():
+        pytest.skip(problem)
+    jobs, expected = [], []
+    for seed in range(2):
+        graph = make(kind, seed, num_hidden_layers=1, time_steps=3).to_graph()
+        batch = {"input_ids": IDS[:2].numpy(), "attention_mask": MASK[:2].numpy()}
+        fixed = lower(graph, Emulator(graph).run(**batch, observe=True).largest)
+        for network in (graph, fixed):
+            inputs = entering(network, batch["input_ids"], batch["attention_mask"], None, {})
+            jobs.append(Job(network, inputs, tuple(network.nodes), "error"))
+            expected.append(Emulator(network).run(**batch, record=True))
+            assert sum(int(abs(s).sum()) for s in expected[-1].spikes.values()) > 0
+    for job, lava, emulated in zip(jobs, run_jobs(jobs, 120), expected, strict=True):
+        tolerance = 0 if job.graph.fixed_point else 1e-9
+        np.testing.assert_allclose(lava.logits, emulated.logits, rtol=0, atol=tolerance)
+        for name, spikes in lava.spikes.items():
+            np.testing.assert_array_equal(spikes, emulated.spikes[name], err_msg=name)
+        for name, u in lava.potentials.items():
+            np.testing.assert_allclose(u, emulated.potentials[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@each_kind
+def test_three_counts_agree(kind: str) -> None:
+    student = make(kind).double()
+    activity = Activity(student.config.time_steps, student.config.time_steps * student.sweeps)
+    with torch.inference_mode():
+        output = student(IDS, MASK, output_rates=False, output_spike_counts=True)
+    _add(activity, output.spike_counts, MASK, per_neuron=True)
+    graph = student.to_graph()
+    inputs = [{"input_ids": i, "attention_mask": m} for i, m in zip(IDS.numpy(), MASK.numpy(), strict=True)]
+    seen, events = measure(graph, inputs)
+    assert measure(graph, inputs, EmulatedModel(graph).execute) == (seen, events)
+    assert events_of_activity(graph, activity) == events
+    assert count(graph, activity, events_of_activity(graph, activity)).nodes == count(graph, seen, events).nodes
+
+
+@each_kind
+def test_padding_changes_nothing(kind: str) -> None:
+    student = make(kind).double()
+    with torch.inference_mode():
+        short = student(IDS[1:2, :6], MASK[1:2, :6])
+        long = student(IDS[1:2], MASK[1:2])
+        other = student(torch.where(MASK[1:2] == 1, IDS[1:2], 7), MASK[1:2])
+    assert torch.allclose(short.logits, long.logits, atol=1e-12)
+    assert torch.allclose(other.logits, long.logits, atol=1e-12)
+    for name, rate in short.rates.items():
+        assert torch.equal(rate, long.rates[name][:, :6]), name
+
+
+@each_kind
+def test_the_order_of_words_matters(kind: str) -> None:
+    """But not where there are no positions, as in the paper of SpikeBERT."""
+    student = make(kind).double()
+    with torch.inference_mode():
+        forwards, backwards = (student(ids, torch.ones_like(ids)).logits for ids in (IDS, IDS.flip(1)))
+    blind = getattr(student.config, "positions", "learned") == "none"
+    assert torch.allclose(forwards, backwards, atol=1e-9) == blind
+
+
+@each_kind
+def test_every_weight_learns(kind: str) -> None:
+    student = make(kind).train()
+    output = student(IDS, MASK, labels=torch.tensor([0, 1, 1]))
+    output.loss.backward()
+    still = [n for n, p in student.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert still == []
+
+
+@each_kind
+def test_evaluation_leaves_a_student_in_the_mode_it_was_in(kind: str) -> None:
+    student = make(kind).train()
+    StudentModel(student).run({"input_ids": IDS[0].numpy()})
+    assert student.training
+
+
+def test_checkpointed_blocks_give_the_same_gradients() -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        student = make("spikebert").train()
+        if checkpointed:
+            student.gradient_checkpointing_enable()
+        student(IDS, MASK, labels=torch.tensor([0, 1, 1])).loss.backward()
+        gradients.append([p.grad for p in student.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schedule": "phased"}, "schedule is 'phased': choose one of concurrent"),
+        ({"attention_v_threshold": 0}, "attention_v_threshold is 0: it must be a positive number"),
+        ({"positions": "sine"}, "positions is 'sine': choose one of learned, none"),
+        ({"leak": 1.5}, "leak is 1.5: it must be in"),
+    ],
+)
+def test_what_no_spikebert_can_be_built_from(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make("spikebert", **values)

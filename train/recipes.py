@@ -1,0 +1,72 @@
+"""What `neurotool train --student KIND` means where an option is not given."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """model_type: the network. options: defaults of the command's options, where they differ from SpikingBERT's."""
+
+    model_type: str
+    title: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+BASE: dict[str, Any] = {
+    "layers": 4,
+    "time_steps": 4,
+    "schedule": "phased",
+    "leak": 1.0,
+    "v_threshold": "learned",
+    "epochs": 2.0,
+    "learning_rate": 2e-4,
+    "general_learning_rate": 3e-4,
+    "embedding_weight": 1.0,
+    "hidden_weight": 1.0,
+    "attention_weight": 0.01,
+    "soft_weight": 1.0,
+    "hard_weight": 0.5,
+    "general_soft_weight": 1.0,
+    "inner_share": 1.0,
+    "weight_decay": 0.01,
+}
+"""SpikingBERT's, distilled."""
+
+_UNROLLED = {
+    "schedule": "concurrent",
+    "attention_weight": 0.0,
+    "learning_rate": 5e-4,
+    "weight_decay": 5e-3,
+    "epochs": 5.0,
+}
+_UNTAUGHT = {"embedding_weight": 0.0, "hidden_weight": 0.0, "soft_weight": 0.0, "hard_weight": 1.0}
+
+RECIPES = {
+    "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),
+    # Weights and rates: arXiv 2308.15122, section 4; `inner_share` makes .1 of the two feature weights in stage 2.
+    "spikebert": Recipe(
+        "spikebert",
+        "SpikeBERT, trained through time",
+        _UNROLLED
+        | {"leak": 0.9, "v_threshold": 1.0, "inner_share": 0.1, "hard_weight": 0.1, "general_soft_weight": 0.0}
+        | {"general_learning_rate": 5e-4},
+    ),
+    "spikformer": Recipe(
+        "spikebert", "SpikeBERT's network without a teacher", _UNROLLED | _UNTAUGHT | {"leak": 0.9, "v_threshold": 1.0}
+    ),
+}
+
+
+def default(kind: str, option: str) -> Any:
+    return RECIPES[kind].options.get(option, BASE[option])
+
+
+def defaults_text(option: str) -> str:
+    """For the help text: SpikingBERT's value, and those of the kinds that differ."""
+    others = {kind: recipe.options[option] for kind, recipe in RECIPES.items() if option in recipe.options}
+    differing = [
+        f"{kind} {value:g}" if isinstance(value, float) else f"{kind} {value}" for kind, value in others.items()
+    ]
+    base = BASE[option]
+    return "; ".join([f"{base:g}" if isinstance(base, float) else str(base), *differing])
