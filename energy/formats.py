@@ -131,6 +131,7 @@ def _published(published: Published) -> dict[str, Any]:
 def comparison_dict(comparison: Comparison) -> dict[str, Any]:
     return {
         "rival": comparison.rival,
+        "kind": comparison.kind,
         "model": comparison.title,
         "spiking_picojoule": comparison.spiking.per_inference,
         "rival_picojoule": comparison.dense.per_inference,

@@ -33,6 +33,7 @@ MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)
 SMALL = ("--init", "random", "--hidden-size", "24", "--heads", "4", "--layers", "1")
 WELL = ("--epochs", "8", "--time-steps", "8")
+THROUGH_TIME = ("--epochs", "12", "--student")
 
 
 def weights(result: TrainingResult) -> dict[str, Any]:
@@ -63,6 +64,10 @@ def assert_same_weights(a: TrainingResult, b: TrainingResult) -> None:
         ("classes", (*SMALL, "--attention-weight", "0", "--epochs", "20"), 0.75),
         ("pairs", (*WELL, "--epochs", "20", "--spikes", "ternary"), 0.75),
         ("scores", WELL, 0.8),
+        ("classes", (*THROUGH_TIME, "spikebert"), 0.75),
+        ("classes", (*THROUGH_TIME, "spikebert", "--gradient-checkpointing", "--positions", "none"), 0.75),
+        ("pairs", (*THROUGH_TIME, "spikformer", "--epochs", "20"), 0.75),
+        ("scores", (*THROUGH_TIME, "spikebert", "--spikes", "ternary"), 0.7),
     ],
     ids=lambda value: " ".join(part for part in value if part not in WELL) if isinstance(value, tuple) else None,
 )
@@ -98,6 +103,32 @@ def test_all_stages(make_plan: MakePlan, tmp_path: Path) -> None:
         "inner",
         "prediction",
     ]
+
+
+def test_the_two_stages_of_spikebert(make_plan: MakePlan, tmp_path: Path) -> None:
+    """Unlabelled text teaches features only, the task features, logits and labels, by the weights of the paper; one MLP
+    for each layer that is taught, thrown away at the end."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"w{i % 20} w{i % 7} good w{i % 3}\n" for i in range(50)))
+    options = ("--student", "spikebert", "--layers", "4", "--epochs", "1", "--corpus", str(corpus))
+    result = train(make_plan(*options), QUIET)
+    record = read_checkpoint(result.output).training
+    assert record["layer_map"] == [0, None, 1, 2, 2]  # of the teacher's two layers
+    assert record["plan"]["weight_decay"] == 5e-3
+    general, prediction = (stage["weights"] for stage in record["stages"])
+    weights_of = ("embedding", "hidden", "attention", "soft", "hard")
+    assert [general[name] for name in weights_of] == [1, 1, 0, 0, 0]
+    assert [prediction[name] for name in weights_of] == [0.1, 0.1, 0, 1, 0.1]
+    assert not [name for name in weights(result) if "fit" in name]
+
+
+def test_a_spikformer_knows_nothing_of_the_teacher(make_plan: MakePlan) -> None:
+    """Neither its weights nor its logits: teachers of other seeds make no difference."""
+    options = ("--student", "spikformer", "--epochs", "1")
+    a = train(make_plan(*options, output="a.ckpt"), QUIET)
+    b = train(make_plan(*options, "--teacher-epochs", "1", output="b.ckpt"), QUIET)
+    assert a.teacher != b.teacher
+    assert_same_weights(a, b)
 
 
 def test_the_best_epoch_is_chosen_on_validation(make_plan: MakePlan, tiny_data: Callable[[str], Path]) -> None:
@@ -451,6 +482,13 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("-o", "/"), "/: is a folder"),
         (("--task", "sst2"), "--task sst2 and --data .*: give one of them"),
         (("--metric", "bleu"), "unknown metric 'bleu'"),
+        (("--gradient-checkpointing",), "--gradient-checkpointing: a spikingbert student keeps nothing over time"),
+        (("--student", "spikebert", "--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
+        (
+            ("--student", "spikebert", "--attention-weight", "1"),
+            "--attention-weight: a spikebert student has no softmax",
+        ),
+        (("--positions", "none"), "--positions: a spikingbert student has no such setting"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -194,6 +194,10 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
             )
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
+    if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"--gradient-checkpointing: a {plan.model_type} student keeps nothing over time; leave it out"
+        )
     attention = any(stage.weights.attention for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
         raise ConfigError(f"--attention-weight: a {plan.model_type} student has no softmax scores to compare; give 0")
@@ -219,6 +223,8 @@ def start_student(
     """A student started from the teacher or at random, thresholds fitted on 64 training texts."""
     set_seed(plan.seed)  # the same student whether the teacher was fine-tuned just now or taken from the cache
     student = STUDENTS[plan.model_type](config)
+    if plan.gradient_checkpointing:
+        student.gradient_checkpointing_enable()
     same_shape = all(getattr(config, name) == getattr(teacher.model.config, name) for name in _SHAPE)
     if plan.init == "teacher" or (plan.init == "auto" and same_shape):
         copy_teacher(student, teacher.model, layer_map)

@@ -68,6 +68,7 @@ class TrainingPlan:
     weight_decay: float = 0.01
     warmup: float = 0.1
     precision: str = "float32"
+    gradient_checkpointing: bool = False
     seed: int = 42
     run_folder: Path | None = None
     resume: bool = False

@@ -14,6 +14,7 @@ class Recipe:
 
 
 BASE: dict[str, Any] = {
+    "init": "auto",
     "layers": 4,
     "time_steps": 4,
     "schedule": "phased",
@@ -40,7 +41,7 @@ _UNROLLED = {
     "weight_decay": 5e-3,
     "epochs": 5.0,
 }
-_UNTAUGHT = {"embedding_weight": 0.0, "hidden_weight": 0.0, "soft_weight": 0.0, "hard_weight": 1.0}
+_UNTAUGHT = {"init": "random", "embedding_weight": 0.0, "hidden_weight": 0.0, "soft_weight": 0.0, "hard_weight": 1.0}
 
 RECIPES = {
     "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),

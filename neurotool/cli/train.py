@@ -109,10 +109,10 @@ def _by_student(*names: str, **settings: Any) -> Any:
     help="The head reads the mean over tokens, or the first token.",
 )
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the student, in training.")
-@click.option(
+@_by_student(
     "--init",
-    type=click.Choice(["teacher", "random"]),
-    help="What the student starts from.  [default: teacher where the widths agree]",
+    type=click.Choice(["auto", "teacher", "random"]),
+    help="What the student starts from; auto is the teacher where the widths agree.",
 )
 @click.option("--layer-map", callback=_layer_map, help="Teacher hidden states, e.g. 0,3,6,9,12, or 0,-,6,9,12.")
 @click.option("--max-shift", type=float, default=0.5, show_default=True, help="Fit of binary spikes; 0 = sparser.")
@@ -140,6 +140,11 @@ def _by_student(*names: str, **settings: Any) -> Any:
 @_by_student("--weight-decay", type=float, help="Of AdamW, in all stages.")
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
+@click.option(
+    "--gradient-checkpointing",
+    is_flag=True,
+    help="spikebert: blocks run anew in the backward pass, for a third more time and less memory.",
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Of everything random.")
 @click.option(
     "--run-folder",
@@ -240,7 +245,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         corpus_length=options["corpus_length"],
         model_type=RECIPES[kind].model_type,
         student={name: value for name, value in student.items() if value is not None},
-        init=options["init"] or "auto",
+        init=options["init"],
         layer_map=options["layer_map"],
         max_shift=options["max_shift"],
         stages=tuple(stage for stage in stages if stage.epochs),
@@ -250,6 +255,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         precision="bfloat16" if options["bf16"] else "float32",
+        gradient_checkpointing=options["gradient_checkpointing"],
         seed=options["seed"],
         run_folder=options["run_folder"],
         resume=options["resume"],
