@@ -482,11 +482,11 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("-o", "/"), "/: is a folder"),
         (("--task", "sst2"), "--task sst2 and --data .*: give one of them"),
         (("--metric", "bleu"), "unknown metric 'bleu'"),
-        (("--gradient-checkpointing",), "--gradient-checkpointing: a spikingbert student keeps nothing over time"),
+        (("--gradient-checkpointing",), "--gradient-checkpointing: a spikingbert student keeps no steps"),
         (("--student", "spikebert", "--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
         (
             ("--student", "spikebert", "--attention-weight", "1"),
-            "--attention-weight: a spikebert student has no softmax",
+            "a spikebert student has no softmax",
         ),
         (("--positions", "none"), "--positions: a spikingbert student has no such setting"),
     ],

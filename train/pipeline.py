@@ -195,9 +195,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
-        raise ConfigError(
-            f"--gradient-checkpointing: a {plan.model_type} student keeps nothing over time; leave it out"
-        )
+        raise ConfigError(f"--gradient-checkpointing: a {plan.model_type} student keeps no steps; leave it out")
     attention = any(stage.weights.attention for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
         raise ConfigError(f"--attention-weight: a {plan.model_type} student has no softmax scores to compare; give 0")
