@@ -1,0 +1,193 @@
+"""Trains and evaluates the table of students x data sets in docs/results.md, one `neurotool train` a cell. A cell whose
+checkpoint exists is only read, and one that was stopped goes on, so that the table can be filled in several sittings.
+
+    python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--students A,B] [--data-sets A,B] [--write FILE]
+
+DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
+unfinished runs. The config (benchmarks/table.json) names students and data sets with the options of `neurotool train`
+that belong to them, and seeds where these are not 42 alone. --write puts the table between its two markers in FILE.
+"""
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neurotool.checkpoint import read_checkpoint
+from neurotool.files import replacing
+
+BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
+HEADER = (
+    "| data | metric | student | teacher | student's | kept | rate | of dense twin | of teacher | minutes | seeds |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the table."""
+
+    student: str
+    data: str
+    seed: int
+    options: str
+
+    def output(self, folder: Path) -> Path:
+        return folder / f"{self.data}-{self.student}-{self.seed}.ckpt"
+
+
+def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> list[Cell]:
+    """By data set, so that a teacher is fine-tuned once and then taken from the cache."""
+    return [
+        Cell(student, data, seed, " ".join([config["options"], config["data"][data], config["students"][student]]))
+        for data in data_sets
+        for seed, student in product(config["seeds"].get(data, [42]), students)
+    ]
+
+
+def train(cell: Cell, data: Path, folder: Path) -> str | None:
+    """Train a cell that is not there yet; returns the last line of its log where it failed."""
+    output = cell.output(folder)
+    if output.exists():
+        return None
+    run_folder, log = folder / "runs" / output.stem, output.with_suffix(".log")
+    resume = ["--resume"] if (run_folder / "unfinished" / "plan.json").exists() else []
+    where = ["--data", data / cell.data, "-o", output, "--run-folder", run_folder]
+    command = [sys.executable, "-m", "neurotool", "train", *shlex.split(cell.options), "--seed", cell.seed, *where]
+    with log.open("w", encoding="utf-8") as stream:
+        done = subprocess.run([*map(str, command), *resume], stdout=stream, stderr=stream, check=False)
+    return None if done.returncode == 0 else (log.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-1]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Shares: arithmetic energy (45 nm, fp32) of the student over that of the dense twin and of the teacher."""
+
+    metric: str
+    teacher: float
+    student: float
+    rate: float | None
+    of_twin: float
+    of_teacher: float | None
+    minutes: float
+
+
+def read(checkpoint: Path) -> Result:
+    record = read_checkpoint(checkpoint).training
+    metric = record["task"]["metrics"][0]
+    command = [sys.executable, "-m", "neurotool", "energy", "report", str(checkpoint), "--format", "json"]
+    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    arithmetic = [c for c in report["comparisons"] if c["model"] == "Arithmetic only, 45 nm, fp32"]
+    shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
+    layers = read_checkpoint(checkpoint).activity
+    return Result(
+        metric,
+        record["teacher"]["metrics"][metric],
+        record["metrics"][metric],
+        layers.get("mean_rate"),
+        shares["twin"],
+        shares.get("teacher"),
+        record["seconds"] / 60,
+    )
+
+
+def row(data: str, student: str, results: list[Result]) -> str:
+    """Means over the seeds, and the metric's standard deviation where there are several."""
+
+    def mean(name: str) -> float | None:
+        values = [getattr(result, name) for result in results if getattr(result, name) is not None]
+        return statistics.fmean(values) if values else None
+
+    def percent(value: float | None, places: int = 0) -> str:
+        return "" if value is None else f"{100 * value:.{places}f}"
+
+    scores = [100 * result.student for result in results]
+    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    teacher, rate, minutes = mean("teacher"), mean("rate"), mean("minutes")
+    assert teacher is not None and minutes is not None
+    kept = f"{statistics.fmean(scores) / teacher:.1f} %" if teacher > 0 else ""
+    cells = [data, results[0].metric, student, percent(teacher, 1), f"{statistics.fmean(scores):.1f}{spread}", kept]
+    cells += ["" if rate is None else f"{rate:.3f}", f"{percent(mean('of_twin'), 1)} %"]
+    cells += [f"{percent(mean('of_teacher'), 1)} %", f"{minutes:.1f}", str(len(results))]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(every: list[Cell], folder: Path) -> str:
+    """A row for each student on each data set of which at least one cell is trained."""
+    lines = [HEADER]
+    for data, student in dict.fromkeys((cell.data, cell.student) for cell in every):
+        done = [c.output(folder) for c in every if (c.data, c.student) == (data, student) and c.output(folder).exists()]
+        if done:
+            lines.append(row(data, student, [read(path) for path in done]))
+    return "\n".join(lines)
+
+
+def write(text: str, file: Path) -> None:
+    """Put the table between the markers of `file`. Raises ClickException where they are missing."""
+    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise click.ClickException(f"{file}: has no lines {BEGIN!r} and {END!r} to put the table between")
+    with replacing(file, force=True, error_type=click.ClickException) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
+    names = list(known) if chosen is None else chosen.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise click.BadParameter(f"{unknown[0]!r} is not in the config: {', '.join(known)}", param_hint=option)
+    return names
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--config",
+    type=click.Path(exists=True, path_type=Path),
+    default=Path(__file__).with_name("table.json"),
+    help="JSON.",
+)
+@click.option("--jobs", type=int, default=os.cpu_count() or 1, show_default=True, help="Data sets at a time.")
+@click.option("--students", help="Only these, comma-separated.")
+@click.option("--data-sets", help="Only these, comma-separated.")
+@click.option(
+    "--write", "file", type=click.Path(exists=True, path_type=Path), help="Markdown file to put the table in."
+)
+def main(
+    data: Path, folder: Path, config: Path, jobs: int, students: str | None, data_sets: str | None, file: Path | None
+) -> None:
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    wanted = cells(
+        settings,
+        _names(settings["students"], students, "--students"),
+        _names(settings["data"], data_sets, "--data-sets"),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def of_one(name: str) -> list[str]:
+        problems = [(cell, train(cell, data, folder)) for cell in wanted if cell.data == name]
+        return [f"{cell.output(folder).stem}: {problem}" for cell, problem in problems if problem]
+
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = [line for lines in pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)) for line in lines]
+    text = table(wanted, folder)
+    click.echo(text)
+    if file is not None:
+        write(text, file)
+    for line in failed:
+        click.echo(f"failed: {line}", err=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
