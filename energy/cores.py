@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from neurotool.energy.counts import Counts
-from neurotool.graph import Linear
+from neurotool.graph import Conv1d, Linear
 
 # Dense 8-bit weights that fit the synapse memory of one core: an input axon with n weights takes, per chunk of 64,
 # ceil64(8 n + 10) bits of 1 048 576 (Davies et al. 2018; derived).
@@ -34,7 +34,7 @@ def core_loads(counts: Counts) -> list[CoreLoad]:
     loads = []
     for node in counts.nodes:
         layer = counts.graph.nodes[node.name]
-        if isinstance(layer, Linear) and node.spikes_in:
+        if isinstance(layer, (Linear, Conv1d)) and node.spikes_in:
             cores = math.ceil(layer.weight.size / WEIGHTS_PER_CORE)
             outputs = math.ceil(len(layer.weight) / cores)
             loads.append(CoreLoad(node.name, cores, node.spiking.accumulates / (steps * cores), outputs))

@@ -16,6 +16,7 @@ from neurotool.energy.operations import RULES, Operations, Setting
 from neurotool.errors import DataError
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Graph,
     Input,
@@ -144,16 +145,24 @@ def count(graph: Graph, activity: Activity, events: Events, skip_zero: bool = Fa
     return Counts(graph, activity, tuple(nodes), tuple(n for n, node in graph.nodes.items() if type(node) not in RULES))
 
 
-def spiking_sources(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """For every node the layers whose spikes it hands on: itself, several through an Add, none where it is graded."""
-    sources: dict[str, tuple[str, ...]] = {}
+Sender = tuple[str, int]
+"""A layer that spikes, and the column of a node's output at which its first neuron is."""
+
+
+def spiking_sources(graph: Graph) -> dict[str, tuple[Sender, ...]]:
+    """For every node the layers whose spikes it hands on: itself, several through an Add or a Concat, none where it is
+    graded."""
+    sources: dict[str, tuple[Sender, ...]] = {}
+    shapes = graph.shapes()
     for name, node in graph.nodes.items():
+        sources[name] = ()
         if isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking):
-            sources[name] = (name,)
-        elif isinstance(node, Add) and all(sources[source] for source in graph.inputs[name]):
-            sources[name] = tuple(layer for source in graph.inputs[name] for layer in sources[source])
-        else:
-            sources[name] = ()
+            sources[name] = ((name, 0),)
+        elif isinstance(node, (Add, Concat)) and all(sources[source] for source in graph.inputs[name]):
+            start = 0
+            for source in graph.inputs[name]:
+                sources[name] += tuple((layer, start + column) for layer, column in sources[source])
+                start += int(shapes[source][-1]) if isinstance(node, Concat) else 0
     return sources
 
 
@@ -166,42 +175,54 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
             sources = spiking[graph.source(name, port)]
             if not sources or not isinstance(node, (Linear, Conv1d, MatMul)):
                 continue
-            if isinstance(node, Conv1d):
-                raise DataError(f"node {name} (Conv1d): spikes per layer do not say which tokens it reached")
             layers = _senders(graph, activity, name, port, sources)
-            operations = [_accumulates(name, node, layer, skip_zero) for layer in layers]
-            events[name, port] = SynapseEvents(sum(layer.spikes for layer in layers), sum(operations))
+            operations = [_accumulates(name, node, layer, column, skip_zero) for layer, column in layers]
+            events[name, port] = SynapseEvents(sum(layer.spikes for layer, _ in layers), sum(operations))
     return events
 
 
-def _senders(graph: Graph, activity: Activity, name: str, port: str, sources: tuple[str, ...]) -> list[LayerActivity]:
+def _senders(
+    graph: Graph, activity: Activity, name: str, port: str, sources: tuple[Sender, ...]
+) -> list[tuple[LayerActivity, int]]:
     if (name, port) in graph.feedback:
-        return [activity.fed_back[name]]
-    return [activity.layers[source] for source in sources]
+        return [(activity.fed_back[name], 0)]
+    return [(activity.layers[source], column) for source, column in sources]
 
 
 def _added_spikes(
-    graph: Graph, activity: Activity, name: str, spiking: Mapping[str, tuple[str, ...]]
+    graph: Graph, activity: Activity, name: str, spiking: Mapping[str, tuple[Sender, ...]]
 ) -> dict[str, SynapseEvents]:
     """Spikes at the ports of an Add whose other port is graded; they cause adds and no synaptic operations."""
     arriving = {}
     for port in graph.nodes[name].ports:
         sources = spiking[graph.source(name, port)]
-        if sources and all(source in activity.layers for source in sources):
+        if sources and all(source in activity.layers for source, _ in sources):
             layers = _senders(graph, activity, name, port, sources)
-            arriving[port] = SynapseEvents(sum(layer.spikes for layer in layers), 0)
+            arriving[port] = SynapseEvents(sum(layer.spikes for layer, _ in layers), 0)
     return arriving
 
 
-def _accumulates(name: str, node: Linear | MatMul, layer: LayerActivity, skip_zero: bool) -> int:
-    """Synaptic operations that the spikes of `layer` cause at one port."""
+def _accumulates(name: str, node: Linear | Conv1d | MatMul, layer: LayerActivity, column: int, skip_zero: bool) -> int:
+    """Synaptic operations that the spikes of `layer`, whose neurons begin at `column`, cause at one port."""
     if isinstance(node, MatMul):
         return layer.spikes_times_tokens
+    if isinstance(node, Conv1d):
+        return len(node.weight) * _outputs_in_reach(name, node, layer)
     if not skip_zero or np.all(node.weight):
         return layer.spikes * len(node.weight)
     if layer.per_neuron is None:
         raise DataError(f"node {name}: skipping its zero weights needs the spikes of each neuron; measure with --data")
-    return int(layer.per_neuron @ np.count_nonzero(node.weight, axis=0))
+    return int(layer.per_neuron @ np.count_nonzero(node.weight[:, column : column + layer.neurons], axis=0))
+
+
+def _outputs_in_reach(name: str, node: Conv1d, layer: LayerActivity) -> int:
+    """Tokens whose output a spike changes, summed over spikes: its own, up to `after` before and `before` after it."""
+    if not layer.spikes == sum(layer.by_position) == sum(layer.from_end):
+        raise DataError(f"node {name} (Conv1d): the record of activity does not say which tokens sent the spikes")
+    reached = ((layer.by_position, node.after), (layer.from_end, node.before))
+    return layer.spikes + sum(
+        spikes * min(distance, reach) for at, reach in reached for distance, spikes in enumerate(at)
+    )
 
 
 def _varying(graph: Graph) -> dict[str, bool]:
@@ -218,13 +239,14 @@ def _elements(graph: Graph, name: str, port: str, setting: Setting, passes: int)
     size = setting.size(setting.at_ports[port])
     if port not in setting.events:
         return Elements(graded=size * setting.runs)
-    sources = spiking_sources(graph)[graph.source(name, port)]
+    sources = [source for source, _ in spiking_sources(graph)[graph.source(name, port)]]
     steps = setting.steps
     if (name, port) in graph.feedback:
         steps -= steps // passes  # it reads the pass before
     spikes = setting.events[port]
     ternary = any(not isinstance(node := graph.nodes[s], Neuron) or node.spikes == "ternary" for s in sources)
-    zero = steps * size * len(sources) - spikes
+    shapes = graph.shapes()
+    zero = steps * sum(setting.size(shapes[source]) for source in sources) - spikes
     return Elements(zero, ternary=spikes) if ternary else Elements(zero, binary=spikes)
 
 

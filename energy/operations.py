@@ -14,6 +14,7 @@ import numpy as np
 from neurotool.activity import Activity
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -144,9 +145,9 @@ def _linear(node: Linear, setting: Setting) -> Operations:
 
 def _conv1d(node: Conv1d, setting: Setting) -> Operations:
     """What lies beyond the ends of a text costs nothing."""
-    out, width, kernel = node.weight.shape
-    macs = setting.activity.pairs_within(kernel // 2) * out * width
-    return _multiplying(setting, macs, 0 if node.bias is None else setting.activity.tokens * out)
+    out, width, _ = node.weight.shape
+    pairs = sum(setting.activity.pairs_at(distance) for distance in range(-node.before, node.after + 1))
+    return _multiplying(setting, pairs * out * width, 0 if node.bias is None else setting.activity.tokens * out)
 
 
 def _matmul(node: MatMul, setting: Setting) -> Operations:
@@ -213,6 +214,11 @@ def _add(node: Add, setting: Setting) -> Operations:
     return each + Operations(value_reads=graded, value_writes=graded)
 
 
+def _concat(node: Concat, setting: Setting) -> Operations:
+    """Wiring: who reads it reads its sources."""
+    return Operations()
+
+
 def _scale(node: Scale, setting: Setting) -> Operations:
     return _elementwise(setting, multiplies=1)
 
@@ -248,6 +254,7 @@ RULES: dict[type[Node], Rule] = {
     LayerNorm: _layer_norm,
     Gelu: _gelu,
     Add: _add,
+    Concat: _concat,
     Scale: _scale,
     MeanPool: _mean_pool,
     Readout: _readout,

@@ -238,8 +238,10 @@ def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:
     """Whether a node on (channels, tokens) is one that the graph can share between tokens."""
     if isinstance(node, nir.Conv1d):
         kernel = node.weight.shape[2]
-        centred = node.padding == "same" or np.array_equal(np.ravel(node.padding), [kernel // 2])
-        return centred and kernel % 2 == 1 and int(np.ravel(node.stride)[0]) == int(np.ravel(node.dilation)[0]) == 1
+        keeps_tokens = node.padding == "same" or (
+            kernel % 2 == 1 and np.array_equal(np.ravel(node.padding), [kernel // 2])
+        )
+        return keeps_tokens and int(np.ravel(node.stride)[0]) == int(np.ravel(node.dilation)[0]) == 1
     arrays = [a.reshape(shape) for a in vars(node).values() if isinstance(a, np.ndarray) and a.size == np.prod(shape)]
     return all(np.array_equal(a, np.broadcast_to(a[..., :1], shape)) for a in arrays)
 

@@ -6,6 +6,7 @@ values within 24 bits are chosen from the ranges seen on calibration inputs, wit
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from neurotool.errors import ExportError
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     FixedPoint,
@@ -239,13 +241,14 @@ class _Lowering:
 
     def _function(self, name: str, node: Node) -> FixedPoint:
         match node:
-            case Add():
-                (scale_a, bound_a), (scale_b, bound_b) = self._source(name, "a"), self._source(name, "b")
-                scale = min(scale_a, scale_b)
-                scale *= 2 ** _excess_bits((scale_a * bound_a + scale_b * bound_b) / scale)
-                rescale = tuple(dyadic(s / scale) for s in (scale_a, scale_b))
-                bounds = ((b * m >> k) + (k > 0) for b, (m, k) in zip((bound_a, bound_b), rescale, strict=True))
-                return FixedPoint(scale, sum(bounds), rescale)
+            case Add() | Concat():
+                largest: Callable[[list[Any]], Any] = sum if isinstance(node, Add) else max
+                scales, bounds = zip(*(self._source(name, port) for port in node.ports), strict=True)
+                scale = min(scales)
+                scale *= 2 ** _excess_bits(largest([s * b for s, b in zip(scales, bounds, strict=True)]) / scale)
+                rescale = tuple(dyadic(s / scale) for s in scales)
+                in_units = [(b * m >> k) + (k > 0) for b, (m, k) in zip(bounds, rescale, strict=True)]
+                return FixedPoint(scale, largest(in_units), rescale)
             case Softmax():
                 scale, _ = self._source(name)
                 base = math.log2(math.e) if self.shift_softmax else 1.0

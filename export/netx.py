@@ -104,6 +104,8 @@ def _reasons(graph: Graph, name: str, node: Node) -> Iterator[str]:
                 yield "an exponent for each channel (export with --per-layer)"
             if graph.fixed_point[name].rescale[0] != (1, 0):
                 yield "inputs that are rescaled"
+            if isinstance(node, Conv1d) and node.before != node.after:
+                yield "even kernels, whose padding is not the same on both sides"
             if node.bias is not None and np.abs(node.bias).max() >= BIAS_LIMIT:
                 yield f"biases of {BIAS_LIMIT} units and more"
             if graph.fixed_point[name].bound >= DRIVE_LIMIT:

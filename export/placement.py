@@ -14,6 +14,7 @@ from neurotool.export.chip import Chip
 from neurotool.graph import (
     TOKENS,
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -45,6 +46,7 @@ class Connection:
 
     Dense: reach is the whole population; one to one: 1 sender and reach 1.
     operand_bits: what an element keeps of an operand of a product, for all tokens; 0 where the port is summed up.
+    tokens: into a convolution, the tokens whose copies of the population each sender reaches.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Connection:
     reach: int
     weight_bits: int
     operand_bits: int = 0
+    tokens: int = 1
 
     def axons(self, elements: int) -> int:
         """Input axons of a core with so many elements."""
@@ -108,11 +111,12 @@ def chunk_bits(weights: int, weight_bits: int, chip: Chip) -> int:
 
 
 def populations(graph: Graph, chip: Chip, tokens: int) -> list[Population]:
-    """In emission order. What stays on the host has none."""
+    """In emission order. What stays on the host has none, and neither has a Concat, which is wiring."""
     readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for name, sources in graph.inputs.items():
-        for source in sources:
-            readers[source].append(name)
+        for source in sources if not isinstance(graph.nodes[name], Concat) else ():
+            for part in _wired(graph, source):
+                readers[part].append(name)
     owner: dict[str, str] = {}
     for name, node in reversed(graph.nodes.items()):
         only = readers[name][0] if len(readers[name]) == 1 else ""
@@ -120,7 +124,7 @@ def populations(graph: Graph, chip: Chip, tokens: int) -> list[Population]:
         owner[name] = owner[only] if joins else name
     members: dict[str, list[str]] = {}
     for name, node in graph.nodes.items():
-        if not isinstance(node, ON_HOST):
+        if not isinstance(node, (*ON_HOST, Concat)):
             members.setdefault(owner[name], []).append(name)
     last_first = {name: members[name] for name in graph.nodes if name in members}
     return [_population(graph, chip, tokens, name, inside, owner) for name, inside in last_first.items()]
@@ -131,7 +135,7 @@ def place(parts: list[Population], chip: Chip, state_copies: int = 1) -> dict[st
     placed: dict[str, Placed] = {}
     for part in reversed(parts):  # what it sends to is placed before it, but for feedback
         targets = sum(
-            math.ceil(target.cores * min(1, connection.reach / target.population.elements))
+            math.ceil(target.cores * min(1, connection.reach / target.population.elements)) * connection.tokens
             for target in placed.values()
             for connection in target.population.connections
             if connection.source == part.name
@@ -168,10 +172,11 @@ def _population(
 ) -> Population:
     elements = _elements(graph, name, tokens)
     connections = [
-        _connection(graph, node, port, tokens, owner[source])
+        _connection(graph, node, port, tokens, part, owner[part])
         for node in inside
         for port, source in enumerate(graph.inputs[node])
-        if owner[source] != name or (node, graph.nodes[node].ports[port]) in graph.feedback
+        for part in _wired(graph, source)
+        if owner[part] != name or (node, graph.nodes[node].ports[port]) in graph.feedback
     ]
     soft = any(isinstance(node, Neuron) and node.reset == "soft" for node in map(graph.nodes.__getitem__, inside))
     results = sum(isinstance(graph.nodes[node], HOLDING) for node in inside)
@@ -193,12 +198,21 @@ def _elements(graph: Graph, name: str, tokens: int) -> int:
     return math.prod(sizes) // tokens
 
 
-def _connection(graph: Graph, name: str, port: int, tokens: int, source: str) -> Connection:
+def _wired(graph: Graph, source: str) -> list[str]:
+    """The nodes whose outputs `source` hands on: itself, or the parts of a Concat."""
+    if not isinstance(graph.nodes[source], Concat):
+        return [source]
+    return [part for joined in graph.inputs[source] for part in _wired(graph, joined)]
+
+
+def _connection(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
+    """Of what `part`, which lies in the population `source`, sends to a port."""
     node = graph.nodes[name]
     match node:
         case Linear() | Conv1d():
-            axons = node.weight[0].size
-            return Connection(source, axons, len(node.weight), weight_bits(node))
+            kernel = node.weight[0].size // node.in_width
+            senders = _elements(graph, part, tokens) * kernel
+            return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel)
         case MatMul():
             width = graph.shapes()[graph.inputs[name][1]][1]
             assert isinstance(width, int)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.graph import Add, Conv1d, Embedding, Graph, Linear, MatMul, Neuron, Node, Readout
+from neurotool.graph import Add, Concat, Conv1d, Embedding, Graph, Linear, MatMul, Neuron, Node, Readout
 
 
 class Membrane(ABC):
@@ -46,6 +46,8 @@ class Arithmetic(ABC):
                 y = self.multiply(name, x[0], x[1], real)
             case Add():
                 y = x[0] + x[1]
+            case Concat():
+                y = np.concatenate(x, -1)
             case _:
                 y = self.function(name, node, x[0], real)
         return self.checked(name, y)
@@ -55,10 +57,9 @@ class Arithmetic(ABC):
         node, weight = self.graph.nodes[name], self.weight(name)
         if not isinstance(node, Conv1d):
             return self.product(name, x, weight.T)
-        tokens, kernel = x.shape[-2], weight.shape[2]
-        padding = [(0, 0)] * (x.ndim - 2) + [(kernel // 2, kernel // 2), (0, 0)]
+        padding = [(0, 0)] * (x.ndim - 2) + [(node.before, node.after), (0, 0)]
         padded = np.pad(x * real[..., None], padding)
-        windows = [padded[..., k : k + tokens, :] for k in range(kernel)]
+        windows = [padded[..., k : k + x.shape[-2], :] for k in range(weight.shape[2])]
         return self.product(name, np.concatenate(windows, -1), np.concatenate(np.moveaxis(weight, 2, 0), 1).T)
 
     def multiply(self, name: str, a: np.ndarray, b: np.ndarray, real: np.ndarray) -> np.ndarray:

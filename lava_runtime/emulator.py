@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError
-from neurotool.graph import Add, Conv1d, Embedding, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.graph import Add, Concat, Conv1d, Embedding, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
 from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
 from neurotool.lava_runtime.floating import FloatArithmetic
 from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
@@ -207,8 +207,8 @@ class _Run:
                 return self._window(name, at_ports[0].value) if self.phased else self._step(name, at_ports[0].value)
         value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.inputs.real)
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        adds_spikes = isinstance(self.graph.nodes[name], Add) and len(sent) == 2
-        return Signal(value, sent[0] + sent[1] if adds_spikes else None)
+        joins_spikes = isinstance(self.graph.nodes[name], (Add, Concat)) and len(sent) == len(at_ports)
+        return Signal(value, sum(sent) if joins_spikes else None)
 
     def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Value and, of a spiking Input, number of spikes."""
@@ -290,6 +290,6 @@ class _Run:
             return real.sum(-1, keepdims=True)
         if isinstance(node, Linear):
             return len(node.weight)
-        reach = node.weight.shape[2] // 2
-        padded = np.pad(real.astype(np.int64), ((0, 0), (reach, reach)))
-        return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(2 * reach + 1))
+        # Token j is read by the outputs j - after … j + before.
+        padded = np.pad(real.astype(np.int64), ((0, 0), (node.after, node.before)))
+        return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(node.weight.shape[2]))

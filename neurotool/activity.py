@@ -15,7 +15,8 @@ class LayerActivity:
 
     neurons: width of the layer. spikes: sent by tokens that are not padding; padding_spikes: by padding.
     spikes_times_tokens: sum over inputs of its spikes times its tokens, which attention products over this layer cost.
-    by_position: spikes of the tokens at position 0, 1, …
+    by_position: spikes of the tokens at position 0, 1, …; from_end: of the last token of each input, the one before …;
+    padding being on the right.
     per_neuron: spikes of each neuron, (neurons,); only where asked for, and not stored in checkpoints.
     """
 
@@ -24,6 +25,7 @@ class LayerActivity:
     spikes_times_tokens: int = 0
     padding_spikes: int = 0
     by_position: list[int] = field(default_factory=list)
+    from_end: list[int] = field(default_factory=list)
     per_neuron: np.ndarray | None = field(default=None, compare=False)
 
     def add(self, per_token: np.ndarray, mask: np.ndarray, per_neuron: np.ndarray | None = None) -> None:
@@ -33,12 +35,17 @@ class LayerActivity:
         self.spikes += int(per_input.sum())
         self.spikes_times_tokens += int(per_input @ mask.sum(1))
         self.padding_spikes += int(per_token.sum()) - int(per_input.sum())
-        positions = real.sum(0).tolist()
-        self.by_position += [0] * (len(positions) - len(self.by_position))
-        for i, spikes in enumerate(positions):
-            self.by_position[i] += spikes
+        _add_to(self.by_position, real.sum(0))
+        at = np.maximum(mask.sum(1)[:, None] - 1 - np.arange(mask.shape[1]), 0)
+        _add_to(self.from_end, np.bincount(at.ravel(), real.ravel(), mask.shape[1]).astype(np.int64))
         if per_neuron is not None:
             self.per_neuron = per_neuron if self.per_neuron is None else self.per_neuron + per_neuron
+
+
+def _add_to(totals: list[int], more: np.ndarray) -> None:
+    totals += [0] * (len(more) - len(totals))
+    for i, spikes in enumerate(more.tolist()):
+        totals[i] += spikes
 
 
 @dataclass
@@ -70,12 +77,10 @@ class Activity:
         """Sum over inputs of tokens squared: attention works on pairs of tokens."""
         return sum(length**2 * count for length, count in self.lengths.items())
 
-    def pairs_within(self, reach: int) -> int:
-        """Sum over inputs of the pairs of tokens at most `reach` apart: a convolution works on these."""
-        return sum(
-            count * sum(max(length - abs(distance), 0) for distance in range(-reach, reach + 1))
-            for length, count in self.lengths.items()
-        )
+    def pairs_at(self, distance: int) -> int:
+        """Sum over inputs of the pairs of tokens that lie `distance` apart: each weight of a convolution works on those
+        at its own."""
+        return sum(count * max(length - abs(distance), 0) for length, count in self.lengths.items())
 
     def tokens_at(self, position: int) -> int:
         """Number of inputs that have a token at `position`."""
@@ -133,8 +138,9 @@ _STORED = ("neurons", "spikes", "spikes_times_tokens", "padding_spikes", "by_pos
 
 
 def _plain(layer: LayerActivity) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in _STORED}
+    return {name: getattr(layer, name) for name in (*_STORED, "from_end")}
 
 
 def _layer(record: dict[str, Any]) -> LayerActivity:
-    return LayerActivity(**{name: record[name] for name in _STORED})
+    """Records without `from_end` are of networks without convolutions, which alone need it."""
+    return LayerActivity(**{name: record[name] for name in _STORED}, from_end=record.get("from_end", []))

@@ -13,6 +13,7 @@ import numpy as np
 from neurotool.errors import DataError, GraphError
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -39,7 +40,7 @@ class SynapseEvents:
       and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
       the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
       operands of a MatMul spike, each port has its own count.
-    Spikes that several layers send through an Add (a residual stream) arrive as separate events.
+    Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
     """
 
     events: int
@@ -207,8 +208,9 @@ class _Run:
             case Neuron():
                 return self._neurons(name, node, at_ports[0].value / np.asarray(node.v_threshold, self.dtype))
         value = self._compute(node, *(signal.value.astype(np.float64, copy=False) for signal in at_ports))
-        sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        spikes = sent[0] + sent[1] if isinstance(node, Add) and len(sent) == 2 else None
+        sent, spikes = [signal.sent for signal in at_ports if signal.sent is not None], None
+        if isinstance(node, (Add, Concat)) and len(sent) == len(at_ports):
+            spikes = sum(sent) if isinstance(node, Add) else np.concatenate(sent, -1)
         return _Signal(value.astype(self.dtype, copy=False), spikes)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
@@ -232,6 +234,8 @@ class _Run:
                 return x[0] * (1 + _erf(x[0] / math.sqrt(2))) / 2
             case Add():
                 return x[0] + x[1]
+            case Concat():
+                return np.concatenate(x, -1)
             case Scale():
                 return x[0] * node.factor
         raise NotImplementedError(type(node).__name__)
@@ -261,9 +265,10 @@ class _Run:
         return _Signal(value, sent if node.spiking else None)
 
     def _convolve(self, node: Conv1d, x: np.ndarray) -> np.ndarray:
-        weight, reach = node.weight.astype(np.float64), node.weight.shape[2] // 2
-        padded = np.pad(x * self.real[:, None], ((reach, reach), (0, 0)))
-        return np.sum([padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(2 * reach + 1)], axis=0)
+        weight = node.weight.astype(np.float64)
+        padded = np.pad(x * self.real[:, None], ((node.before, node.after), (0, 0)))
+        taps = [padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(weight.shape[2])]
+        return np.sum(taps, axis=0)
 
     def _multiply(self, node: MatMul, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         b = _split(b, node.heads)
@@ -302,9 +307,9 @@ class _Run:
             return np.full(self.tokens, self.real.sum())
         if isinstance(node, Linear):
             return np.full(self.tokens, len(node.weight))
+        # Token j is read by the outputs j - after … j + before.
         reached = np.convolve(self.real.astype(np.int64), np.ones(node.weight.shape[2], np.int64))
-        reach = node.weight.shape[2] // 2
-        return len(node.weight) * reached[reach : reach + self.tokens]
+        return len(node.weight) * reached[node.before : node.before + self.tokens]
 
 
 def _plus(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -67,12 +68,12 @@ def graphs(draw: Any) -> Graph:
         fed_back = build.add_feedback("fed_back", Linear(array(WIDTH, WIDTH), bias(WIDTH)), "last")
         x = build.add("with_feedback", Add(), x, fed_back)
     for i in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["linear", "conv", "attention", "norm", "scale", "residual"]))
+        kind = draw(st.sampled_from(["linear", "conv", "attention", "norm", "scale", "residual", "concat"]))
         name = f"{i}.{kind}"
         if kind == "linear":
             x = build.add(f"{name}.gelu", Gelu(), build.add(name, Linear(array(WIDTH, WIDTH), bias(WIDTH)), x))
         elif kind == "conv":
-            x = build.add(name, Conv1d(array(WIDTH, WIDTH, draw(st.sampled_from([1, 3]))), bias(WIDTH)), x)
+            x = build.add(name, Conv1d(array(WIDTH, WIDTH, draw(st.integers(1, 6))), bias(WIDTH)), x)
         elif kind == "attention":
             query = build.add(f"{name}.query", Linear(array(WIDTH, WIDTH)), x)
             key = build.add(f"{name}.key", draw(neurons()), x)
@@ -84,6 +85,10 @@ def graphs(draw: Any) -> Graph:
             x = build.add(name, LayerNorm(array(WIDTH), array(WIDTH), 1e-5), x)
         elif kind == "scale":
             x = build.add(name, Scale(draw(factors) if draw(st.booleans()) else array(WIDTH)), x)
+        elif kind == "concat":
+            parts = [x, build.add(f"{name}.neurons", draw(neurons()), x), x][: draw(st.integers(1, 3))]
+            joined = build.add(f"{name}.joined", Concat(len(parts)), *parts)
+            x = build.add(name, Linear(array(WIDTH, WIDTH * len(parts))), joined)
         else:
             x = build.add(name, Add(), x, build.add(f"{name}.neurons", draw(neurons()), x))
     last = build.add("last", draw(neurons()), x)

@@ -19,6 +19,7 @@ from neurotool.errors import DataError
 from neurotool.evaluation import _add
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Graph,
@@ -33,7 +34,7 @@ from neurotool.graph import (
     Softmax,
 )
 from neurotool.lava_runtime.model import EmulatedModel
-from neurotool.simulate import simulate
+from neurotool.simulate import SynapseEvents, simulate
 from neurotool.student import SpikingBertForSequenceClassification
 
 MakeStudent = Callable[..., SpikingBertForSequenceClassification]
@@ -65,7 +66,7 @@ def node(counts: Counts, name: str) -> Any:
 def test_lengths_by_hand() -> None:
     activity = lengths_only(3, 1, 3)
     assert (activity.inputs, activity.tokens, activity.token_pairs) == (3, 7, 19)
-    assert activity.pairs_within(0) == 7 and activity.pairs_within(1) == 7 + 4 + 4 and activity.pairs_within(9) == 19
+    assert [activity.pairs_at(distance) for distance in (-2, -1, 0, 1, 2, 3)] == [2, 4, 7, 4, 2, 0]
     assert [activity.tokens_at(i) for i in range(4)] == [3, 2, 2, 0]
 
 
@@ -74,16 +75,19 @@ def test_layer_activity_by_hand() -> None:
     layer = LayerActivity(8)
     mask = np.array([[True, True, True], [True, False, False]])
     layer.add(np.array([[2.0, 0, 5], [4, 7, 1]], np.float32), mask)
-    assert layer == LayerActivity(8, 11, 7 * 3 + 4 * 1, 8, [6, 0, 5])
+    assert layer == LayerActivity(8, 11, 7 * 3 + 4 * 1, 8, [6, 0, 5], [9, 0, 2])
     layer.add(np.array([[1, 1, 1, 1]]), np.ones((1, 4), bool))
-    assert layer == LayerActivity(8, 15, 25 + 16, 8, [7, 1, 6, 1])
+    assert layer == LayerActivity(8, 15, 25 + 16, 8, [7, 1, 6, 1], [10, 1, 3, 1])
 
 
 def test_the_record_of_activity_is_read_back() -> None:
-    activity = Activity(2, 4, Counter({3: 2, 7: 1}), 5, {"a": LayerActivity(4, 9, 40, 2, [1, 2, 6])})
+    activity = Activity(2, 4, Counter({3: 2, 7: 1}), 5, {"a": LayerActivity(4, 9, 40, 2, [1, 2, 6], [0, 9])})
     activity.fed_back["feedback"] = LayerActivity(4, 1, 3, 0, [1])
     assert Activity.from_dict(activity.to_dict()) == activity
     assert activity.rate("a") == activity.mean_rate == 9 / (13 * 4 * 4)
+    old = activity.to_dict()
+    del old["layers"]["a"]["from_end"]
+    assert Activity.from_dict(old).layers["a"] == LayerActivity(4, 9, 40, 2, [1, 2, 6])
     with pytest.raises(DataError, match="lengths"):
         Activity.from_dict({"time_steps": 4, "steps": 4, "layers": {}})
 
@@ -161,6 +165,59 @@ def test_brute_force() -> None:
     assert counts.activity.padding == 1 and counts.activity.layers["ternary"].padding_spikes > 0
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 8])
+def test_convolutions_by_brute_force(kernel: int) -> None:
+    """Every MAC and accumulate, one by one, of texts shorter and longer than the kernel; padding costs nothing."""
+    build = GraphBuilder()
+    s = build.add("s", Neuron(0.4), build.add("word", Embedding(np.random.default_rng(0).normal(size=(9, 3)))))
+    build.add("last", Neuron(), build.add("conv", Conv1d(np.ones((2, 3, kernel)), np.ones(2)), s))
+    graph = build.build(time_steps=3, schedule="concurrent", tokens=7)
+    inputs = [
+        {"input_ids": np.array([1, 4, 2, 6, 3, 5, 7]), "attention_mask": np.arange(7) < length} for length in (6, 1, 3)
+    ]
+    macs = accumulates = 0
+    for one in inputs:
+        length, spikes = one["attention_mask"].sum(), simulate(graph, **one).spikes["s"]
+        for out in range(length):
+            for k in range(kernel):
+                token = out + k - (kernel - 1) // 2
+                if 0 <= token < length:
+                    macs += 2 * 3
+                    accumulates += 2 * int(spikes[:, token].sum())
+    activity, events = measure(graph, inputs)
+    assert events_of_activity(graph, activity) == events and accumulates > 0
+    conv = node(count(graph, activity, events), "conv")
+    assert conv.spiking.accumulates == accumulates
+    assert conv.dense.macs == macs == conv.synapses
+    assert conv.dense.adds == 2 * 10 and conv.spiking.adds == 3 * conv.dense.adds
+    if kernel == 4:  # tokens within reach: 3, 4, 4, 4, 3, 2 of the first text, 1 of the second, 3, 3, 2 of the third
+        assert macs == 2 * 3 * (20 + 1 + 8)
+    activity.layers["s"].from_end = []
+    with pytest.raises(DataError, match="does not say which tokens"):
+        events_of_activity(graph, activity)
+
+
+def test_joined_spikes_are_counted_where_they_came_from() -> None:
+    """2 neurons of one layer and 3 of another into 5 columns, whose zeros can be left out."""
+    build = GraphBuilder()
+    word = build.add("word", Embedding(np.random.default_rng(1).normal(size=(9, 5))))
+    a = build.add("a", Neuron(0.5), build.add("a.linear", Linear(np.eye(5)[:2]), word))
+    b = build.add("b", Neuron(0.3, spikes="ternary"), build.add("b.linear", Linear(np.eye(5)[2:]), word))
+    weight = np.array([[1.0, 0, 1, 0, 0], [1, 0, 0, 0, 1]])
+    build.add("last", Neuron(), build.add("linear", Linear(weight), build.add("joined", Concat(), a, b)))
+    graph = build.build(time_steps=4, schedule="concurrent", tokens=6)
+    activity, events = measure(graph, [{"input_ids": np.array([1, 5, 2])}, {"input_ids": np.array([8])}])
+    of_a, of_b = activity.layers["a"].per_neuron, activity.layers["b"].per_neuron
+    spikes = int(of_a.sum() + of_b.sum())
+    assert 0 < of_a.sum() < spikes and events["linear", "x"] == SynapseEvents(spikes, 2 * spikes)
+    assert events_of_activity(graph, activity) == events
+    linear = node(count(graph, activity, events), "linear")
+    assert linear.elements["x"] == Elements(zero=4 * 4 * 5 - spikes, ternary=spikes)
+    assert node(count(graph, activity, events), "joined").spiking == Operations()
+    skipped = events_of_activity(graph, activity, skip_zero=True)["linear", "x"]
+    assert skipped == SynapseEvents(spikes, int(2 * of_a[0] + of_b[0] + of_b[2]))
+
+
 def test_spikes_on_a_residual_path_are_added_one_by_one() -> None:
     """3 tokens of 4 neurons send 17 spikes in 4 steps, beside 3 x 4 graded values; the dense twin adds 12 once."""
     build = GraphBuilder()
@@ -214,7 +271,7 @@ def test_two_counts_agree_on_any_graph(graph: Graph, seed: int, padding: int) ->
     for n in counts.nodes:
         for elements in n.elements.values():
             assert min(elements.zero, elements.binary, elements.ternary, elements.graded) >= 0
-    if graph.of_type(Conv1d) or graph.of_type(Input) or graph.feedback:
+    if graph.of_type(Input) or graph.feedback:
         return
     assert events_of_activity(graph, activity) == events
 

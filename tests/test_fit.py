@@ -20,6 +20,8 @@ from neurotool.export.lower import lower
 from neurotool.export.placement import chunk_bits, place, populations
 from neurotool.graph import (
     Add,
+    Concat,
+    Conv1d,
     Embedding,
     Gelu,
     Graph,
@@ -28,7 +30,9 @@ from neurotool.graph import (
     LayerNorm,
     Linear,
     MatMul,
+    MeanPool,
     Neuron,
+    Readout,
     Scale,
     Softmax,
 )
@@ -152,6 +156,39 @@ def test_populations_of_an_encoder_layer() -> None:
     assert [(c.source, c.senders, c.reach) for c in context.connections] == [("softmax", 5, 4), ("value", 5, 1)]
     residual = parts["self_output"].connections
     assert [(c.source, c.senders, c.reach) for c in residual] == [("attention", 8, 8), ("embedding", 1, 1)]
+
+
+def convolutions(width: int, channels: int, *kernels: int, on_chip: bool = False) -> Graph:
+    """Convolutions of several widths, their spikes joined for the host, or for a Linear."""
+    build, rng = GraphBuilder(), np.random.default_rng(0)
+    s = build.add("embedding", Neuron(), build.add("word", Embedding(rng.normal(size=(3, width)))))
+    parts = []
+    for kernel in kernels:
+        x = build.add(f"{kernel}.kernel", Conv1d(rng.choice([-1.0, 1.0], (channels, width, kernel)) / width), s)
+        parts.append(build.add(f"{kernel}", Neuron(), x))
+    x = build.add("joined", Concat(len(parts)), *parts)
+    if on_chip:
+        x = build.add("last", Neuron(), build.add("linear", Linear(np.ones((2, channels * len(parts)))), x))
+    build.add(
+        "readout", Readout(np.ones((2, 2 if on_chip else channels * len(parts)))), build.add("pool", MeanPool(), x)
+    )
+    return lowered(build, tokens=9)
+
+
+def test_convolutions_hear_their_neighbours() -> None:
+    """8 inputs at 3 and 4 tokens are 24 and 32 axons; an input reaches the copies of 3 and 4 tokens, a core each."""
+    placed = place(populations(convolutions(8, 5, 3, 4), load_chip("loihi2"), 9), load_chip("loihi2"))
+    assert list(placed) == ["embedding", "3", "4"]  # joining is wiring and takes no neurons
+    assert placed["3"].population.nodes == ("3.kernel", "3")
+    assert [placed[name].used["input_axons_per_core"] for name in ("3", "4")] == [24, 32]
+    assert placed["embedding"].used["output_axons_per_core"] == 8 * (3 + 4)
+    assert placed["3"].used["output_axons_per_core"] == 0  # the host pools them
+
+
+def test_what_reads_joined_layers_hears_each_of_them() -> None:
+    parts = {p.name: p for p in populations(convolutions(8, 5, 1, 2, on_chip=True), load_chip("loihi2"), 9)}
+    assert list(parts) == ["embedding", "1", "2", "last"]
+    assert [(c.source, c.senders, c.reach) for c in parts["last"].connections] == [("1", 5, 2), ("2", 5, 2)]
 
 
 def test_copies_multiply_and_turns_keep_the_state_of_all_tokens() -> None:

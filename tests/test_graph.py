@@ -15,6 +15,7 @@ from random_graphs import graphs
 from neurotool.errors import GraphError, NeurotoolError
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -157,7 +158,9 @@ NAN = np.array([[1.0, np.nan], [1, 1], [1, 1]])
         (with_parts(Linear(ONES, np.zeros(2))), r"node linear .*bias has shape \(2,\)"),
         (with_parts(Linear(np.ones((3, 5)))), r"node linear .*port x has shape \(tokens, 2\), but needs \(tokens, 5\)"),
         (with_parts(Conv1d(np.ones((3, 5, 1)))), r"node linear \(Conv1d\): port x has shape \(tokens, 2\)"),
-        (with_parts(Conv1d(np.ones((3, 2, 2)))), "kernel 2: only odd"),
+        (after(Concat(0)), "parts is 0: it must be a whole number of at least 1"),
+        (after(Concat(2), "linear", "scores"), r"node extra \(Concat\): port x1 has shape \(1, tokens, tokens\)"),
+        (after(Concat(2), "linear"), r"node extra \(Concat\) has 1 inputs for 2 ports; open: x1"),
         (
             with_parts(neuron=Neuron(v_threshold=0.0)),
             r"node neurons \(Neuron\): v_threshold is 0.0: it must be above 0",

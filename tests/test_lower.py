@@ -17,6 +17,7 @@ from neurotool.errors import ExportError, OverflowingError
 from neurotool.export.lower import SPREAD, dyadic, lower, mantissas, row_mantissas
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -158,17 +159,34 @@ def test_linear(seed: int, biased: bool) -> None:
     assert (np.abs(y - true) <= np.abs(x).sum(-1, keepdims=True) * row_errors + lost_bits + fixed.scale / 2).all()
 
 
-@given(seeds)
-def test_conv1d(seed: int) -> None:
+@given(seeds, st.integers(1, 5))
+def test_conv1d(seed: int, kernel: int) -> None:
     """With its quantised weight: a Conv1d is a Linear that reads its neighbours, 0 beyond the ends."""
-    exact = Conv1d(np.random.default_rng(seed).normal(size=(5, 6, 3)))
+    exact = Conv1d(np.random.default_rng(seed).normal(size=(5, 6, kernel)))
     graph, x, y = after_input(exact, seed)
     weight, fixed = weight_of(graph, "y"), graph.fixed_point["y"]
-    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
-    true = sum(padded[:, k : k + 4] @ weight[:, :, k].T for k in range(3))
+    padded = np.pad(x, ((0, 0), ((kernel - 1) // 2, kernel // 2), (0, 0)))
+    true = sum(padded[:, k : k + 4] @ weight[:, :, k].T for k in range(kernel))
     lost_bits = np.abs(weight).sum((1, 2)) * graph.fixed_point["x"].scale * 2.0 ** fixed.rescale[0][1] / 2
     assert (np.abs(y - true) <= lost_bits + 1e-9).all()
-    assert np.abs(weight - exact.weight).max() <= np.abs(exact.weight).max() / 127 * math.sqrt(18)
+    assert np.abs(weight - exact.weight).max() <= np.abs(exact.weight).max() / 127 * math.sqrt(6 * kernel)
+
+
+def test_concat_brings_its_parts_to_one_unit() -> None:
+    """8 is 64 units of 2^-3, 1 is 64 of 2^-6: the finer unit serves all."""
+    build = GraphBuilder()
+    spikes = build.add("spikes", Neuron(), build.add("x", Input(1)))
+    coarse = build.add("coarse", Linear(np.array([[8.0]])), spikes)
+    fine = build.add("fine", Linear(np.array([[1.0]])), spikes)
+    build.add("joined", Concat(3), coarse, fine, coarse)
+    largest = {"x": 1.0, "spikes": 1.0, "coarse": 8.0, "fine": 1.0, "joined": 8.0}
+    graph = lower(build.build(time_steps=1, schedule="concurrent"), largest)
+    fixed = graph.fixed_point
+    assert fixed["coarse"].scale == 8 * fixed["fine"].scale == 8 * fixed["joined"].scale
+    assert fixed["joined"].rescale == ((8, 0), (1, 0), (8, 0))
+    assert fixed["joined"].bound == 8 * fixed["coarse"].bound
+    run = Emulator(graph).run(values={"x": np.ones((1, 1, 1))}, record=True)
+    assert (run.messages["joined"] * fixed["joined"].scale).tolist() == [[[8.0, 1.0, 8.0]]]
 
 
 @given(seeds, st.sampled_from([1e-3, 1.0, 1e3]))

@@ -258,6 +258,12 @@ def test_all_that_cannot_be_held_is_listed_and_nothing_is_written(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_an_even_kernel_is_refused() -> None:
+    """netx pads both sides alike."""
+    graph = chain((Conv1d(normal(2, 2, 4)), IF), tokens=5)
+    assert not_held(graph) == {"even kernels, whose padding is not the same on both sides": ["0.synapse"]}
+
+
 def test_branches_feedback_and_channel_exponents_are_refused() -> None:
     build = GraphBuilder()
     x = build.add("in", Input(2, spiking=True))

@@ -259,6 +259,17 @@ def test_convolutions_are_those_of_torch(options: dict[str, Any], file: Path) ->
     assert np.allclose(potentials, 2 * expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_kernels_of_any_width_keep_the_tokens(kernel: int, file: Path) -> None:
+    """Where the padding is "same"; with a number of zeros on both sides an even kernel changes the length."""
+    node = conv(kernel=kernel)
+    nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), node, nir.IF(np.ones((4, 7)), np.ones((4, 7)))))
+    graph = read_nir(file, **FOREIGN)
+    assert graph.tokens == 7 and graph.nodes["conv1d"] == Conv1d(node.weight, node.bias)
+    write_nir(graph, file, force=True)
+    assert read_nir(file) == graph
+
+
 def test_a_convolutional_network_keeps_its_tokens(file: Path) -> None:
     threshold = np.repeat(np.array([[1.0], [2.0], [1.5], [1.0]]), 7, axis=1)
     nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), conv(), nir.IF(np.ones((4, 7)), threshold)))

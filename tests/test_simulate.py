@@ -13,6 +13,7 @@ from random_graphs import TOKENS, VOCABULARY, graphs, random_input
 from neurotool.errors import DataError
 from neurotool.graph import (
     Add,
+    Concat,
     Conv1d,
     Embedding,
     Gelu,
@@ -210,6 +211,13 @@ def test_conv_norm_and_gelu_by_hand() -> None:
         0.5 + (1 + 4 + 12) / 64,
         0.5 + (2 + 6) / 64,
     ]
+    # An even kernel reads one token more after its own: weight 1 on i - 1, 2 on i, 4 on i + 1, 8 on i + 2.
+    even = Conv1d(np.array([[[1.0, 2.0, 4.0, 8.0]]]) / 64)
+    assert run(even, [[1.0], [2.0], [3.0], [9.0]], [1, 1, 1, 0])[:3].ravel().tolist() == [
+        (2 + 8 + 24) / 64,
+        (1 + 4 + 12) / 64,
+        (2 + 6) / 64,
+    ]
     norm = LayerNorm(np.array([0.5, 0.25]), np.array([0.125, 0.0]), 0.0)
     assert run(norm, [[3.0, 1.0]], [1]).tolist() == [[0.625, -0.25]]
     assert run(LayerNorm(np.ones(2), np.zeros(2), 3.0), [[1.0, -1.0]], [1]).tolist() == [[0.5, -0.5]]
@@ -285,13 +293,13 @@ def test_events_against_loops(graph: Graph, seed: int, length: int) -> None:
         if isinstance(node, Input) and node.spiking:
             sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
             return [tuple(map(int, at)) for at in np.argwhere(arguments["values"][name])] * sweeps
-        if isinstance(node, Add) and all(is_spiking(source) for source in graph.inputs[name]):
+        if isinstance(node, (Add, Concat)) and all(is_spiking(source) for source in graph.inputs[name]):
             return [spike for source in graph.inputs[name] for spike in deliveries(source, late)]
         return []
 
     def is_spiking(name: str) -> bool:
         node = graph.nodes[name]
-        if isinstance(node, Add):
+        if isinstance(node, (Add, Concat)):
             return all(is_spiking(source) for source in graph.inputs[name])
         return isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking)
 
@@ -310,7 +318,8 @@ def test_events_against_loops(graph: Graph, seed: int, length: int) -> None:
                     if isinstance(node, MatMul):
                         operations += 1
                     elif isinstance(node, Conv1d):
-                        operations += len(node.weight) * (abs(other - token) <= node.weight.shape[2] // 2)
+                        kernel = node.weight.shape[2]  # output `other` reads from (kernel - 1) // 2 tokens before on
+                        operations += len(node.weight) * (0 <= token - other + (kernel - 1) // 2 < kernel)
                     else:
                         operations += len(node.weight) * (other == token)
             expected[name, port] = SynapseEvents(events, operations)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.activity import Activity
 from neurotool.energy.counts import count, events_of_activity
@@ -21,7 +22,7 @@ from neurotool.lava_runtime.job import Job
 from neurotool.lava_runtime.model import EmulatedModel
 from neurotool.lava_runtime.run import run_jobs
 from neurotool.sentences import random_inputs
-from neurotool.student import STUDENTS, Student
+from neurotool.student import STUDENTS, Student, TextCnnConfig, TextCnnForSequenceClassification, unrolled
 from neurotool.student.tracing import StudentModel
 from neurotool.validate import GraphModel, compare
 
@@ -39,6 +40,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "spikebert": {"model_type": "spikebert"},
     "spikebert ternary, no positions": {"model_type": "spikebert", "spikes": "ternary", "positions": "none"},
     "spikebert hard reset": {"model_type": "spikebert", "reset": "hard", "learn_v_threshold": True},
+    "snn-textcnn": {"model_type": "snn-textcnn", "channels": 5},
+    "snn-textcnn ternary, leaky, one width": {
+        "model_type": "snn-textcnn",
+        "spikes": "ternary",
+        "leak": 0.9,
+        "kernel_sizes": [2],
+        "learn_v_threshold": True,
+    },
 }
 IDS = torch.randint(1, 30, (3, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.tensor([[1] * 9, [1] * 6 + [0] * 3, [1] * 7 + [0] * 2])
@@ -47,6 +56,7 @@ MASK = torch.tensor([[1] * 9, [1] * 6 + [0] * 3, [1] * 7 + [0] * 2])
 def make(kind: str, seed: int = 0, **values: Any) -> Student:
     options = TINY | KINDS[kind] | values
     network = STUDENTS[options.pop("model_type")]
+    options = {name: value for name, value in options.items() if name not in network.config_class.lacks}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = network(network.config_class(**options))
@@ -168,6 +178,22 @@ def test_evaluation_leaves_a_student_in_the_mode_it_was_in(kind: str) -> None:
     assert student.training
 
 
+@pytest.mark.parametrize("kind", ["spikebert", "snn-textcnn"])
+def test_a_batch_worked_off_in_parts_is_the_same_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, gradients = [], []
+    for at_once in (unrolled.AT_ONCE, 1):  # all texts, one text at a time
+        monkeypatch.setattr(unrolled, "AT_ONCE", at_once)
+        student = make(kind, time_steps=6).double().train()
+        output = student(IDS, MASK, labels=torch.tensor([0, 1, 1]), output_spike_counts=True)
+        (output.loss + sum(x.mean() for x in (*output.hidden, *output.rates.values()))).backward()
+        gradients.append([p.grad for p in student.parameters() if p.requires_grad])
+        outputs.append([output.logits, *output.hidden, *output.rates.values(), *output.spike_counts.values()])
+        with torch.inference_mode():
+            assert torch.allclose(student.eval()(IDS, MASK).logits, output.logits, atol=1e-12)
+    for a, b in (*zip(*outputs, strict=True), *zip(*gradients, strict=True)):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_checkpointed_blocks_give_the_same_gradients() -> None:
     gradients = []
     for checkpointed in (False, True):
@@ -191,3 +217,57 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
 def test_what_no_spikebert_can_be_built_from(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make("spikebert", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schedule": "phased"}, "schedule is 'phased': choose one of concurrent"),
+        ({"kernel_sizes": [3, 0]}, "kernel_sizes are 3,0: give different numbers of at least 1"),
+        ({"kernel_sizes": [3, 4, 3]}, "kernel_sizes are 3,4,3"),
+        ({"kernel_sizes": []}, "kernel_sizes are missing"),
+        ({"channels": 0}, "channels is 0: it must be at least 1"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2: a snn-textcnn student has none"),
+    ],
+)
+def test_what_no_textcnn_can_be_built_from(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TextCnnForSequenceClassification(TextCnnConfig(**values))
+
+
+@pytest.mark.parametrize("spikes", ["binary", "ternary"])
+def test_the_embedding_of_a_textcnn_uses_the_rates_there_are(spikes: str) -> None:
+    """Whatever the scale of a teacher's LayerNorm: 3 deviations are half the rates, or those of one sign."""
+    student = make("snn-textcnn", spikes=spikes, v_threshold=2.0, hidden_size=64).double()
+    teacher = BertEmbeddings(student.config).double()
+    torch.nn.init.normal_(teacher.LayerNorm.weight, 0.3, 0.1)
+    torch.nn.init.normal_(teacher.LayerNorm.bias, 0.2, 0.1)
+    student.copy_embeddings(teacher)
+    with torch.inference_mode():
+        rates = student.embeddings(torch.arange(1, 30)[:, None].expand(-1, 2)) / 2.0
+        other = student.embeddings(torch.arange(1, 30)[:, None].flip(1))
+    binary = spikes == "binary"
+    assert torch.equal(rates[:, 0] * 2, other[:, 0]) and torch.equal(rates[:, 0], rates[:, 1])  # no positions
+    assert rates.mean() == pytest.approx(0.5 if binary else 0.0, abs=0.02)
+    assert rates.std() == pytest.approx(1 / 6 if binary else 1 / 3, rel=0.05)
+
+
+def test_a_textcnn_by_hand() -> None:
+    """One neuron for an embedding of rate 1/2 or 1, kernels of 1 and 2 tokens, 4 steps; the third token is padding."""
+    options = {"hidden_size": 1, "channels": 1, "kernel_sizes": [1, 2], "time_steps": 4}
+    student = make("snn-textcnn", **options).double()
+    one, two = student.convolutions
+    with torch.no_grad():
+        student.embeddings.LayerNorm.weight.zero_()
+        student.embeddings.LayerNorm.bias.fill_(0.5)
+        for tensor, value in ((one.weight, 0.5), (one.bias, 0.25), (two.weight, 0.25), (two.bias, 0.0)):
+            tensor.fill_(value)
+        student.classifier.weight.copy_(torch.eye(2))
+        student.classifier.bias.zero_()
+        output = student(IDS[:1, :3], torch.tensor([[1, 1, 0]]), output_spike_counts=True)
+    # Spikes 0 1 0 1. Kernel 1: currents .25 .75 .25 .75, potentials .25 1 .25 1. Kernel 2: 0 .5 0 .5 for the first
+    # token, which reads the second, too: 0 .5 .5 1; 0 .25 0 .25 for the second, whose neighbour is padding.
+    assert output.spike_counts["embedding"][0, :2].tolist() == [[2], [2]]
+    assert output.spike_counts["convolution.1"][0, :2].tolist() == [[2], [2]]
+    assert output.spike_counts["convolution.2"][0, :2].tolist() == [[1], [0]]
+    assert output.logits.tolist() == [[2 / 4, (1 / 4 + 0) / 2]]

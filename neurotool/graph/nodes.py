@@ -98,9 +98,10 @@ class Linear(Node):
 
 @dataclass(frozen=True, eq=False)
 class Conv1d(Node):
-    """y_i = sum_k weight[:, :, k] x_(i + k - kernel//2) + bias over tokens; weight (out, in, kernel), kernel odd.
+    """y_i = sum_k weight[:, :, k] x_(i + k - before) + bias over tokens; weight (out, in, kernel).
 
-    Tokens outside the input and padding tokens read as 0, so there are as many tokens out as in.
+    before = (kernel - 1) // 2: an even kernel reads one token more after its own than before it. Tokens outside the
+    input and padding tokens read as 0, so there are as many tokens out as in.
     """
 
     weight: np.ndarray
@@ -108,13 +109,21 @@ class Conv1d(Node):
 
     def check(self) -> None:
         _array(self, "weight", 3)
-        if self.weight.shape[2] % 2 == 0:
-            raise GraphError(f"weight has kernel {self.weight.shape[2]}: only odd kernels keep the number of tokens")
         _vector(self, "bias", self.weight.shape[0])
 
     @property
     def in_width(self) -> int:
         return self.weight.shape[1]
+
+    @property
+    def before(self) -> int:
+        """Tokens before its own that an output reads."""
+        return (self.weight.shape[2] - 1) // 2
+
+    @property
+    def after(self) -> int:
+        """Tokens after its own that an output reads."""
+        return self.weight.shape[2] // 2
 
     def shape(self, *inputs: Shape) -> Shape:
         _expect("x", inputs[0], (TOKENS, self.in_width), f"weight is {self.weight.shape}")
@@ -251,6 +260,25 @@ class Add(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Concat(Node):
+    """y_i = [x0_i; x1_i; …], one after the other: wiring, which computes nothing. Spikes stay spikes."""
+
+    parts: int = 2
+
+    def check(self) -> None:
+        _whole(self, "parts", 1)
+
+    @property
+    def ports(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(f"x{i}" for i in range(self.parts))
+
+    def shape(self, *inputs: Shape) -> Shape:
+        for port, shape in zip(self.ports, inputs, strict=True):
+            _expect(port, shape, (TOKENS, None), "it joins activations")
+        return TOKENS, sum(int(width) for _, width in inputs)
+
+
+@dataclass(frozen=True, eq=False)
 class Scale(Node):
     """y = factor x; factor is one number, or one per element of the last axis (width,)."""
 
@@ -304,7 +332,8 @@ class Readout(Node):
 NODE_TYPES: dict[str, type[Node]] = {
     kind.__name__: kind
     for kind in (
-        Input, Embedding, Linear, Conv1d, Neuron, MatMul, Softmax, LayerNorm, Gelu, Add, Scale, MeanPool, Readout,
+        Input, Embedding, Linear, Conv1d, Neuron, MatMul, Softmax, LayerNorm, Gelu, Add, Concat, Scale, MeanPool,
+        Readout,
     )
 }  # fmt: skip
 

@@ -1,14 +1,19 @@
 """Spiking language models in torch: their neurons, schedules and equilibrium."""
 
-from neurotool.student.configuration import SpikeBertConfig, SpikingBertConfig
+from neurotool.student.configuration import SpikeBertConfig, SpikingBertConfig, TextCnnConfig
 from neurotool.student.neurons import NeuronDynamics
 from neurotool.student.spikebert import SpikeBertForSequenceClassification
 from neurotool.student.spikingbert import SpikingBertForSequenceClassification
 from neurotool.student.student import Student, StudentOutput
+from neurotool.student.textcnn import TextCnnForSequenceClassification
 
 STUDENTS: dict[str, type[Student]] = {
     student.config_class.model_type: student
-    for student in (SpikingBertForSequenceClassification, SpikeBertForSequenceClassification)
+    for student in (
+        SpikingBertForSequenceClassification,
+        SpikeBertForSequenceClassification,
+        TextCnnForSequenceClassification,
+    )
 }
 """Every kind of student by the `model_type` of its configuration."""
 
@@ -21,4 +26,6 @@ __all__ = [
     "SpikingBertForSequenceClassification",
     "Student",
     "StudentOutput",
+    "TextCnnConfig",
+    "TextCnnForSequenceClassification",
 ]

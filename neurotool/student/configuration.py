@@ -24,6 +24,8 @@ class StudentConfig(BertConfig):
 
     model_type = "student"
     schedules: ClassVar[tuple[str, ...]] = get_args(Schedule)
+    lacks: ClassVar[tuple[str, ...]] = ()
+    """Settings of a BERT that mean nothing here."""
 
     num_hidden_layers: int = 4
     hidden_dropout_prob: float | int = 0.0
@@ -48,11 +50,14 @@ class StudentConfig(BertConfig):
         """Raises ConfigError for values no student can be built from."""
         _ = self.dynamics
         at_least("time_steps", self.time_steps, 1)
-        at_least("num_hidden_layers", self.num_hidden_layers, 1)
-        at_least("num_attention_heads", self.num_attention_heads, 1)
         one_of("schedule", self.schedule, self.schedules)
         one_of("pooling", self.pooling, get_args(Pooling))
         positive("v_threshold", self.v_threshold)
+        self.check_layers()
+
+    def check_layers(self) -> None:
+        at_least("num_hidden_layers", self.num_hidden_layers, 1)
+        at_least("num_attention_heads", self.num_attention_heads, 1)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}: "
@@ -98,6 +103,33 @@ class SpikeBertConfig(StudentConfig):
         positive("attention_v_threshold", self.attention_v_threshold)
         positive("attention_scale", self.attention_scale)
         one_of("positions", self.positions, get_args(Positions))
+
+
+class TextCnnConfig(StudentConfig):
+    """SNN-TextCNN. Defaults are those of the paper and its code (arXiv 2406.19230), but for initializer_range, which is
+    the classifier's: it reads means over tokens, which lie close together.
+
+    kernel_sizes: tokens that each convolution reads. channels: of each convolution.
+    """
+
+    model_type = "snn-textcnn"
+    schedules: ClassVar[tuple[str, ...]] = ("concurrent",)
+    lacks: ClassVar[tuple[str, ...]] = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+    num_hidden_layers: int = 0
+    schedule: str = "concurrent"
+    time_steps: int = 50
+    initializer_range: float = 0.1
+    kernel_sizes: list[int] | tuple[int, ...] = (3, 4, 5)
+    channels: int = 100
+
+    def check_layers(self) -> None:
+        if self.num_hidden_layers:
+            raise ConfigError(f"num_hidden_layers is {self.num_hidden_layers}: a {self.model_type} student has none")
+        at_least("channels", self.channels, 1)
+        if not self.kernel_sizes or min(self.kernel_sizes) < 1 or len(set(self.kernel_sizes)) < len(self.kernel_sizes):
+            given = ",".join(map(str, self.kernel_sizes))
+            raise ConfigError(f"kernel_sizes are {given or 'missing'}: give different numbers of at least 1")
 
 
 def at_least(name: str, value: int, minimum: int) -> None:

@@ -13,10 +13,10 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.graph import Graph
 from neurotool.student.configuration import SpikeBertConfig
-from neurotool.student.emission import Emission, NeuronLayer, Unrolled
+from neurotool.student.emission import Emission, NeuronLayer
 from neurotool.student.neurons import NeuronDynamics
-from neurotool.student.student import Student, StudentOutput
 from neurotool.student.to_graph import spikebert_graph
+from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 
 
 class SpikeBertBlock(GradientCheckpointingLayer):
@@ -62,7 +62,7 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
-class SpikeBertForSequenceClassification(Student):
+class SpikeBertForSequenceClassification(UnrolledStudent):
     """The readout reads LayerNorm(stream), averaged over time steps and tokens.
 
     The embedding's neurons are Heavisides at every step, that is neurons without memory; their threshold is 1, and the
@@ -72,7 +72,6 @@ class SpikeBertForSequenceClassification(Student):
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
     supports_gradient_checkpointing = True
-    supports_attention_loss = False
     config: SpikeBertConfig
 
     def __init__(self, config: SpikeBertConfig) -> None:
@@ -90,38 +89,19 @@ class SpikeBertForSequenceClassification(Student):
             self.embeddings.position_embeddings.weight.requires_grad_(False)
 
     @torch.no_grad()
-    def copy_embeddings(self, embeddings: BertEmbeddings) -> None:
-        super().copy_embeddings(embeddings)
-        self._place_embeddings()
-
-    @torch.no_grad()
     def _place_embeddings(self) -> None:
         if self.config.spikes == "binary":
             self.embeddings.LayerNorm.bias.add_(1.0)  # what lies above the mean fires
         if self.config.positions == "none":
             self.embeddings.position_embeddings.weight.zero_()
 
-    def _run(
-        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
-    ) -> Tensor:
-        """All time steps of one layer after the other: the spikes of the concurrent schedule, in few large products."""
-        hidden: list[Tensor] | None = None if output.rates is None else []
-        emission = Unrolled(time_steps, output.rates, output.spike_counts)
-        sweep = self._sweep(current.repeat(time_steps, 1, 1), mask.repeat(time_steps, 1))
-        last = sweep(emission, None, hidden)
-        if hidden is not None:
-            output.hidden = tuple(x.unflatten(0, (time_steps, -1)).mean(0) for x in hidden)
-        return last.unflatten(0, (time_steps, -1)).mean(0)
-
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
-        def sweep(emit: Emission, state: Tensor | None = None, hidden: list[Tensor] | None = None) -> Tensor:
+        def sweep(emit: Emission, state: Tensor | None = None, hand_on: HandOn = ignore) -> Tensor:
             x = emit(self.embedding_neurons, current)
-            stream = [x]
+            hand_on(x)
             for layer in self.layers:
                 x = layer(x, mask, emit)
-                stream.append(x)
-            if hidden is not None:
-                hidden.extend(stream)
+                hand_on(x)
             normed: Tensor = self.norm(x)
             return normed
 

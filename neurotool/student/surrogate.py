@@ -44,13 +44,15 @@ class _Unrolled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (potentials,), dynamics = ctx.saved_tensors, ctx.dynamics
-        slope = atan_gradient(potentials - dynamics.firing_point)
-        if dynamics.spikes == "ternary":
-            slope += atan_gradient(potentials + dynamics.firing_point)
-        to_drive = slope.mul_(gradients[0])
-        for t in range(len(to_drive) - 1, 0, -1):
-            kept = to_drive[t] * dynamics.leak
-            if dynamics.reset == "hard":
-                kept *= 1 - dynamics.fire(potentials[t - 1]).abs()
-            to_drive[t - 1] += kept
+        to_drive = torch.empty_like(potentials)
+        for t in range(len(potentials) - 1, -1, -1):  # step by step: nothing else is as large as the potentials
+            slope = atan_gradient(potentials[t] - dynamics.firing_point)
+            if dynamics.spikes == "ternary":
+                slope += atan_gradient(potentials[t] + dynamics.firing_point)
+            torch.mul(slope, gradients[0][t], out=to_drive[t])
+            if t + 1 < len(potentials):
+                kept = to_drive[t + 1] * dynamics.leak
+                if dynamics.reset == "hard":
+                    kept *= 1 - dynamics.fire(potentials[t]).abs()
+                to_drive[t] += kept
         return to_drive, None

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from neurotool.graph import (
     Add,
+    Concat,
+    Conv1d,
     Embedding,
     Gelu,
     Graph,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from neurotool.student.spikebert import SpikeBertBlock, SpikeBertForSequenceClassification
     from neurotool.student.spikingbert import SpikingBertForSequenceClassification, SpikingBertLayer
     from neurotool.student.student import Student
+    from neurotool.student.textcnn import TextCnnForSequenceClassification
 
 
 def spikingbert_graph(student: "SpikingBertForSequenceClassification") -> Graph:
@@ -59,6 +62,19 @@ def spikebert_graph(student: "SpikeBertForSequenceClassification") -> Graph:
     for i, block in enumerate(student.layers):
         x = _spiking_block(build, f"encoder.{i}", cast("SpikeBertBlock", block), x)
     return _finish(build, student, build.add("norm", _norm(student.norm), x))
+
+
+def textcnn_graph(student: "TextCnnForSequenceClassification") -> Graph:
+    """As `spikingbert_graph`."""
+    build = GraphBuilder()
+    current = _embeddings(build, student.embeddings, positions=False)
+    s = build.add("embedding", _neurons(student.embedding_neurons), current)
+    features = []
+    for convolution, layer in zip(student.convolutions, student.convolution_neurons, strict=True):
+        neurons = cast(NeuronLayer, layer)
+        kernel = Conv1d(_array(convolution.weight), _array(convolution.bias))
+        features.append(build.add(neurons.name, _neurons(neurons), build.add(f"{neurons.name}.kernel", kernel, s)))
+    return _finish(build, student, build.add("features", Concat(len(features)), *features))
 
 
 def _finish(build: GraphBuilder, student: "Student", last: str, feedback_sweeps: int = 1) -> Graph:

@@ -1,0 +1,84 @@
+"""Students trained through time: all steps of one layer after the other, with a surrogate gradient."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.models.bert.modeling_bert import BertEmbeddings
+
+from neurotool.student.emission import Unrolled
+from neurotool.student.student import Student, StudentOutput
+
+AT_ONCE = 2**25
+"""Values of the embedding over all steps. A larger batch is worked off in parts, which training computes again in the
+backward pass instead of keeping them: memory then grows no further, and a training step takes a third longer."""
+
+HandOn = Callable[[Tensor], None]
+"""Called with what the embedding and then each layer hand on, (T * batch, tokens, hidden)."""
+
+
+class _Part(NamedTuple):
+    """Of some texts of a batch. last: what the readout pools; the others as in StudentOutput."""
+
+    last: Tensor
+    hidden: list[Tensor]
+    rates: dict[str, Tensor]
+    spike_counts: dict[str, Tensor]
+
+
+class UnrolledStudent(Student):
+    """The spikes are those of the concurrent schedule, in few large products. What `_sweep` returns takes a HandOn as
+    third argument."""
+
+    supports_attention_loss = False
+
+    @torch.no_grad()
+    def copy_embeddings(self, embeddings: BertEmbeddings) -> None:
+        super().copy_embeddings(embeddings)
+        self._place_embeddings()
+
+    def _place_embeddings(self) -> None:
+        """Bring the embedding of a BERT to where neurons can say it."""
+        raise NotImplementedError
+
+    def _run(
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+    ) -> Tensor:
+        texts = max(1, AT_ONCE // (time_steps * current[0].numel()))
+        wanted = (time_steps, output.rates is not None, output.spike_counts is not None)
+        keep = len(current) <= texts or not torch.is_grad_enabled()
+        parts = [
+            self._part(*some, *wanted) if keep else checkpoint(self._part, *some, *wanted, use_reentrant=False)
+            for some in zip(current.split(texts), mask.split(texts), strict=True)
+        ]
+        if output.rates is not None:
+            output.rates |= _joined(part.rates for part in parts)
+            output.hidden = tuple(map(torch.cat, zip(*(part.hidden for part in parts), strict=True)))
+        if output.spike_counts is not None:
+            output.spike_counts |= _joined(part.spike_counts for part in parts)
+        return torch.cat([part.last for part in parts])
+
+    def _part(self, current: Tensor, mask: Tensor, time_steps: int, with_rates: bool, with_counts: bool) -> _Part:
+        rates: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        hidden: list[Tensor] = []
+
+        def averaged(x: Tensor) -> Tensor:
+            return x.unflatten(0, (time_steps, -1)).mean(0)
+
+        emission = Unrolled(time_steps, rates if with_rates else None, counts if with_counts else None)
+        sweep = self._sweep(current.repeat(time_steps, 1, 1), mask.repeat(time_steps, 1))
+        last = sweep(emission, None, (lambda x: hidden.append(averaged(x))) if with_rates else ignore)
+        return _Part(averaged(last), hidden, rates, counts)
+
+
+def ignore(x: Tensor) -> None:
+    """A HandOn that nobody listens to."""
+
+
+def _joined(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """One batch of several, by layer."""
+    of_parts = list(parts)
+    return {name: torch.cat([part[name] for part in of_parts]) for name in of_parts[0]}
