@@ -86,7 +86,7 @@ def read(checkpoint: Path) -> Result:
     metric = record["task"]["metrics"][0]
     command = [sys.executable, "-m", "neurotool", "energy", "report", str(checkpoint), "--format", "json"]
     report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    arithmetic = [c for c in report["comparisons"] if c["model"] == "Arithmetic only, 45 nm, fp32"]
+    arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
     shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
     layers = read_checkpoint(checkpoint).activity
     return Result(

@@ -208,7 +208,7 @@ class _Run:
         value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.inputs.real)
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
         joins_spikes = isinstance(self.graph.nodes[name], (Add, Concat)) and len(sent) == len(at_ports)
-        return Signal(value, sum(sent) if joins_spikes else None)
+        return Signal(value, np.sum(sent, 0) if joins_spikes else None)
 
     def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Value and, of a spiking Input, number of spikes."""

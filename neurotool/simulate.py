@@ -210,7 +210,7 @@ class _Run:
         value = self._compute(node, *(signal.value.astype(np.float64, copy=False) for signal in at_ports))
         sent, spikes = [signal.sent for signal in at_ports if signal.sent is not None], None
         if isinstance(node, (Add, Concat)) and len(sent) == len(at_ports):
-            spikes = sum(sent) if isinstance(node, Add) else np.concatenate(sent, -1)
+            spikes = np.sum(sent, 0) if isinstance(node, Add) else np.concatenate(sent, -1)
         return _Signal(value.astype(self.dtype, copy=False), spikes)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:

@@ -60,6 +60,10 @@ _SHAPE = (
 )
 
 
+_OPTIONS = {"num_hidden_layers": "layers", "num_attention_heads": "heads"}
+"""Options of the command line that are not named after their setting."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
     output: Path
@@ -171,7 +175,7 @@ def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> La
     Raises ConfigError for a map that does not fit.
     """
     if plan.layer_map is None:
-        spread = [round(i * teacher_layers / layers) for i in range(layers + 1)]
+        spread = [round(i * teacher_layers / max(layers, 1)) for i in range(layers + 1)]
         free = layers // 4 if plan.model_type == SpikeBertConfig.model_type else 0
         return tuple(None if 1 <= i <= free else layer for i, layer in enumerate(spread))
     if len(plan.layer_map) != layers + 1 or not all(i is None or 0 <= i <= teacher_layers for i in plan.layer_map):
@@ -188,10 +192,9 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     shape = {name: getattr(teacher, name) for name in _SHAPE}
     kind = STUDENTS[plan.model_type]
     for name in plan.student:
-        if not hasattr(kind.config_class, name):
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: a {plan.model_type} student has no such setting; leave it out"
-            )
+        if not hasattr(kind.config_class, name) or name in kind.config_class.lacks:
+            option = _OPTIONS.get(name, name.replace("_", "-"))
+            raise ConfigError(f"--{option}: a {plan.model_type} student has no such setting; leave it out")
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
@@ -199,6 +202,8 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     attention = any(stage.weights.attention for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
         raise ConfigError(f"--attention-weight: a {plan.model_type} student has no softmax scores to compare; give 0")
+    if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
+        raise ConfigError(f"--hidden-weight: a {plan.model_type} student has only its embedding to compare; give 0")
     if plan.init == "teacher":
         check_same_shape(config, teacher)
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads

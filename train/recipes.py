@@ -6,7 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """model_type: the network. options: defaults of the command's options, where they differ from SpikingBERT's."""
+    """model_type: the network. options: defaults of the command's options, where they differ from SpikingBERT's; None
+    where there is nothing to set."""
 
     model_type: str
     title: str
@@ -56,6 +57,14 @@ RECIPES = {
     "spikformer": Recipe(
         "spikebert", "SpikeBERT's network without a teacher", _UNROLLED | _UNTAUGHT | {"leak": 0.9, "v_threshold": 1.0}
     ),
+    # T, threshold and leak: arXiv 2406.19230 and its code.
+    "snn-textcnn": Recipe(
+        "snn-textcnn",
+        "convolutions over tokens without a teacher",
+        _UNROLLED
+        | _UNTAUGHT
+        | {"init": "auto", "layers": None, "time_steps": 50, "v_threshold": 1.0, "learning_rate": 1e-3},
+    ),
 }
 
 
@@ -66,8 +75,8 @@ def default(kind: str, option: str) -> Any:
 def defaults_text(option: str) -> str:
     """For the help text: SpikingBERT's value, and those of the kinds that differ."""
     others = {kind: recipe.options[option] for kind, recipe in RECIPES.items() if option in recipe.options}
-    differing = [
-        f"{kind} {value:g}" if isinstance(value, float) else f"{kind} {value}" for kind, value in others.items()
-    ]
-    base = BASE[option]
-    return "; ".join([f"{base:g}" if isinstance(base, float) else str(base), *differing])
+    return "; ".join([_text(BASE[option]), *(f"{kind} {_text(value)}" for kind, value in others.items())])
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ Examples:
   neurotool train --data DIR --teacher bert-base-uncased -T 4 -o model.ckpt
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
+  neurotool train --data DIR --student snn-textcnn --kernel-sizes 3,4,5
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
@@ -45,6 +46,15 @@ def _layer_map(context: click.Context, option: click.Parameter, value: str | Non
         return tuple(None if part == "-" else int(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, or '-', such as 0,-,6,9,12") from None
+
+
+def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers, such as 3,4,5") from None
 
 
 def _by_student(*names: str, **settings: Any) -> Any:
@@ -99,6 +109,8 @@ def _by_student(*names: str, **settings: Any) -> Any:
 @click.option(
     "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"
 )
+@click.option("--kernel-sizes", callback=_kernel_sizes, help="snn-textcnn: tokens of each.  [default: 3,4,5]")
+@click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(
@@ -191,7 +203,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
     kind = options["student"]
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
-    if options["hidden_size"] and not options["intermediate_size"]:
+    if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
     ternary = options["spikes"] == "ternary"
     learned = options["v_threshold"] == "learned"
@@ -213,6 +225,8 @@ def plan_from(options: dict[str, Any]) -> Any:
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],
         "positions": options["positions"],
+        "kernel_sizes": options["kernel_sizes"],
+        "channels": options["channels"],
         "pooling": options["pooling"],
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],

@@ -70,10 +70,11 @@ def textcnn_graph(student: "TextCnnForSequenceClassification") -> Graph:
     current = _embeddings(build, student.embeddings, positions=False)
     s = build.add("embedding", _neurons(student.embedding_neurons), current)
     features = []
-    for convolution, layer in zip(student.convolutions, student.convolution_neurons, strict=True):
-        neurons = cast(NeuronLayer, layer)
-        kernel = Conv1d(_array(convolution.weight), _array(convolution.bias))
-        features.append(build.add(neurons.name, _neurons(neurons), build.add(f"{neurons.name}.kernel", kernel, s)))
+    for module, layer in zip(student.convolutions, student.convolution_neurons, strict=True):
+        convolution, neurons = cast(nn.Conv1d, module), cast(NeuronLayer, layer)
+        bias = None if convolution.bias is None else _array(convolution.bias)
+        current = build.add(f"{neurons.name}.kernel", Conv1d(_array(convolution.weight), bias), s)
+        features.append(build.add(neurons.name, _neurons(neurons), current))
     return _finish(build, student, build.add("features", Concat(len(features)), *features))
 
 

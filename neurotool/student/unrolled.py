@@ -1,6 +1,7 @@
 """Students trained through time: all steps of one layer after the other, with a surrogate gradient."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -47,10 +48,10 @@ class UnrolledStudent(Student):
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
     ) -> Tensor:
         texts = max(1, AT_ONCE // (time_steps * current[0].numel()))
-        wanted = (time_steps, output.rates is not None, output.spike_counts is not None)
+        run = partial(self._part, time_steps, output.rates is not None, output.spike_counts is not None)
         keep = len(current) <= texts or not torch.is_grad_enabled()
-        parts = [
-            self._part(*some, *wanted) if keep else checkpoint(self._part, *some, *wanted, use_reentrant=False)
+        parts: list[_Part] = [
+            run(*some) if keep else checkpoint(run, *some, use_reentrant=False)
             for some in zip(current.split(texts), mask.split(texts), strict=True)
         ]
         if output.rates is not None:
@@ -60,7 +61,7 @@ class UnrolledStudent(Student):
             output.spike_counts |= _joined(part.spike_counts for part in parts)
         return torch.cat([part.last for part in parts])
 
-    def _part(self, current: Tensor, mask: Tensor, time_steps: int, with_rates: bool, with_counts: bool) -> _Part:
+    def _part(self, time_steps: int, with_rates: bool, with_counts: bool, current: Tensor, mask: Tensor) -> _Part:
         rates: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
         hidden: list[Tensor] = []
