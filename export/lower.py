@@ -127,7 +127,7 @@ class _Lowering:
         node = self.graph.nodes[source]
         gathers = isinstance(self.graph.nodes[name], MeanPool) and not self.phased
         if isinstance(node, Neuron):
-            weights = emission_weights(node, self.graph.time_steps)
+            weights = emission_weights(_with_whole_leak(node), self.graph.time_steps)
             if self.phased or gathers:
                 return rate_scale(node, self.graph.time_steps), int(weights.sum(0).max())
             return 1.0, 1
@@ -192,11 +192,8 @@ class _Lowering:
                 f"v_threshold {threshold.min():.3g} is less than half a unit ({scale / 2.0**factor:.3g}) of its drive: "
                 "drives reach too far beyond it"
             )
-        lowered = replace(
-            node,
-            v_threshold=whole_threshold if whole_threshold.ndim else int(whole_threshold),
-            leak=_like(node.leak, leak_mantissa(node) / 2**DECAY_BITS),
-        )
+        v_threshold = whole_threshold if whole_threshold.ndim else int(whole_threshold)
+        lowered = replace(_with_whole_leak(node), v_threshold=v_threshold)
         weights = emission_weights(lowered, steps)
         rescale = (dyadic(2.0**factor),)
         if self.phased:
@@ -267,6 +264,11 @@ class _Lowering:
                 bound = (bound >> shift) + (shift > 0) << RATE_BITS
                 return FixedPoint(scale * 2.0 ** (shift - RATE_BITS), bound, ((1, shift),))
         raise ExportError("has no fixed-point form")
+
+
+def _with_whole_leak(node: Neuron) -> Neuron:
+    """With the leak that a chip has; what its spikes count in the rate follows from that one."""
+    return replace(node, leak=_like(node.leak, leak_mantissa(node) / 2**DECAY_BITS))
 
 
 def _excess_bits(bound: float) -> int:

@@ -345,6 +345,17 @@ def lowered_or_refused(graph: Graph, seed: int) -> Graph:
         raise
 
 
+def test_what_reads_a_leaky_neuron_knows_the_leak_it_gets() -> None:
+    """The weights of its six spikes sum to 1023 with this leak, to 1024 with the nearest one of 12 bits."""
+    build = GraphBuilder()
+    leaky = build.add("leaky", Neuron(leak=0.5340342634657594), build.add("x", Input(1)))
+    build.add("doubled", Add(), leaky, leaky)
+    graph = lower(build.build(time_steps=6, schedule="phased"), {"x": 9.0, "leaky": 1.0, "doubled": 2.0})
+    run = Emulator(graph).run(values={"x": np.full((1, 1, 1), 9.0)}, record=True)
+    assert run.messages["leaky"].item() == graph.fixed_point["leaky"].bound == 1024
+    assert run.messages["doubled"].item() == graph.fixed_point["doubled"].bound == 2048
+
+
 @given(graphs(), seeds, st.sampled_from(["wrap", "clip"]), st.sampled_from([1, 100, 10**5]))
 @settings(max_examples=200)
 def test_proven_bounds_hold_for_any_input(graph: Graph, seed: int, overflow: Any, size: int) -> None:
