@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from neurotool.cli.main import cli
 from neurotool.cli.raster import COLOURS, _pixels
 from neurotool.export.lower import lower
+from neurotool.graph import GraphBuilder, Input, Linear, Neuron
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime import run as lava_run
 from neurotool.lava_runtime.bundle import Bundle, read_bundle, write_bundle
@@ -57,8 +58,9 @@ def test_lava_says_what_the_emulator_says(bundle: Path, tmp_path: Path) -> None:
     recordings = [tmp_path / "lava.npz", tmp_path / "emulator.npz"]
     reports = []
     for backend, output in zip(("lava", "emulator"), recordings, strict=True):
-        options = ("--record", "encoder.0.key", "--record", "embedding", "-o", output, "--json", "--timeout", 120)
-        result = run(bundle, *TEXTS, "--backend", backend, *options)
+        options = ("--record", "encoder.0.key", "--record", "embedding", "-o", output, "--json")
+        limit = ("--timeout", 120) if backend == "lava" else ()
+        result = run(bundle, *TEXTS, "--backend", backend, *options, *limit)
         assert result.exit_code == 0, result.stderr
         reports.append(json.loads(result.stdout))
     assert reports[0]["predictions"] == reports[1]["predictions"]
@@ -83,6 +85,22 @@ def test_data_give_metrics(bundle: Path, tiny_data: Callable[[str], Path]) -> No
     right = [one["label"] == row[1] for one, row in zip(report["predictions"], rows, strict=True)]
     assert report["metrics"] == {"accuracy": pytest.approx(np.mean(right))}
     assert f"accuracy: {np.mean(right):.4f}" in emulate(bundle, "--data", folder, "--samples", 40).stdout
+
+
+def test_options_that_would_do_nothing(bundle: Path, tmp_path: Path) -> None:
+    result = emulate(bundle, TEXTS[0], "--timeout", 5)
+    assert result.exit_code == 2
+    assert "--timeout 5: only Lava is stopped after a time; leave it out" in result.stderr
+    build = GraphBuilder()
+    build.add("n", Neuron(), build.add("y", Linear(np.eye(2)), build.add("x", Input(2, spiking=True))))
+    path = tmp_path / "float.lava"
+    write_bundle(path, Bundle(build.build(time_steps=2, schedule="concurrent")))
+    result = emulate(path, "--overflow", "wrap")
+    assert result.exit_code == 2
+    assert "is not in fixed point, nothing overflows; leave it out" in result.stderr
+    result = emulate(path)
+    assert result.exit_code == 0, result.stderr
+    assert "has no readout and predicts nothing; --record LAYER" in result.stdout
 
 
 def test_raster_is_drawn_for_all_layers(bundle: Path, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def run(
         raise ConfigError(f"--data {data}: texts are given, too; leave out one of the two")
     bundle = read_bundle(model)
     graph = bundle.graph
+    if timeout is not None and backend == "emulator":
+        raise ConfigError(f"--timeout {timeout:g}: only Lava is stopped after a time; leave it out")
+    if overflow != "error" and not graph.fixed_point:
+        raise ConfigError(f"--overflow {overflow}: {model} is not in fixed point, nothing overflows; leave it out")
     recorded, drawn = _recorded(graph, record), _drawn(graph, record, raster)
     recording = _outputs(model, record, output, raster, force)
     reader = bundle_reader(bundle, model)
@@ -185,7 +189,7 @@ def _report(
 ) -> dict[str, Any]:
     """Predictions, or logits without a task, and metrics where there are labels."""
     if result.logits is None:
-        return {}
+        return {"logits": None}
     if reader is None:
         return {"logits": result.logits.tolist()}
     names = texts or [None] * len(inputs.inputs)
@@ -216,6 +220,10 @@ def _text(report: dict[str, Any]) -> str:
     lines: list[str] = []
     if report["source"].startswith("given"):
         lines += map(shown, report.get("predictions", ()))
+    if "logits" in report and report["logits"] is None:
+        lines.append("the network has no readout and predicts nothing; --record LAYER keeps what a layer sends")
+    elif "logits" in report:
+        lines += ["logits " + "  ".join(f"{value:.4g}" for value in one) for one in report["logits"]]
     lines += [f"{name}: {value:.4f}" for name, value in report.get("metrics", {}).items()]
     count = "1 input" if report["inputs"] == 1 else f"{report['inputs']} inputs"
     ran = f"{count} on {report['backend']} in {report['seconds']} s ({report['source']})"
