@@ -34,7 +34,7 @@ ROWS = {
 }
 ROWS |= {
     f"sst2 penalty {weight}": f"--data sst2 --spikes ternary -T 2 --epochs 3 --rate-penalty {weight}"
-    for weight in (2, 8, 30)
+    for weight in (2, 8, 30, 100)
 }
 
 
