@@ -59,9 +59,12 @@ class TextCnnForSequenceClassification(UnrolledStudent):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        """Kernels that leave out the rate which all neurons have in common, and give currents that deviate by about a
+        threshold: with smaller ones the means over tokens are too alike to learn from."""
         super()._init_weights(module)
-        if isinstance(module, nn.Conv1d):  # currents that deviate by about a threshold: mean rates tell texts apart
+        if isinstance(module, nn.Conv1d):
             module.weight.normal_(std=self.config.v_threshold / (self.spread * math.sqrt(module.weight[0].numel())))
+            module.weight.sub_(module.weight.mean((1, 2), keepdim=True))
 
     @torch.no_grad()
     def _place_embeddings(self) -> None:

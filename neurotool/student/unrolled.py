@@ -12,9 +12,9 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 from neurotool.student.emission import Unrolled
 from neurotool.student.student import Student, StudentOutput
 
-AT_ONCE = 2**25
+AT_ONCE = 2**23
 """Values of the embedding over all steps. A larger batch is worked off in parts, which training computes again in the
-backward pass instead of keeping them: memory then grows no further, and a training step takes a third longer."""
+backward pass instead of keeping them: memory then grows no further, for one more forward pass."""
 
 HandOn = Callable[[Tensor], None]
 """Called with what the embedding and then each layer hand on, (T * batch, tokens, hidden)."""
