@@ -20,10 +20,10 @@ from neurotool.train.plan import TrainingPlan
 from neurotool.train.progress import say
 
 _CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
 _WORD = re.compile(
     rf"(?P<space>\s*)(?P<word>[{_CHINESE}]"
-    r"|['’](?:s|re|ve|ll|d|m)\b"
-    rf"|[^\W{_CHINESE}]+(?:['’-][^\W{_CHINESE}]+)*"
+    rf"|{_CLITIC}|[^\W{_CHINESE}]+(?:(?!{_CLITIC})['’-][^\W{_CHINESE}]+)*"
     r"|(?P<sign>[^\w\s])(?P=sign)*)",
     re.IGNORECASE,
 )

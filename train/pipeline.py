@@ -122,7 +122,8 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     task_texts = train_set
     if variants is not None:
         labelled = label_variants(plan, model, variants, tokenizer, data.task)
-        task_texts = datasets.concatenate_datasets([train_set, labelled])
+        same_type = labelled.cast_column("labels", train_set.features["labels"])
+        task_texts = datasets.concatenate_datasets([train_set, same_type])
     record: list[dict[str, Any]] = []
     for stage in plan.stages:
         texts = corpus if stage.name == "general" else task_texts
