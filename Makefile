@@ -18,7 +18,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[augment,demo,dev]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python $(NO_DEPS)
 	touch $@
 

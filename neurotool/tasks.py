@@ -187,7 +187,8 @@ def tokenise(
 ) -> tuple[datasets.Dataset, int]:
     """Tokenise sentence1 (and sentence2) to at most `max_length` tokens, unpadded: padding is the collator's work.
 
-    Returns a dataset with input_ids, token_type_ids, attention_mask and labels, and how many texts had to be truncated.
+    Returns a dataset with input_ids, token_type_ids, attention_mask and labels (where the texts have any), and how many
+    texts had to be truncated.
     """
     text_columns = [name for name in _PAIR if name in dataset.column_names]
 
@@ -200,7 +201,8 @@ def tokenise(
             return_attention_mask=True,
         )
         truncated = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
-        return {**encoded, "labels": batch["label"], "truncated": truncated}
+        labels = {"labels": batch["label"]} if "label" in batch else {}
+        return {**encoded, **labels, "truncated": truncated}
 
     tokens = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="tokenising")
     return tokens.remove_columns("truncated"), sum(tokens["truncated"])

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from torch import nn
 from transformers import BertForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from neurotool.errors import TeacherError, one_line
+from neurotool.errors import TeacherError, TrainingError, one_line
 from neurotool.evaluation import batches
+from neurotool.files import replacing
 from neurotool.tasks import Task, TaskData, compute_metrics
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
@@ -95,11 +97,40 @@ def learned_nothing(metrics: dict[str, float], dataset: datasets.Dataset, task: 
 
 
 @torch.inference_mode()
+def predict_logits(
+    model: BertForSequenceClassification, dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    """The teacher's logits (texts, labels) of a tokenised dataset."""
+    model.eval()
+    logits = np.zeros((len(dataset), model.config.num_labels), np.float32)
+    for positions, batch in batches(dataset, tokenizer, 64, model.device):
+        logits[positions] = model(**batch).logits.float().cpu().numpy()
+    return logits
+
+
 def evaluate_teacher(
     model: BertForSequenceClassification, dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task
 ) -> dict[str, float]:
-    model.eval()
-    logits = np.zeros((len(dataset), task.num_labels), np.float32)
-    for positions, batch in batches(dataset, tokenizer, 64, model.device):
-        logits[positions] = model(**batch).logits.float().cpu().numpy()
-    return compute_metrics(task, logits, np.asarray(dataset["labels"]))
+    return compute_metrics(task, predict_logits(model, dataset, tokenizer), np.asarray(dataset["labels"]))
+
+
+def label_variants(
+    plan: TrainingPlan,
+    model: BertForSequenceClassification,
+    variants: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+) -> datasets.Dataset:
+    """`variants` with the teacher's own class, or score, as labels; kept in the run's folder for --resume."""
+    kept = plan.state_folder / "augmentation.safetensors"
+    if plan.resume and kept.exists():
+        labels = load_file(kept)["labels"]
+    else:
+        device = training_arguments(plan, plan.stages[-1], task).device
+        logits = predict_logits(model.to(device), variants, tokenizer)
+        model.cpu()
+        labels = np.ascontiguousarray(logits[:, 0]) if task.regression else logits.argmax(-1)
+        if is_first_process():
+            with replacing(kept, force=True, error_type=TrainingError) as temporary:
+                temporary.write_bytes(save({"labels": labels}))
+    return variants.add_column("labels", labels)

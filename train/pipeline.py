@@ -28,8 +28,9 @@ from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceC
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
+from neurotool.train.augmentation import make_variants
 from neurotool.train.corpus import load_corpus
-from neurotool.train.finetuning import evaluate_teacher, learned_nothing, prepare_teacher
+from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import StagePlan, TrainingPlan, close_run, open_run
@@ -99,6 +100,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     if max_length < plan.max_length:
         say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
     train_set, validation = tokenise_splits(data, loaded.tokenizer, max_length, console)
+    variants = make_variants(plan, data, loaded.tokenizer, max_length, console) if plan.augment else None
     corpus = None
     if plan.corpus and any(stage.name == "general" for stage in plan.stages):  # before anything is trained
         length = min(plan.corpus_length, max_length)
@@ -117,9 +119,14 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         )
     teacher = Teacher(model)
     distiller = start_student(plan, config, teacher, train_set, tokenizer, layer_map)
+    task_texts = train_set
+    if variants is not None:
+        labelled = label_variants(plan, model, variants, tokenizer, data.task)
+        same_type = labelled.cast_column("labels", train_set.features["labels"])
+        task_texts = datasets.concatenate_datasets([train_set, same_type])
     record: list[dict[str, Any]] = []
     for stage in plan.stages:
-        texts = corpus if stage.name == "general" else train_set
+        texts = corpus if stage.name == "general" else task_texts
         if not stage.epochs or texts is None:
             continue
         record.append(run_stage(plan, stage, distiller, teacher, tokenizer, texts, validation, data, console))
@@ -135,7 +142,13 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
                 "metrics": teacher_metrics,
             },
             "metrics": result.metrics,
-            "data": {"name": data.task.name, "hashes": data.hashes, "validation_size": len(validation)},
+            "data": {
+                "name": data.task.name,
+                "hashes": data.hashes,
+                "train_size": len(train_set),
+                "variants": len(task_texts) - len(train_set),
+                "validation_size": len(validation),
+            },
             "plan": plan.to_dict(),
             "layer_map": list(layer_map),
             "stages": record,

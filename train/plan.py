@@ -44,6 +44,7 @@ class TrainingPlan:
     data: a folder, or None for the named `task`. corpus: unlabelled text for the general stage. model_type:
     the kind of student; student: values of its configuration that differ from the teacher's shape. layer_map: teacher
     hidden states that teach the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes.
+    augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
     batch sizes are global: the sum over processes.
     """
 
@@ -65,6 +66,7 @@ class TrainingPlan:
     teacher_learning_rate: float = 5e-5
     teacher_batch_size: int = 32
     max_length: int = 128
+    augment: int = 0
     weight_decay: float = 0.01
     warmup: float = 0.1
     precision: str = "float32"
@@ -94,6 +96,7 @@ class TrainingPlan:
         _positive("teacher learning rate", self.teacher_learning_rate)
         _require("max length", self.max_length, self.max_length >= 4, "at least 4")
         _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
+        _require("augment", self.augment, self.augment >= 0, "at least 0")
         _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
         shares = {"warmup": self.warmup, "max shift": self.max_shift}
         shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}

@@ -132,6 +132,9 @@ def _by_student(*names: str, **settings: Any) -> Any:
 @click.option("--max-texts", type=int, help="Read only so many passages of the corpus.")
 @click.option("--corpus-length", type=int, default=64, show_default=True, help="Tokens of a piece of the corpus.")
 @click.option("--general-epochs", type=float, default=1.0, show_default=True, help="Used with --corpus.")
+@click.option(
+    "--augment", type=int, default=0, show_default=True, help="Variants of every text, labelled by the teacher."
+)
 @click.option("--inner-epochs", type=float, default=0.0, show_default=True, help="Embedding, hidden, attention only.")
 @_by_student("--epochs", type=float, help="Prediction stage.")
 @_by_student("--learning-rate", type=float, help="Inner and prediction stage.")
@@ -266,6 +269,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         teacher_epochs=options["teacher_epochs"],
         teacher_learning_rate=options["teacher_learning_rate"],
         max_length=options["max_length"],
+        augment=options["augment"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         precision="bfloat16" if options["bf16"] else "float32",
