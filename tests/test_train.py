@@ -98,11 +98,9 @@ def test_all_stages(make_plan: MakePlan, tmp_path: Path) -> None:
     assert general["hard"] == inner["soft"] == inner["hard"] == 0 and general["soft"] == inner["hidden"] == 1
     assert record["seed"] == 42 and record["layer_map"] == [0, 1, 2] and len(record["data"]["hashes"]["train"]) == 64
     assert json.loads(json.dumps(record["plan"]))["corpus"] == str(corpus)
-    assert not plan.state_folder.exists() and sorted(p.name for p in (plan.folder / "tensorboard").iterdir()) == [
-        "general",
-        "inner",
-        "prediction",
-    ]
+    assert not plan.state_folder.exists()
+    logged = {folder.name for folder in (plan.folder / "tensorboard").iterdir()}
+    assert logged - {"teacher"} == {"general", "inner", "prediction"}  # the teacher may be cached
 
 
 def test_the_two_stages_of_spikebert(make_plan: MakePlan, tmp_path: Path) -> None:
