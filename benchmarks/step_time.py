@@ -19,7 +19,12 @@ import click
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
+from neurotool.student import (
+    SpikeBertConfig,
+    SpikeBertForSequenceClassification,
+    SpikingBertConfig,
+    SpikingBertForSequenceClassification,
+)
 from neurotool.train.memory import keep_freed_memory
 
 VARIANTS = {
@@ -30,6 +35,8 @@ VARIANTS = {
     "phased T=2 ternary learned": {"time_steps": 2, "spikes": "ternary", "learn_v_threshold": True, "v_threshold": 2.0},
     "concurrent T=4": {"time_steps": 4, "schedule": "concurrent"},
     "concurrent T=16": {"time_steps": 16, "schedule": "concurrent"},
+    "spikebert T=4": {"time_steps": 4},
+    "spikebert T=4 checkpointed": {"time_steps": 4},
 }
 
 
@@ -38,7 +45,12 @@ def build(name: str, shape: dict) -> torch.nn.Module:
     options = VARIANTS[name]
     if options is None:
         return BertForSequenceClassification(BertConfig(**shape, attn_implementation="sdpa"))
-    return SpikingBertForSequenceClassification(SpikingBertConfig(**shape, **options))
+    if not name.startswith("spikebert"):
+        return SpikingBertForSequenceClassification(SpikingBertConfig(**shape, **options))
+    student = SpikeBertForSequenceClassification(SpikeBertConfig(**shape, **options))
+    if "checkpointed" in name:
+        student.gradient_checkpointing_enable()
+    return student
 
 
 def training_step(model: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: dict) -> None:

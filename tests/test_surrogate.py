@@ -88,3 +88,13 @@ def test_unrolled_is_stepping(dynamics: NeuronDynamics) -> None:
     assert torch.equal(unrolled.rates["layer"], membranes.rates["layer"])
     assert torch.equal(unrolled.counts["layer"], counts["layer"])
     assert stepped.any()
+
+
+def test_a_block_that_is_run_anew_leaves_the_first_rates() -> None:
+    """Gradient checkpointing runs blocks again; what they computed then must not stay alive through their rates."""
+    neurons, emission = NeuronLayer("layer", 1.0, False, NeuronDynamics()), Unrolled(2, {})
+    assert emission.rates is not None
+    emission(neurons, torch.ones(2, 3, 4))
+    first = emission.rates["layer"]
+    emission(neurons, torch.ones(2, 3, 4))
+    assert emission.rates["layer"] is first

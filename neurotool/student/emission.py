@@ -166,7 +166,8 @@ class Unrolled:
         drive = neurons.drive(current).unflatten(0, (self.time_steps, -1))
         spikes = unrolled_spikes(drive, neurons.dynamics)
         if self.rates is not None:
-            self.rates[neurons.name] = average_spiking_rate(iter(spikes), neurons.dynamics.leak)
+            # Those of a block that is run anew in the backward pass would keep all that it computed.
+            self.rates.setdefault(neurons.name, average_spiking_rate(iter(spikes), neurons.dynamics.leak))
         if self.counts is not None:
             _count(self.counts, neurons.name, spikes.abs().sum(0))
         return spikes.flatten(0, 1)

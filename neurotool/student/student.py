@@ -54,6 +54,9 @@ class Student(PreTrainedModel):
             module.base.fill_(module.v_threshold_at_start)
             module.log_gain.zero_()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word_embeddings
+
     @torch.no_grad()
     def copy_embeddings(self, embeddings: BertEmbeddings) -> None:
         self.embeddings.load_state_dict(embeddings.state_dict())
