@@ -69,7 +69,7 @@ RECIPES = {
 
 
 _FINE_TUNING = {"teacher_epochs": 2.0, "teacher_learning_rate": 5e-5}
-_FROM_SCRATCH = {"teacher_epochs": 8.0, "teacher_learning_rate": 5e-4}
+_FROM_SCRATCH = {"teacher_epochs": 5.0, "teacher_learning_rate": 5e-4}
 
 
 def teacher_default(teacher: str, option: str) -> float:

@@ -16,11 +16,12 @@ from neurotool.train.teacher import LoadedTeacher, head_options
 FEWEST_TEXTS = 50
 VOCABULARY = 8000
 SHAPE: dict[str, Any] = {
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "hidden_size": 256,
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
+"""Chosen on validation reviews of hotels and meals; with 4 layers nothing was learned in as many seconds."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
