@@ -48,7 +48,7 @@ class Cell:
 def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> list[Cell]:
     """By data set, so that a teacher is fine-tuned once and then taken from the cache."""
     return [
-        Cell(student, data, seed, " ".join([config["options"], config["data"][data], config["students"][student]]))
+        Cell(student, data, seed, " ".join([config["options"], config["students"][student], config["data"][data]]))
         for data in data_sets
         for seed, student in product(config["seeds"].get(data, [42]), students)
     ]

@@ -1,5 +1,6 @@
 """A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -21,6 +22,9 @@ from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.teacher import SCRATCH, LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
 from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
 
+WEIGHT_DECAY = 0.01
+"""Not the student's, so that students of all kinds have the same teacher."""
+
 
 def prepare_teacher(
     plan: TrainingPlan,
@@ -39,7 +43,7 @@ def prepare_teacher(
         "learning_rate": plan.teacher_learning_rate,
         "batch_size": plan.teacher_batch_size,
         "max_length": plan.max_length,
-        "weight_decay": plan.weight_decay,
+        "weight_decay": WEIGHT_DECAY,
         "warmup": plan.warmup,
         "precision": plan.precision,
         "seed": plan.seed,
@@ -53,7 +57,7 @@ def prepare_teacher(
         return load_teacher(str(cached), data.task)[:2]
     rate, size = plan.teacher_learning_rate, plan.teacher_batch_size
     stage = StagePlan("teacher", plan.teacher_epochs, rate, size, LossWeights())
-    arguments = training_arguments(plan, stage, data.task)
+    arguments = training_arguments(replace(plan, weight_decay=WEIGHT_DECAY), stage, data.task)
     trainer = ReproducibleTrainer(
         FineTuning(model),
         arguments,

@@ -37,6 +37,9 @@ class TeacherOutput:
     scores: tuple[Tensor, ...]
 
 
+NOTHING_TAUGHT = TeacherOutput(torch.empty(0), (), ())
+
+
 class Teacher(nn.Module):
     """Always in eval mode, without gradients; `train()` does not change that."""
 

@@ -28,7 +28,7 @@ from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.student import classification_loss
 from neurotool.tasks import Task
 from neurotool.train.losses import attention_loss, hidden_loss, soft_label_loss
-from neurotool.train.teacher import Teacher, TeacherOutput
+from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class LossWeights:
     hard: float = 0.5
     rate: float = 0.0
     temperature: float = 1.0
+
+    @property
+    def teacher_needed(self) -> bool:
+        return bool(self.embedding or self.hidden or self.attention or self.soft)
 
     @property
     def reach_every_parameter(self) -> bool:
@@ -211,10 +215,11 @@ class DistillationTrainer(ReproducibleTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
-        distiller = self.distiller
-        with self.accelerator.autocast():
-            score_layers = self._score_layers if distiller.weights.attention else ()
-            taught = self.teacher(inputs, tuple(distiller.taps.values()), score_layers)
+        distiller, taught = self.distiller, NOTHING_TAUGHT
+        if distiller.weights.teacher_needed:
+            with self.accelerator.autocast():
+                score_layers = self._score_layers if distiller.weights.attention else ()
+                taught = self.teacher(inputs, tuple(distiller.taps.values()), score_layers)
         self._terms = model(inputs, taught, labels)
         return self._terms["loss"]
 

@@ -164,7 +164,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
-@_by_student("--weight-decay", type=float, help="Of AdamW, in all stages.")
+@_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
 @click.option(
