@@ -70,13 +70,14 @@ def train(cell: Cell, data: Path, folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Result:
-    """Shares: arithmetic energy (45 nm, fp32) of the student over that of the dense twin and of the teacher."""
+    """Shares: arithmetic energy (45 nm, fp32) of the student over that of the dense twin and of the teacher. A student
+    without spikes has neither a rate nor a dense twin."""
 
     metric: str
     teacher: float
     student: float
     rate: float | None
-    of_twin: float
+    of_twin: float | None
     of_teacher: float | None
     minutes: float
 
@@ -88,13 +89,13 @@ def read(checkpoint: Path) -> Result:
     report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
     shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
-    layers = read_checkpoint(checkpoint).activity
+    activity = read_checkpoint(checkpoint).activity
     return Result(
         metric,
         record["teacher"]["metrics"][metric],
         record["metrics"][metric],
-        layers.get("mean_rate"),
-        shares["twin"],
+        activity["mean_rate"] if activity["layers"] else None,
+        shares.get("twin"),
         shares.get("teacher"),
         record["seconds"] / 60,
     )
@@ -107,17 +108,17 @@ def row(data: str, student: str, results: list[Result]) -> str:
         values = [getattr(result, name) for result in results if getattr(result, name) is not None]
         return statistics.fmean(values) if values else None
 
-    def percent(value: float | None, places: int = 0) -> str:
-        return "" if value is None else f"{100 * value:.{places}f}"
+    def percent(value: float | None, unit: str = "", places: int = 1) -> str:
+        return "" if value is None else f"{100 * value:.{places}f}{unit}"
 
     scores = [100 * result.student for result in results]
     spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     teacher, rate, minutes = mean("teacher"), mean("rate"), mean("minutes")
     assert teacher is not None and minutes is not None
     kept = f"{statistics.fmean(scores) / teacher:.1f} %" if teacher > 0 else ""
-    cells = [data, results[0].metric, student, percent(teacher, 1), f"{statistics.fmean(scores):.1f}{spread}", kept]
-    cells += ["" if rate is None else f"{rate:.3f}", f"{percent(mean('of_twin'), 1)} %"]
-    cells += [f"{percent(mean('of_teacher'), 1)} %", f"{minutes:.1f}", str(len(results))]
+    cells = [data, results[0].metric, student, percent(teacher), f"{statistics.fmean(scores):.1f}{spread}", kept]
+    cells += ["" if rate is None else f"{rate:.3f}", percent(mean("of_twin"), " %")]
+    cells += [percent(mean("of_teacher"), " %"), f"{minutes:.1f}", str(len(results))]
     return f"| {' | '.join(cells)} |"
 
 

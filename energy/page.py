@@ -51,12 +51,15 @@ def to_html(page: Page) -> str:
 def report_page(report: Report, figures: bool = True) -> Page:
     """figures: drawing takes a second or two."""
     counts, activity = report.counts, report.counts.activity
-    lead = (
-        f"{report.measured}. T = {activity.time_steps}, {counts.graph.schedule} schedule. Per inference "
-        f"{si(counts.total().accumulates / activity.inputs)} synaptic operations for "
-        f"{si(counts.synapses / activity.inputs)} MACs of the dense twin: "
-        f"{counts.spikes_per_synapse:.3g} spikes per synapse.{_metrics(report)}"
-    )
+    macs = si(counts.synapses / activity.inputs)
+    if counts.graph.is_spiking:
+        lead = (
+            f"{report.measured}. T = {activity.time_steps}, {counts.graph.schedule} schedule. Per inference "
+            f"{si(counts.total().accumulates / activity.inputs)} synaptic operations for {macs} MACs of the dense "
+            f"twin: {counts.spikes_per_synapse:.3g} spikes per synapse.{_metrics(report)}"
+        )
+    else:
+        lead = f"{report.measured}. A dense network without neurons: {macs} MACs per inference.{_metrics(report)}"
     drawings = {
         "Energy of every synapse and kind of node, per inference.": energy_bars,
         "Accuracy against energy per inference.": _accuracy,

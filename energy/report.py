@@ -89,7 +89,11 @@ class Comparison:
         """One sentence or two: who needs less, and where the border is."""
         percent = f"{100 * self.share:.3g} %" if self.share < 9.995 else f"{100 * self.share:.0f} %"
         title = self.title[0].upper() + self.title[1:]
-        how = f"{title}: the spiking network {'needs' if self.wins else 'LOSES: it needs'} {percent} of {self.rival}"
+        spiking = self.spiking.counts.graph.is_spiking
+        who = "the spiking network" if spiking else "this dense network"
+        how = f"{title}: {who} {'needs' if self.wins else 'LOSES: it needs'} {percent} of {self.rival}"
+        if not spiking:
+            return f"{how}."
         steps = self.spiking.counts.activity.steps
         if self.break_even <= 0:
             return f"{how}. It would lose without a single spike: what does not depend on spikes is already dearer."
@@ -202,7 +206,7 @@ def build_report(
     """Price `counts` under each model and set it beside its rivals.
 
     The rivals: the dense twin (equal size, same number format); the teacher, where known; and, in integers, the dense
-    network whose activations have as many bits as the rate code needs.
+    network whose activations have as many bits as the rate code needs. A network without spikes has only the teacher.
     Raises ConfigError for technologies that do not mix (unless forced).
     """
     accounts, twins, comparisons = [], [], []
@@ -215,12 +219,13 @@ def build_report(
         dense_numbers = against.format(numbers if against == model else None)
         twin = priced(counts, against, dense_numbers, dense=True)
         twins.append(twin)
-        comparisons.append(compare("its dense twin of equal size", account, twin, TWIN, force))
+        if counts.graph.is_spiking:
+            comparisons.append(compare("its dense twin of equal size", account, twin, TWIN, force))
         if teacher is not None:
             comparisons.append(
                 compare("its teacher", account, priced(teacher, against, dense_numbers, dense=True), TEACHER, force)
             )
-        if "int8" in against.formats and "int8" in model.formats:
+        if counts.graph.is_spiking and "int8" in against.formats and "int8" in model.formats:
             bits = rate_code_bits(counts)
             words = f"its dense twin with {bits}-bit activations (the fair rival)"
             rival = priced(counts, against, quantised(against, bits), dense=True)

@@ -98,7 +98,9 @@ class Activity:
 
     @property
     def mean_rate(self) -> float:
-        """Spikes per neuron, token and time step over all layers."""
+        """Spikes per neuron, token and time step over all layers; 0 for a network without neurons."""
+        if not self.layers:
+            return 0.0
         neurons = sum(layer.neurons for layer in self.layers.values())
         return sum(layer.spikes for layer in self.layers.values()) / (self.tokens * neurons * self.steps)
 

@@ -24,7 +24,8 @@ def measure_convergence(
     """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids). Raises ConfigError for
     a student that is not made to reach one."""
     if not isinstance(student, SpikingBertForSequenceClassification):
-        raise ConfigError(f"a {student.config.model_type} student has no steady state: it is trained through time")
+        why = "is trained through time" if student.neuron_layers else "has no neurons"
+        raise ConfigError(f"student {student.config.model_type} {why}: there is no steady state to converge to")
     student.eval()
     mask = batch["attention_mask"]
     tokens = mask.bool()

@@ -169,8 +169,8 @@ def _common_layers(a: Graph, b: Graph) -> list[str]:
 
 def _different_networks(a: Graph, b: Graph) -> str:
     """One sentence where a comparison layer by layer would say nothing; else empty."""
-    if not _common_layers(a, b):
-        layers_a, layers_b = len(a.of_type(Neuron)), len(b.of_type(Neuron))
+    layers_a, layers_b = len(a.of_type(Neuron)), len(b.of_type(Neuron))
+    if (layers_a or layers_b) and not _common_layers(a, b):
         return (
             f"different networks: none of A's {layers_a} neuron layers has the name and shape of one of B's {layers_b}"
         )

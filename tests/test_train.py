@@ -488,13 +488,13 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("-o", "/"), "/: is a folder"),
         (("--task", "sst2"), "--task sst2 and --data .*: give one of them"),
         (("--metric", "bleu"), "unknown metric 'bleu'"),
-        (("--gradient-checkpointing",), "--gradient-checkpointing: a spikingbert student keeps no steps"),
+        (("--gradient-checkpointing",), "--gradient-checkpointing: student spikingbert keeps no steps"),
         (("--student", "spikebert", "--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
         (
             ("--student", "spikebert", "--attention-weight", "1"),
-            "a spikebert student has no softmax",
+            "student spikebert has no softmax",
         ),
-        (("--positions", "none"), "--positions: a spikingbert student has no such setting"),
+        (("--positions", "none"), "--positions: student spikingbert has no such setting"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -74,12 +74,12 @@ def test_the_embedding_is_the_teachers_where_widths_agree(textcnn_plan: MakePlan
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--layers", "2"), "--layers: a snn-textcnn student has no such setting; leave it out"),
-        (("--heads", "2"), "--heads: a snn-textcnn student has no such setting"),
-        (("--intermediate-size", "64"), "--intermediate-size: a snn-textcnn student has no such setting"),
-        (("--positions", "none"), "--positions: a snn-textcnn student has no such setting"),
-        (("--attention-weight", "1"), "--attention-weight: a snn-textcnn student has no softmax scores"),
-        (("--hidden-weight", "1"), "--hidden-weight: a snn-textcnn student has only its embedding to compare; give 0"),
+        (("--layers", "2"), "--layers: student snn-textcnn has no such setting; leave it out"),
+        (("--heads", "2"), "--heads: student snn-textcnn has no such setting"),
+        (("--intermediate-size", "64"), "--intermediate-size: student snn-textcnn has no such setting"),
+        (("--positions", "none"), "--positions: student snn-textcnn has no such setting"),
+        (("--attention-weight", "1"), "--attention-weight: student snn-textcnn has no softmax scores"),
+        (("--hidden-weight", "1"), "--hidden-weight: student snn-textcnn has only its embedding to compare; give 0"),
         (("--layer-map", "0,1"), "--layer-map 0,1: give 1 numbers"),
         (("--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
         (("--channels", "0"), "channels is 0: it must be at least 1"),
@@ -93,5 +93,5 @@ def test_what_a_textcnn_lacks(textcnn_plan: MakePlan, options: tuple[str, ...], 
 
 def test_what_the_others_lack(make_plan: MakePlan) -> None:
     for options in (("--kernel-sizes", "3"), ("--channels", "3", "--student", "spikformer")):
-        with pytest.raises(ConfigError, match=f"{options[0]}: a spik.* student has no such setting; leave it out"):
+        with pytest.raises(ConfigError, match=f"{options[0]}: student spik.* has no such setting; leave it out"):
             run(make_plan(*options), Console(quiet=True))

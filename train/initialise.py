@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.emission import NeuronLayer
+from neurotool.student.encoder import EncoderLayer
 from neurotool.student.neurons import average_spiking_rate
 from neurotool.student.spikingbert import SpikingBertLayer
 from neurotool.train.trainer import LayerMap
@@ -38,7 +39,7 @@ def copy_teacher(student: Student, teacher: BertForSequenceClassification, layer
             (layer.intermediate, block.intermediate.dense),
             (layer.output, block.output.dense),
         ]
-        if isinstance(layer, SpikingBertLayer):
+        if isinstance(layer, EncoderLayer):
             copies += [
                 (layer.self_output_norm, block.attention.output.LayerNorm),
                 (layer.output_norm, block.output.LayerNorm),

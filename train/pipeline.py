@@ -225,16 +225,18 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     for name in plan.student:
         if not hasattr(kind.config_class, name) or name in kind.config_class.lacks:
             option = _OPTIONS.get(name, name.replace("_", "-"))
-            raise ConfigError(f"--{option}: a {plan.model_type} student has no such setting; leave it out")
+            raise ConfigError(f"--{option}: student {plan.model_type} has no such setting; leave it out")
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
-        raise ConfigError(f"--gradient-checkpointing: a {plan.model_type} student keeps no steps; leave it out")
+        raise ConfigError(f"--gradient-checkpointing: student {plan.model_type} keeps no steps; leave it out")
+    if any(stage.weights.rate for stage in plan.stages) and "spikes" in kind.config_class.lacks:
+        raise ConfigError(f"--rate-penalty: student {plan.model_type} sends none; leave it out")
     attention = any(stage.weights.attention for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
-        raise ConfigError(f"--attention-weight: a {plan.model_type} student has no softmax scores to compare; give 0")
+        raise ConfigError(f"--attention-weight: student {plan.model_type} has no softmax scores to compare; give 0")
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
-        raise ConfigError(f"--hidden-weight: a {plan.model_type} student has only its embedding to compare; give 0")
+        raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
     if plan.init == "teacher":
         check_same_shape(config, teacher)
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads

@@ -19,7 +19,9 @@ BASE: dict[str, Any] = {
     "layers": 4,
     "time_steps": 4,
     "schedule": "phased",
+    "spikes": "binary",
     "leak": 1.0,
+    "reset": "soft",
     "v_threshold": "learned",
     "epochs": 2.0,
     "learning_rate": 2e-4,
@@ -35,6 +37,7 @@ BASE: dict[str, Any] = {
 }
 """SpikingBERT's, distilled."""
 
+_NEURONS = ("time_steps", "schedule", "spikes", "leak", "reset", "v_threshold")
 _UNROLLED = {
     "schedule": "concurrent",
     "attention_weight": 0.0,
@@ -57,6 +60,7 @@ RECIPES = {
     "spikformer": Recipe(
         "spikebert", "SpikeBERT's network without a teacher", _UNROLLED | _UNTAUGHT | {"leak": 0.9, "v_threshold": 1.0}
     ),
+    "ann": Recipe("ann", "the same network without spikes", dict.fromkeys(_NEURONS)),
     # T, threshold and leak: arXiv 2406.19230 and its code.
     "snn-textcnn": Recipe(
         "snn-textcnn",

@@ -26,6 +26,7 @@ from neurotool.errors import TrainingError
 from neurotool.evaluation import evaluate
 from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.student import classification_loss
+from neurotool.student.unrolled import UnrolledStudent
 from neurotool.tasks import Task
 from neurotool.train.losses import attention_loss, hidden_loss, soft_label_loss
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
@@ -64,7 +65,7 @@ LayerMap = tuple[int | None, ...]
 
 class Distiller(nn.Module):
     """A student and the learned maps from what its layers hand on to the teacher's hidden states: one linear map shared
-    by all layers where these hand on rates (SpikingBERT), else one MLP a layer (SpikeBERT)."""
+    by all layers, or one MLP a layer where these hand on a stream of spikes (SpikeBERT)."""
 
     def __init__(self, student: Student, teacher_width: int, layer_map: LayerMap, weights: LossWeights) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Distiller(nn.Module):
         self.weights = weights
         width = student.config.hidden_size
         self.fit: nn.Linear | nn.ModuleDict
-        if isinstance(student, SpikingBertForSequenceClassification):
+        if not isinstance(student, UnrolledStudent):
             self.fit = nn.Linear(width, teacher_width)
         else:
             mapped = (str(tap) for tap, layer in enumerate(layer_map) if layer is not None)
@@ -89,19 +90,19 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def start_fit(self, batch: dict[str, Tensor], hidden: Sequence[Tensor]) -> None:
         """Where widths agree, a rate's natural reading is v_threshold * rate - shift: the mean threshold, and the mean
-        difference from the teacher's hidden states that it leaves."""
+        difference from the teacher's hidden states that it leaves. What is no rate is read as it is."""
         student, fit = self.student, self.fit
-        if not isinstance(student, SpikingBertForSequenceClassification) or not isinstance(fit, nn.Linear):
-            return
-        if fit.in_features != fit.out_features or None in self.layer_map:
+        if not isinstance(fit, nn.Linear) or fit.in_features != fit.out_features or None in self.layer_map:
             return
         training = student.training
-        rates, layers = student.eval()(**batch).rates, student.neuron_layers
+        ours, tokens = student.eval()(**batch).hidden, batch["attention_mask"].bool()
         student.train(training)
-        names, tokens = student.output_names, batch["attention_mask"].bool()
-        scale = torch.stack([layers[name].v_threshold for name in names]).mean()
+        scale = torch.ones(())
+        if isinstance(student, SpikingBertForSequenceClassification):
+            layers = student.neuron_layers
+            scale = torch.stack([layers[name].v_threshold for name in student.output_names]).mean()
         nn.init.eye_(fit.weight).mul_(scale)
-        left = [(h - scale * rates[name])[tokens].mean(0) for name, h in zip(names, hidden, strict=True)]
+        left = [(theirs - scale * x)[tokens].mean(0) for x, theirs in zip(ours, hidden, strict=True)]
         fit.bias.copy_(torch.stack(left).mean(0))
 
     def forward(self, batch: dict[str, Tensor], taught: TeacherOutput, labels: Tensor | None) -> dict[str, Tensor]:
@@ -123,8 +124,10 @@ class Distiller(nn.Module):
         if weights.rate:
             terms["rate"] = torch.stack([r.abs().mean() for r in output.rates.values()]).mean()
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
-        rate = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
-        return {"loss": loss, "spiking_rate": rate} | {name: term.detach() for name, term in terms.items()}
+        shown = {name: term.detach() for name, term in terms.items()}
+        if output.rates:
+            shown["spiking_rate"] = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
+        return {"loss": loss} | shown
 
     def _fitted(self, tap: int, x: Tensor) -> Tensor:
         fitted: Tensor = self.fit[str(tap)](x) if isinstance(self.fit, nn.ModuleDict) else self.fit(x)
@@ -240,7 +243,8 @@ class DistillationTrainer(ReproducibleTrainer):
             return {}
         result = evaluate(self.distiller.student, self.eval_dataset, self.processing_class, self.task)
         metrics = {f"eval_{k}": v for k, v in result.metrics.items()}
-        metrics["eval_spiking_rate"] = result.activity.mean_rate
+        if result.activity.layers:
+            metrics["eval_spiking_rate"] = result.activity.mean_rate
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -76,6 +76,8 @@ def evaluate(
         raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
     datasets.disable_progress_bars()
     student, tokenizer, task, loaded = load_student(checkpoint)
+    if time_steps and not student.neuron_layers:
+        raise ConfigError(f"--time-steps: student {student.config.model_type} has no neurons; leave it out")
     console = Console()
     plan = loaded.training.get("plan", {})
     examples = validation_examples(data, task, loaded.training)
@@ -109,17 +111,22 @@ def evaluate(
     shown = results[student.config.time_steps if student.config.time_steps in results else steps[-1]]
     if not task.regression:
         _print_classes(console, task, shown)
-    _print_rates(console, shown)
+    if shown.activity.layers:
+        _print_rates(console, shown)
 
 
 def _print_metrics(console: Console, results: "dict[int, Evaluation]", trained: int) -> None:
     first = next(iter(results.values()))
     table = Table(title=f"{len(first.labels)} examples")
-    for column in ("T", *first.metrics, "mean spiking rate", "spikes per neuron"):
+    spiking = bool(first.activity.layers)
+    for column in ("T", *first.metrics, "mean spiking rate", "spikes per neuron") if spiking else first.metrics:
         table.add_column(column, justify="right")
     for t, result in results.items():
         rate = result.activity.mean_rate
         values = (f"{value:.4f}" for value in result.metrics.values())
+        if not spiking:
+            table.add_row(*values)
+            continue
         table.add_row(f"{t}{' (trained)' if t == trained else ''}", *values, f"{rate:.3f}", f"{rate * t:.2f}")
     console.print(table)
 
@@ -130,7 +137,8 @@ def _print_classes(console: Console, task: "Task", result: "Evaluation") -> None
     predicted = result.logits.argmax(1)
     classes = np.arange(task.num_labels)
     scores: Any = precision_recall_fscore_support(result.labels, predicted, labels=classes, zero_division=0)
-    table = Table(title=f"per class, T = {result.activity.time_steps}")
+    steps = f", T = {result.activity.time_steps}" if result.activity.layers else ""
+    table = Table(title=f"per class{steps}")
     for column in ("class", "precision", "recall", "f1", "examples"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name, precision, recall, f1, support in zip(task.label_names, *scores, strict=True):

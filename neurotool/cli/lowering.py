@@ -10,7 +10,7 @@ import numpy as np
 
 from neurotool.cli.graphs import Conventions, bundle_graph, is_nir, load_graph, student_graph
 from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts, student_reader
-from neurotool.errors import ConfigError
+from neurotool.errors import ConfigError, ExportError
 from neurotool.graph import Graph, Input, Neuron
 from neurotool.lava_runtime.bundle import MANIFEST, Bundle, is_bundle, read_bundle
 from neurotool.lava_runtime.emulator import Emulation, Emulator
@@ -122,6 +122,11 @@ def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bund
         bundle_graph(path, bundle, conventions)
         return bundle
     graph, reader, tokenizer = load_for_export(path, conventions)
+    if how.fixed and not (how.spiking_inputs or graph.is_spiking or graph.of_type(Input)):
+        raise ExportError(
+            f"{path} has no neurons, and integers with the bits of a spiking chip are too coarse for a dense network: "
+            "--target lava --precision float runs it in simulation, --target nir keeps it"
+        )
     if how.spiking_inputs:
         inputs = {name: node for name, node in graph.nodes.items() if isinstance(node, Input)}
         graph = replace(graph, nodes=graph.nodes | {name: replace(node, spiking=True) for name, node in inputs.items()})

@@ -100,20 +100,10 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["phased", "concurrent"]),
     help="Neuron layers fire one after the other, each for T steps, or all together.",
 )
-@click.option(
-    "--spikes",
-    type=click.Choice(["binary", "ternary"]),
-    default="binary",
-    show_default=True,
-    help="0 and 1, or -1, 0 and 1.",
-)
+@_by_student("--spikes", type=click.Choice(["binary", "ternary"]), help="0 and 1, or -1, 0 and 1.")
 @_by_student("--leak", type=float, help="Share of the potential kept a step; 1 = IF.")
-@click.option(
-    "--reset",
-    type=click.Choice(["soft", "hard"]),
-    default="soft",
-    show_default=True,
-    help="A spike subtracts the threshold, or empties the neuron.",
+@_by_student(
+    "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
 @_by_student("--v-threshold", callback=_threshold, help="A value, or learned.")
 @click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
@@ -182,7 +172,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--force", is_flag=True, help="Replace the output and start over.")
 @json_option
 def train(as_json: bool, **options: Any) -> None:
-    """Distil a BERT teacher into a spiking student."""
+    """Distil a BERT teacher into a spiking student, or into its rival without spikes."""
     from neurotool.train.pipeline import train as run
     from neurotool.train.trainer import is_first_process
 
@@ -196,7 +186,7 @@ def train(as_json: bool, **options: Any) -> None:
             "output": str(result.output),
             "teacher": result.teacher,
             "student": student.metrics,
-            "mean_spiking_rate": student.activity.mean_rate,
+            "mean_spiking_rate": student.activity.mean_rate if student.activity.layers else None,
             "seconds": result.seconds,
         }
         click.echo(json.dumps(report))
@@ -205,7 +195,8 @@ def train(as_json: bool, **options: Any) -> None:
     kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
     click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
     click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
-    click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
+    if student.activity.layers:
+        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
 
 
@@ -222,9 +213,9 @@ def plan_from(options: dict[str, Any]) -> Any:
     options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
     if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
-    ternary = options["spikes"] == "ternary"
     learned = options["v_threshold"] == "learned"
-    v_init = 0.5 if options["schedule"] == "phased" and not ternary else 0.0
+    if options["v_init"] is None and options["spikes"]:
+        options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
     student = {
         "num_hidden_layers": options["layers"],
         "hidden_size": options["hidden_size"],
@@ -235,9 +226,9 @@ def plan_from(options: dict[str, Any]) -> Any:
         "spikes": options["spikes"],
         "leak": options["leak"],
         "reset": options["reset"],
-        "learn_v_threshold": learned,
+        "learn_v_threshold": learned or None,
         "v_threshold": 1.0 if learned else options["v_threshold"],
-        "v_init": v_init if options["v_init"] is None else options["v_init"],
+        "v_init": options["v_init"],
         "feedback": options["feedback"] or None,
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],

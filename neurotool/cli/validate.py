@@ -143,7 +143,8 @@ def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str
     if result.quantised:
         within = f"the same within {result.tolerance} (mean |Δrate| of each layer, share of predictions)"
     else:
-        within = "exactly the same spikes" if result.tolerance == 0 else f"the same within {result.tolerance}"
+        exact = "exactly the same spikes" if result.layers else "the same logits, rounding aside"
+        within = exact if result.tolerance == 0 else f"the same within {result.tolerance}"
     say(f"PASS: {within}" if result.passed else f"FAIL: not {within}")
 
 

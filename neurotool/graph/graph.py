@@ -8,7 +8,7 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, TOKENS, Conv1d, Embedding, Input, Linear, Node, Readout, Shape
+from neurotool.graph.nodes import NODE_TYPES, TOKENS, Conv1d, Embedding, Input, Linear, Neuron, Node, Readout, Shape
 
 FORMAT_VERSION = 1
 Schedule = Literal["phased", "concurrent"]
@@ -64,6 +64,13 @@ class Graph:
     def of_type(self, kind: type[Node]) -> list[str]:
         """Names of the nodes of one type, in emission order."""
         return [name for name, node in self.nodes.items() if isinstance(node, kind)]
+
+    @property
+    def is_spiking(self) -> bool:
+        """Whether anything in it sends spikes: a neuron, or an input that holds spikes."""
+        return any(
+            isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking) for node in self.nodes.values()
+        )
 
     def check(self) -> None:
         self._check_settings()

@@ -1,6 +1,7 @@
 """Spiking language models in torch: their neurons, schedules and equilibrium."""
 
-from neurotool.student.configuration import SpikeBertConfig, SpikingBertConfig, TextCnnConfig
+from neurotool.student.ann import AnnForSequenceClassification
+from neurotool.student.configuration import AnnConfig, SpikeBertConfig, SpikingBertConfig, TextCnnConfig
 from neurotool.student.neurons import NeuronDynamics
 from neurotool.student.spikebert import SpikeBertForSequenceClassification
 from neurotool.student.spikingbert import SpikingBertForSequenceClassification
@@ -13,12 +14,15 @@ STUDENTS: dict[str, type[Student]] = {
         SpikingBertForSequenceClassification,
         SpikeBertForSequenceClassification,
         TextCnnForSequenceClassification,
+        AnnForSequenceClassification,
     )
 }
 """Every kind of student by the `model_type` of its configuration."""
 
 __all__ = [
     "STUDENTS",
+    "AnnConfig",
+    "AnnForSequenceClassification",
     "NeuronDynamics",
     "SpikeBertConfig",
     "SpikeBertForSequenceClassification",

@@ -132,6 +132,29 @@ class TextCnnConfig(StudentConfig):
             raise ConfigError(f"kernel_sizes are {given or 'missing'}: give different numbers of at least 1")
 
 
+class AnnConfig(StudentConfig):
+    """A dense network: one pass, no neurons."""
+
+    model_type = "ann"
+    lacks: ClassVar[tuple[str, ...]] = (
+        "time_steps",
+        "schedule",
+        "spikes",
+        "leak",
+        "reset",
+        "v_threshold",
+        "learn_v_threshold",
+        "v_init",
+    )
+
+    time_steps: int = 1
+
+    def check(self) -> None:
+        super().check()
+        if self.time_steps != 1:
+            raise ConfigError(f"time_steps is {self.time_steps}: a dense network passes once, it must be 1")
+
+
 def at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise ConfigError(f"{name} is {value}: it must be at least {minimum}")

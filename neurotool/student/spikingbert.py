@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.graph import Graph
@@ -22,57 +21,25 @@ from neurotool.student.emission import (
     WindowRates,
     WindowSpikes,
 )
+from neurotool.student.encoder import PLACES, EncoderLayer
 from neurotool.student.equilibrium import implicit_gradient
 from neurotool.student.student import Student, StudentOutput
 from neurotool.student.to_graph import spikingbert_graph
 
 
-class SpikingBertLayer(nn.Module):
-    """One encoder layer. s: what the previous neuron layer sent, (batch, tokens, hidden)."""
+class SpikingBertLayer(EncoderLayer):
+    """One encoder layer with neurons at all its PLACES."""
 
     def __init__(self, config: SpikingBertConfig, index: int) -> None:
-        super().__init__()
-        hidden, intermediate = config.hidden_size, config.intermediate_size
-        self.num_heads = config.num_attention_heads
-        self.attention_dropout = config.attention_probs_dropout_prob
-
-        def neurons(name: str) -> NeuronLayer:
-            return NeuronLayer(f"encoder.{index}.{name}", config.v_threshold, config.learn_v_threshold, config.dynamics)
-
-        self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, hidden)
-        self.self_output = nn.Linear(hidden, hidden)
-        self.self_output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(hidden, intermediate)
-        self.output = nn.Linear(intermediate, hidden)
-        self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-        self.key_neurons = neurons("key")
-        self.value_neurons = neurons("value")
-        self.attention_neurons = neurons("attention")
-        self.self_output_neurons = neurons("self_output")
-        self.intermediate_neurons = neurons("intermediate")
-        self.output_neurons = neurons("output")
+        super().__init__(config)
+        for place in PLACES:
+            name = f"encoder.{index}.{place}"
+            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics)
+            self.add_module(f"{place}_neurons", neurons)
 
     def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:
-        """mask: (batch, 1, 1, tokens), True where a token may be attended to. Appends to `scores` when given."""
-        key = emit(self.key_neurons, self.key(s))
-        value = emit(self.value_neurons, self.value(s))
-        query, key, value = (self._split(x) for x in (self.query(s), key, value))
-        if scores is not None:
-            scores.append(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5)
-        context = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=self.attention_dropout if self.training else 0.0
-        )
-        attention = emit(self.attention_neurons, context.transpose(1, 2).reshape(s.shape))
-        s = emit(self.self_output_neurons, self.self_output_norm(self.dropout(self.self_output(attention)) + s))
-        wide = emit(self.intermediate_neurons, F.gelu(self.intermediate(s)))
-        return emit(self.output_neurons, self.output_norm(self.dropout(self.output(wide)) + s))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+        """As EncoderLayer, on what the previous neuron layer sent."""
+        return self.run(s, mask, lambda place, current: emit(getattr(self, f"{place}_neurons"), current), scores)
 
 
 class SpikingBertForSequenceClassification(Student):

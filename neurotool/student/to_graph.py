@@ -32,8 +32,10 @@ from neurotool.student.emission import NeuronLayer
 if TYPE_CHECKING:
     from transformers.models.bert.modeling_bert import BertEmbeddings
 
+    from neurotool.student.ann import AnnForSequenceClassification
+    from neurotool.student.encoder import EncoderLayer
     from neurotool.student.spikebert import SpikeBertBlock, SpikeBertForSequenceClassification
-    from neurotool.student.spikingbert import SpikingBertForSequenceClassification, SpikingBertLayer
+    from neurotool.student.spikingbert import SpikingBertForSequenceClassification
     from neurotool.student.student import Student
     from neurotool.student.textcnn import TextCnnForSequenceClassification
 
@@ -50,7 +52,7 @@ def spikingbert_graph(student: "SpikingBertForSequenceClassification") -> Graph:
         current = build.add("feedback.add", Add(), current, fed_back)
     s = build.add("embedding", _neurons(student.embedding_neurons), current)
     for i, layer in enumerate(student.layers):
-        s = _encoder_layer(build, f"encoder.{i}", cast("SpikingBertLayer", layer), s)
+        s = _encoder_layer(build, f"encoder.{i}", cast("EncoderLayer", layer), s)
     return _finish(build, student, s, config.feedback_sweeps if config.feedback and config.schedule == "phased" else 1)
 
 
@@ -62,6 +64,15 @@ def spikebert_graph(student: "SpikeBertForSequenceClassification") -> Graph:
     for i, block in enumerate(student.layers):
         x = _spiking_block(build, f"encoder.{i}", cast("SpikeBertBlock", block), x)
     return _finish(build, student, build.add("norm", _norm(student.norm), x))
+
+
+def ann_graph(student: "AnnForSequenceClassification") -> Graph:
+    """As `spikingbert_graph`, without neurons."""
+    build = GraphBuilder()
+    x = _embeddings(build, student.embeddings)
+    for i, layer in enumerate(student.layers):
+        x = _encoder_layer(build, f"encoder.{i}", cast("EncoderLayer", layer), x)
+    return _finish(build, student, x)
 
 
 def textcnn_graph(student: "TextCnnForSequenceClassification") -> Graph:
@@ -104,12 +115,13 @@ def _embeddings(build: GraphBuilder, embeddings: "BertEmbeddings", positions: bo
     return build.add("embedding.norm", _norm(embeddings.LayerNorm), summed)
 
 
-def _encoder_layer(build: GraphBuilder, name: str, layer: "SpikingBertLayer", s: str) -> str:
+def _encoder_layer(build: GraphBuilder, name: str, layer: "EncoderLayer", s: str) -> str:
     def linear(part: str, source: str) -> str:
         return build.add(f"{name}.{part}.linear", _linear(getattr(layer, part)), source)
 
     def neurons(part: str, source: str) -> str:
-        return build.add(f"{name}.{part}", _neurons(getattr(layer, f"{part}_neurons")), source)
+        layer_of_neurons = getattr(layer, f"{part}_neurons", None)  # a dense network has none
+        return source if layer_of_neurons is None else build.add(f"{name}.{part}", _neurons(layer_of_neurons), source)
 
     def residual_norm(part: str, source: str, residual: str) -> str:
         added = build.add(f"{name}.{part}.add", Add(), linear(part, source), residual)

@@ -1,0 +1,49 @@
+"""BERT's encoder layer, with the places where SpikingBERT puts neurons; without them it is dense."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurotool.student.configuration import StudentConfig
+
+PLACES = ("key", "value", "attention", "self_output", "intermediate", "output")
+
+Send = Callable[[str, Tensor], Tensor]
+"""(place, current) -> what the layer reads from there on, both (batch, tokens, width)."""
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        hidden, intermediate = config.hidden_size, config.intermediate_size
+        self.num_heads = config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(hidden, hidden)
+        self.key = nn.Linear(hidden, hidden)
+        self.value = nn.Linear(hidden, hidden)
+        self.self_output = nn.Linear(hidden, hidden)
+        self.self_output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(hidden, intermediate)
+        self.output = nn.Linear(intermediate, hidden)
+        self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def run(self, s: Tensor, mask: Tensor, send: Send, scores: list[Tensor] | None = None) -> Tensor:
+        """s: (batch, tokens, hidden); mask: (batch, 1, 1, tokens), True where a token may be attended to. Appends to
+        `scores` when given."""
+        key = send("key", self.key(s))
+        value = send("value", self.value(s))
+        query, key, value = (self._split(x) for x in (self.query(s), key, value))
+        if scores is not None:
+            scores.append(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5)
+        context = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=self.attention_dropout if self.training else 0.0
+        )
+        attention = send("attention", context.transpose(1, 2).reshape(s.shape))
+        s = send("self_output", self.self_output_norm(self.dropout(self.self_output(attention)) + s))
+        wide = send("intermediate", F.gelu(self.intermediate(s)))
+        return send("output", self.output_norm(self.dropout(self.output(wide)) + s))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
