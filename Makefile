@@ -1,4 +1,4 @@
-# make install | test | test-slow | test-all | lint | format | types | demo | clean
+# make install | test | test-slow | test-all | lint | format | types | demo | results DATA=DIR | clean
 ifndef PYTHON
 # `command -v` is not enough: a version manager may offer a name that does not run.
 PYTHON := $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && echo $$python && break; done)
@@ -12,7 +12,7 @@ ROOMS := train export lava_runtime energy
 DEMO := model.ckpt
 NO_DEPS := lava-nc lava-dl neurobench norse snntorch
 
-.PHONY: install test test-slow test-all lint format types demo demo-short clean
+.PHONY: install test test-slow test-all lint format types demo demo-short results clean
 
 install: $(STAMP)
 
@@ -64,6 +64,12 @@ demo: install
 demo-short:
 	mkdir -p build
 	$(MAKE) demo DEMO=build/demo.ckpt DEMO_OPTIONS="--layers 2 --teacher-epochs 0.25 --epochs 0.25 --run-folder build/run"
+
+# Trains and evaluates every student on every data set in the folder DATA that benchmarks/table.json names (hours; stop
+# it and go on as you like), then puts the table into docs/results.md.
+results: install
+	@test -d "$(DATA)" || { echo "give the folder of the data sets: make results DATA=DIR"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py $(DATA) results --write docs/results.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -70,8 +70,8 @@ def train(cell: Cell, data: Path, folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Result:
-    """Shares: arithmetic energy (45 nm, fp32) of the student over that of the dense twin and of the teacher. A student
-    without spikes has neither a rate nor a dense twin."""
+    """minutes: of the student's training alone. Shares: arithmetic energy (45 nm, fp32) of the student over that of the
+    dense twin and of the teacher. A student without spikes has neither a rate nor a dense twin."""
 
     metric: str
     teacher: float
@@ -97,7 +97,7 @@ def read(checkpoint: Path) -> Result:
         activity["mean_rate"] if activity["layers"] else None,
         shares.get("twin"),
         shares.get("teacher"),
-        record["seconds"] / 60,
+        sum(stage.get("seconds", 0.0) for stage in record["stages"]) / 60,
     )
 
 
@@ -122,14 +122,15 @@ def row(data: str, student: str, results: list[Result]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(every: list[Cell], folder: Path) -> str:
+def table(every: list[Cell], folder: Path, jobs: int) -> str:
     """A row for each student on each data set of which at least one cell is trained."""
-    lines = [HEADER]
-    for data, student in dict.fromkeys((cell.data, cell.student) for cell in every):
-        done = [c.output(folder) for c in every if (c.data, c.student) == (data, student) and c.output(folder).exists()]
-        if done:
-            lines.append(row(data, student, [read(path) for path in done]))
-    return "\n".join(lines)
+    done = [cell for cell in every if cell.output(folder).exists()]
+    with ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda cell: read(cell.output(folder)), done))
+    rows: dict[tuple[str, str], list[Result]] = {}
+    for cell, result in zip(done, results, strict=True):
+        rows.setdefault((cell.data, cell.student), []).append(result)
+    return "\n".join([HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items())])
 
 
 def write(text: str, file: Path) -> None:
@@ -181,7 +182,7 @@ def main(
 
     with ThreadPoolExecutor(jobs) as pool:
         failed = [line for lines in pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)) for line in lines]
-    text = table(wanted, folder)
+    text = table(wanted, folder, jobs)
     click.echo(text)
     if file is not None:
         write(text, file)
