@@ -24,7 +24,9 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS = {
-    "train": LazyCommand("neurotool.cli.train:train", "Distil a BERT teacher into a spiking student."),
+    "train": LazyCommand(
+        "neurotool.cli.train:train", "Distil a BERT teacher into a spiking student, or into its rival without spikes."
+    ),
     "evaluate": LazyCommand("neurotool.cli.evaluate:evaluate", "Measure a student on labelled text."),
     "predict": LazyCommand("neurotool.cli.predict:predict", "Classify or score texts."),
     "export": LazyCommand(
