@@ -4,8 +4,10 @@ checkpoint exists is only read, and one that was stopped goes on, so that the ta
     python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--students A,B] [--data-sets A,B] [--write FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
-unfinished runs. The config (benchmarks/table.json) names students and data sets with the options of `neurotool train`
-that belong to them, and seeds where these are not 42 alone. --write puts the table between its two markers in FILE.
+unfinished runs. Ctrl-C stops it, and the same command goes on. The config (benchmarks/table.json) names students and
+data sets with the options of `neurotool train` that belong to them, and seeds where these are not 42 alone. A change of
+it does not train again what is there: delete the checkpoints to be replaced. --write puts the table between its two
+markers in FILE.
 """
 
 import json
@@ -23,6 +25,7 @@ from typing import Any
 import click
 
 from neurotool.checkpoint import read_checkpoint
+from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
 
 BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
@@ -52,6 +55,19 @@ def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> 
         for data in data_sets
         for seed, student in product(config["seeds"].get(data, [42]), students)
     ]
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """`options` and `seeds` may be missing. Raises ClickException for a file that is no config."""
+    try:
+        config = {"options": "", "seeds": {}} | json.loads(path.read_text(encoding="utf-8"))
+        for options in (config["options"], *config["students"].values(), *config["data"].values()):
+            shlex.split(options)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise click.ClickException(
+            f"{path}: not a config ({error}); it needs students and data, each with names and options"
+        ) from error
+    return config
 
 
 def train(cell: Cell, data: Path, folder: Path) -> str | None:
@@ -123,22 +139,37 @@ def row(data: str, student: str, results: list[Result]) -> str:
 
 
 def table(every: list[Cell], folder: Path, jobs: int) -> str:
-    """A row for each student on each data set of which at least one cell is trained."""
+    """A row for each student on each data set of which at least one cell is trained and can be read."""
+
+    def try_read(cell: Cell) -> Result | None:
+        try:
+            return read(cell.output(folder))
+        except (NeurotoolError, subprocess.CalledProcessError) as error:
+            click.echo(f"left out: {error}; delete it and run this again", err=True)
+            return None
+
     done = [cell for cell in every if cell.output(folder).exists()]
     with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(lambda cell: read(cell.output(folder)), done))
+        results = list(pool.map(try_read, done))
     rows: dict[tuple[str, str], list[Result]] = {}
     for cell, result in zip(done, results, strict=True):
-        rows.setdefault((cell.data, cell.student), []).append(result)
+        if result is not None:
+            rows.setdefault((cell.data, cell.student), []).append(result)
     return "\n".join([HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items())])
 
 
-def write(text: str, file: Path) -> None:
-    """Put the table between the markers of `file`. Raises ClickException where they are missing."""
+def around_table(file: Path) -> tuple[str, str]:
+    """What stands before and after the table in `file`. Raises ClickException where its markers are missing."""
     before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise click.ClickException(f"{file}: has no lines {BEGIN!r} and {END!r} to put the table between")
+    return before, after
+
+
+def write(text: str, file: Path) -> None:
+    """Put the table between the markers of `file`."""
+    before, after = around_table(file)
     with replacing(file, force=True, error_type=click.ClickException) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
@@ -159,7 +190,9 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
     default=Path(__file__).with_name("table.json"),
     help="JSON.",
 )
-@click.option("--jobs", type=int, default=os.cpu_count() or 1, show_default=True, help="Data sets at a time.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Data sets at a time."
+)
 @click.option("--students", help="Only these, comma-separated.")
 @click.option("--data-sets", help="Only these, comma-separated.")
 @click.option(
@@ -168,7 +201,9 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
 def main(
     data: Path, folder: Path, config: Path, jobs: int, students: str | None, data_sets: str | None, file: Path | None
 ) -> None:
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = load_config(config)
+    if file is not None:
+        around_table(file)
     wanted = cells(
         settings,
         _names(settings["students"], students, "--students"),
@@ -182,12 +217,12 @@ def main(
 
     with ThreadPoolExecutor(jobs) as pool:
         failed = [line for lines in pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)) for line in lines]
+    for line in failed:
+        click.echo(f"failed: {line}", err=True)
     text = table(wanted, folder, jobs)
     click.echo(text)
     if file is not None:
         write(text, file)
-    for line in failed:
-        click.echo(f"failed: {line}", err=True)
     sys.exit(1 if failed else 0)
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,7 +37,7 @@ def percent(share: float) -> str:
     return f"{digits(100 * share)} %"
 
 
-COLUMNS = (
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("MACs", lambda row: si(row.macs or None)),
     ("spikes in", lambda row: si(row.spikes_in or None)),
     ("rate", lambda row: digits(row.rate)),
@@ -50,6 +50,16 @@ COLUMNS = (
     ("SNN/ANN", lambda row: digits(row.ratio)),
 )
 """Heading and cell of a table of rows. other: arithmetic that is neither synaptic nor a neuron update."""
+
+
+def columns(report: Report) -> tuple[tuple[str, Callable[[Row], str]], ...]:
+    """Of its table of rows: all COLUMNS, or those that a network without spikes has."""
+    if report.counts.graph.is_spiking:
+        return COLUMNS
+    return tuple(("µJ" if heading == "SNN µJ" else heading, cell) for heading, cell in COLUMNS if heading in _DENSE)
+
+
+_DENSE = ("MACs", "SNN µJ")
 
 
 def total_row(report: Report, account: int = 0) -> Row:
@@ -168,8 +178,8 @@ def to_csv(report: Report) -> str:
 
 def to_latex(report: Report) -> str:
     """The first account's rows, per inference."""
-    headings = ("layer", *(heading for heading, _ in COLUMNS))
-    cells = [(row.name, *(cell(row) for _, cell in COLUMNS)) for row in [*rows(report), total_row(report)]]
+    headings = ("layer", *(heading for heading, _ in columns(report)))
+    cells = [(row.name, *(cell(row) for _, cell in columns(report))) for row in [*rows(report), total_row(report)]]
     above = [f"neurotool energy report {report.name}: {report.measured}; {report.accounts[0].title}"]
     return latex_table(headings, cells, above + [comparison.verdict() for comparison in report.comparisons])
 

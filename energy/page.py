@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from neurotool.energy.cores import core_loads
 from neurotool.energy.costs import CostModel
 from neurotool.energy.figures import Point, accuracy_energy, energy_bars, heat_map
-from neurotool.energy.formats import COLUMNS, digits, latex_table, microjoule, nonzero, percent, si, total_row
+from neurotool.energy.formats import columns, digits, latex_table, microjoule, nonzero, percent, si, total_row
 from neurotool.energy.report import TEACHER, Priced, Report, rows
 
 
@@ -95,7 +95,8 @@ def notes(report: Report) -> list[str]:
     if activity.padding:
         share = 100 * activity.padding / padded
         lines.append(
-            f"Padding is left out: {activity.padding} of {padded} tokens ({share:.2g} %), with {si(spikes)} spikes."
+            f"Padding is left out: {activity.padding} of {padded} tokens ({share:.2g} %)"
+            + (f", with {si(spikes)} spikes." if activity.layers else ".")
         )
     missing = report.not_counted
     lines.append(f"Not counted: {'; '.join(missing) if missing else 'nothing that occurs in the network'}.")
@@ -141,15 +142,18 @@ def _accuracy(report: Report) -> str:
 
 
 def _layers(report: Report) -> Table:
-    cells = [(row.name, *(cell(row) for _, cell in COLUMNS)) for row in [*rows(report), total_row(report)]]
+    cells = [(row.name, *(cell(row) for _, cell in columns(report))) for row in [*rows(report), total_row(report)]]
     caption = f"Layers, per inference; energies: {report.accounts[0].title}"
-    narrow = ("layer", "MACs", "spikes/synapse", "SOPs", "ANN µJ", "SNN µJ", "SNN/ANN")
-    return Table(caption, ("layer", *(heading for heading, _ in COLUMNS)), cells, narrow=narrow)
+    narrow = ("layer", "MACs", "spikes/synapse", "SOPs", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
+    headings = ("layer", *(heading for heading, _ in columns(report)))
+    return Table(caption, headings, cells, narrow=tuple(heading for heading in narrow if heading in headings))
 
 
 def _rivals(report: Report) -> Table:
     """Energies and break-even points; where there is no rival, the spiking network alone."""
-    headings = ("cost model", "spiking µJ", "rival", "rival µJ", "share", "break-even spikes/synapse", "rate")
+    spiking = report.counts.graph.is_spiking
+    headings = ("cost model", "spiking µJ" if spiking else "µJ", "rival", "rival µJ", "share")
+    headings += ("break-even spikes/synapse", "rate") if spiking else ()
     cells = [
         (
             comparison.title,
@@ -166,6 +170,7 @@ def _rivals(report: Report) -> Table:
     cells += [
         (a.title, microjoule(a.per_inference) if a.known else "not published", "none", "", "", "", "") for a in alone
     ]
+    cells = [line[: len(headings)] for line in cells]
     narrow = ("cost model", "rival", "share")
     return Table("Energy per inference against the rivals", headings, cells, narrow=narrow)
 

@@ -96,16 +96,16 @@ def _plain(value: Any) -> str:
 def _student_line(report: Report, i: int, metric: tuple[str, ...]) -> dict[str, Any]:
     """Of a student under its i-th cost model, per inference; shares as fractions."""
     counts, account = report.counts, report.accounts[i]
-    inputs = counts.activity.inputs
+    inputs, spiking = counts.activity.inputs, counts.graph.is_spiking
     return {
         "network": report.name,
         "cost model": account.model.name,
         **{name: report.metrics.get(name) for name in metric},
-        "T": counts.activity.time_steps,
-        "rate": counts.activity.mean_rate,
-        "spikes/synapse": counts.spikes_per_synapse,
+        "T": counts.activity.time_steps if spiking else None,
+        "rate": counts.activity.mean_rate if spiking else None,
+        "spikes/synapse": counts.spikes_per_synapse if spiking else None,
         "MACs": counts.synapses / inputs,
-        "SOPs": counts.total().accumulates / inputs,
+        "SOPs": counts.total().accumulates / inputs if spiking else None,
         "µJ": account.per_inference / 1e6 if account.known else None,
         TWIN_SHARE: _share(report, account, TWIN),
         TEACHER_SHARE: _share(report, account, TEACHER),

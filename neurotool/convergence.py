@@ -21,11 +21,9 @@ def measure_convergence(
     time_steps: list[int],
     schedules: tuple[Schedule, ...] = ("phased", "concurrent"),
 ) -> Errors:
-    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids). Raises ConfigError for
-    a student that is not made to reach one."""
-    if not isinstance(student, SpikingBertForSequenceClassification):
-        why = "is trained through time" if student.neuron_layers else "has no neurons"
-        raise ConfigError(f"student {student.config.model_type} {why}: there is no steady state to converge to")
+    """Mean |ASR - steady state| on one batch (input_ids, attention_mask, token_type_ids). Raises ConfigError: see
+    check_convergent."""
+    student = check_convergent(student)
     student.eval()
     mask = batch["attention_mask"]
     tokens = mask.bool()
@@ -46,6 +44,14 @@ def measure_convergence(
     finally:
         student.config.schedule = configured
     return errors
+
+
+def check_convergent(student: Student) -> SpikingBertForSequenceClassification:
+    """Raises ConfigError for a student that is not made to reach a steady state."""
+    if isinstance(student, SpikingBertForSequenceClassification):
+        return student
+    why = "is trained through time" if student.neuron_layers else "has no neurons"
+    raise ConfigError(f"student {student.config.model_type} {why}: there is no steady state to converge to")
 
 
 def plot_convergence(errors: Errors, path: Path) -> None:

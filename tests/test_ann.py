@@ -87,6 +87,7 @@ def test_it_learns(make_plan: MakePlan, kind: str, options: tuple[str, ...]) -> 
         "--reset": ["soft"],
         "--v-threshold": ["1"],
         "--v-init": ["0"],
+        "--max-shift": ["0"],
         "--feedback": [],
         "--positions": ["learned"],
         "--gradient-checkpointing": [],
@@ -94,8 +95,10 @@ def test_it_learns(make_plan: MakePlan, kind: str, options: tuple[str, ...]) -> 
     }.items(),
 )
 def test_what_belongs_to_neurons_is_refused(make_plan: MakePlan, option: str, values: list[str]) -> None:
+    plan = make_plan("--student", "ann", option, *values)
     with pytest.raises(ConfigError, match=f"^{option}: student ann .*; leave it out$"):
-        train(make_plan("--student", "ann", option, *values), QUIET)
+        train(plan, QUIET)
+    assert not plan.folder.exists(), "a refused run leaves nothing behind"
 
 
 def test_from_training_to_the_report(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -103,9 +106,16 @@ def test_from_training_to_the_report(make_plan: MakePlan, tmp_path: Path) -> Non
     checkpoint = train(make_plan("--student", "ann", "--epochs", "4"), QUIET).output
     evaluated = run("evaluate", checkpoint)
     assert "accuracy" in evaluated.stdout and "rate" not in evaluated.stdout
-    for options in (["-T", "2"], ["--convergence"]):
-        refused = run("evaluate", checkpoint, *options)
-        assert refused.exit_code == 2 and "student ann has no neurons" in refused.stderr
+    not_there = (
+        ["evaluate", checkpoint, "-T", "2"],
+        ["evaluate", checkpoint, "--convergence"],
+        ["energy", "sweep", checkpoint],
+        ["export", checkpoint, "-T", "3", "-o", tmp_path / "other.nir"],
+        ["export", checkpoint, "--target", "netx", "-o", tmp_path / "other.net"],
+    )
+    for command in not_there:
+        refused = run(*command)
+        assert refused.exit_code == 2 and "no neurons" in refused.stderr and refused.stderr.count("\n") == 1, command
 
     nir, bundle = tmp_path / "model.nir", tmp_path / "model.lava"
     assert run("export", checkpoint, "--target", "nir", "-o", nir).exit_code == 0
@@ -121,4 +131,5 @@ def test_from_training_to_the_report(make_plan: MakePlan, tmp_path: Path) -> Non
     report = json.loads(run("energy", "report", checkpoint, "--format", "json").stdout)
     assert {comparison["kind"] for comparison in report["comparisons"]} == {"teacher"}
     text = run("energy", "report", checkpoint).stdout
-    assert "A dense network without neurons" in text.replace("\n", " ") and "spiking network" not in text
+    assert "A dense network without neurons" in text.replace("\n", " ")
+    assert not any(word in text for word in ("spiking", "SNN", "SOPs", "break-even"))

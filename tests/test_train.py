@@ -290,7 +290,7 @@ def test_nothing_is_lost_by_mistake(make_plan: MakePlan, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match=r"holds an unfinished run: --resume goes on with it, --force starts over"):
         train(make_plan(), QUIET)
     for options, named in {
-        ("--spikes", "ternary"): "student was .*'binary'.* and is now .*'ternary'",
+        ("--spikes", "ternary"): "spikes was 'binary' and is now 'ternary'",
         ("--seed", "1"): "seed was 42 and is now 1",
         ("--learning-rate", "1e-4"): "stages was",
         ("--max-length", "9"): "max_length was 128 and is now 9",
@@ -488,7 +488,7 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("-o", "/"), "/: is a folder"),
         (("--task", "sst2"), "--task sst2 and --data .*: give one of them"),
         (("--metric", "bleu"), "unknown metric 'bleu'"),
-        (("--gradient-checkpointing",), "--gradient-checkpointing: student spikingbert keeps no steps"),
+        (("--gradient-checkpointing",), "--gradient-checkpointing: student spikingbert is not trained through time"),
         (("--student", "spikebert", "--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
         (
             ("--student", "spikebert", "--attention-weight", "1"),

@@ -94,13 +94,15 @@ class FineTuning(nn.Module):
 
 
 def learned_nothing(metrics: dict[str, float], dataset: datasets.Dataset, task: Task) -> bool:
-    """Whether the main metric is no better than that of giving every text the most frequent class, or one score."""
+    """Whether the main metric is no better than that of giving every text the most frequent class; a correlation, than
+    two standard errors of 0."""
     labels = np.asarray(dataset["labels"])
     constant = np.zeros((len(labels), task.num_labels))
     if not task.regression:
         constant[:, np.bincount(labels).argmax()] = 1
     main = task.metrics[0]
-    return metrics[main] <= compute_metrics(task, constant, labels)[main]
+    chance = 2 / np.sqrt(len(labels)) if task.regression else compute_metrics(task, constant, labels)[main]
+    return bool(metrics[main] <= chance)
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
-from neurotool.train.plan import StagePlan, TrainingPlan, close_run, open_run
+from neurotool.train.plan import StagePlan, TrainingPlan, check_run, close_run, open_run
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
@@ -89,7 +89,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     datasets.disable_progress_bars()
     console = console if is_first_process() else Console(quiet=True)
     plan.check()
-    open_run(plan)
+    check_run(plan)
     set_seed(plan.seed)
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
         say(console, f"task {plan.task}: asking the Hugging Face hub")
@@ -97,6 +97,12 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
+    if plan.teacher == SCRATCH:
+        say(
+            console,
+            f"teacher scratch: not pretrained; its vocabulary of {len(loaded.tokenizer)} tokens and all it knows are "
+            f"from these {len(data.train)} texts alone",
+        )
     max_length = min(plan.max_length, config.max_position_embeddings)
     if max_length < plan.max_length:
         say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
@@ -108,13 +114,14 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         if length < plan.corpus_length:
             say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
         corpus = load_corpus(plan.corpus, loaded.tokenizer, length, plan.max_texts)
+    open_run(plan)
     model, tokenizer = prepare_teacher(plan, loaded, data, train_set, validation, console)
     teacher_metrics = evaluate_teacher(model, validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
     if learned_nothing(teacher_metrics, validation, data.task):
         say(
             console,
-            f"warning: the teacher's {data.task.metrics[0]} is no better than one answer for all, so it has nothing to "
+            f"warning: the teacher's {data.task.metrics[0]} is no better than chance, so it has nothing to "
             "teach; "
             + ("choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"),
         )
@@ -175,13 +182,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
 def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> LoadedTeacher:
     """The plan's teacher, from a folder, the hub or nothing. Raises TeacherError: see load_teacher, scratch_teacher."""
     if plan.teacher == SCRATCH:
-        loaded = scratch_teacher(plan, data)
-        say(
-            console,
-            f"teacher scratch: not pretrained, trained from random weights on these {len(data.train)} texts alone, "
-            f"with a vocabulary of {len(loaded.tokenizer)} tokens made from them",
-        )
-        return loaded
+        return scratch_teacher(plan, data)
     if not Path(locate_teacher(plan.teacher)).is_dir():
         say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
     return load_teacher(plan.teacher, data.task)
@@ -229,9 +230,13 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
-        raise ConfigError(f"--gradient-checkpointing: student {plan.model_type} keeps no steps; leave it out")
+        raise ConfigError(
+            f"--gradient-checkpointing: student {plan.model_type} is not trained through time; leave it out"
+        )
     if any(stage.weights.rate for stage in plan.stages) and "spikes" in kind.config_class.lacks:
-        raise ConfigError(f"--rate-penalty: student {plan.model_type} sends none; leave it out")
+        raise ConfigError(f"--rate-penalty: student {plan.model_type} sends no spikes; leave it out")
+    if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
+        raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
     attention = any(stage.weights.attention for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
         raise ConfigError(f"--attention-weight: student {plan.model_type} has no softmax scores to compare; give 0")
@@ -267,7 +272,7 @@ def start_student(
     sample = train_set.select(range(min(64, len(train_set))))
     columns = ("input_ids", "attention_mask", "token_type_ids")
     batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt"))
-    if isinstance(student, SpikingBertForSequenceClassification):
+    if isinstance(student, SpikingBertForSequenceClassification) and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
     distiller = Distiller(student, teacher.model.config.hidden_size, layer_map, plan.stages[-1].weights)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)

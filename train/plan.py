@@ -43,7 +43,8 @@ class TrainingPlan:
 
     data: a folder, or None for the named `task`. corpus: unlabelled text for the general stage. model_type:
     the kind of student; student: values of its configuration that differ from the teacher's shape. layer_map: teacher
-    hidden states that teach the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes.
+    hidden states that teach the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes;
+    None for students that do not start there.
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
     batch sizes are global: the sum over processes.
     """
@@ -60,7 +61,7 @@ class TrainingPlan:
     student: dict[str, Any] = field(default_factory=dict)
     init: str = "teacher"
     layer_map: LayerMap | None = None
-    max_shift: float = 0.5
+    max_shift: float | None = 0.5
     stages: tuple[StagePlan, ...] = ()
     teacher_epochs: float = 2.0
     teacher_learning_rate: float = 5e-5
@@ -98,7 +99,7 @@ class TrainingPlan:
         _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
         _require("augment", self.augment, self.augment >= 0, "at least 0")
         _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        shares = {"warmup": self.warmup, "max shift": self.max_shift}
+        shares = {"warmup": self.warmup} | ({} if self.max_shift is None else {"max shift": self.max_shift})
         shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
         for name, value in shares.items():
             _require(name, value, 0 <= value < 1, "at least 0 and below 1")
@@ -117,8 +118,8 @@ class TrainingPlan:
         return json.loads(json.dumps(values, default=str))
 
 
-def open_run(plan: TrainingPlan) -> None:
-    """Make the run's folder, or check that it holds the unfinished run to resume.
+def check_run(plan: TrainingPlan) -> None:
+    """Whether the run can start, or the run's folder holds the unfinished run to resume.
 
     Raises ConfigError when something would be lost (use --force) or the resumed run was started differently.
     """
@@ -138,6 +139,12 @@ def open_run(plan: TrainingPlan) -> None:
                 f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over, --run-folder "
                 "keeps both"
             )
+
+
+def open_run(plan: TrainingPlan) -> None:
+    """Make the folder of a new run. Raises ConfigError where that cannot be."""
+    if plan.resume or not is_first_process():
+        return
     try:
         close_run(plan)  # what is left of another run would mix with this one when it is resumed
         plan.state_folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +152,7 @@ def open_run(plan: TrainingPlan) -> None:
         raise ConfigError(
             f"{plan.folder}: the run's folder cannot be made ({error.strerror}); give another with --run-folder"
         ) from error
-    with replacing(record, force=True, error_type=ConfigError) as temporary:
+    with replacing(plan.state_folder / "plan.json", force=True, error_type=ConfigError) as temporary:
         temporary.write_text(json.dumps(plan.to_dict(), indent=1), encoding="utf-8")
 
 
@@ -166,9 +173,11 @@ def _require(name: str, value: Any, fits: bool, limit: str) -> None:
 
 def _compare(plan: TrainingPlan, before: dict[str, Any]) -> None:
     now = plan.to_dict()
-    for name in now:
-        if now[name] != before.get(name):
+    before, now = before | before.get("student", {}), now | now["student"]
+    del before["student"], now["student"]
+    for name in dict.fromkeys([*now, *before]):
+        if now.get(name) != before.get(name):
             raise ConfigError(
-                f"cannot resume {plan.folder}: {name} was {before.get(name)!r} and is now {now[name]!r}; "
+                f"cannot resume {plan.folder}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; "
                 "give the same options, or --force to start over"
             )

@@ -23,6 +23,7 @@ BASE: dict[str, Any] = {
     "leak": 1.0,
     "reset": "soft",
     "v_threshold": "learned",
+    "max_shift": 0.5,
     "epochs": 2.0,
     "learning_rate": 2e-4,
     "general_learning_rate": 3e-4,
@@ -37,9 +38,10 @@ BASE: dict[str, Any] = {
 }
 """SpikingBERT's, distilled."""
 
-_NEURONS = ("time_steps", "schedule", "spikes", "leak", "reset", "v_threshold")
+_NEURONS = ("time_steps", "schedule", "spikes", "leak", "reset", "v_threshold", "max_shift")
 _UNROLLED = {
     "schedule": "concurrent",
+    "max_shift": None,
     "attention_weight": 0.0,
     "learning_rate": 5e-4,
     "weight_decay": 5e-3,

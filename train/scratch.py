@@ -36,6 +36,11 @@ def scratch_teacher(plan: TrainingPlan, data: TaskData) -> LoadedTeacher:
     tokenizer = learn_tokenizer(
         [text for name in data.train.column_names if name != "label" for text in data.train[name]]
     )
+    if len(tokenizer) <= len(_SPECIAL):
+        raise TeacherError(
+            f"teacher scratch: no character occurs twice in the {len(data.train)} training texts, so all would be "
+            "unknown to it; give more, or a pretrained BERT with --teacher"
+        )
     config = BertConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=plan.max_length,

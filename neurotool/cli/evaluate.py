@@ -66,6 +66,7 @@ def evaluate(
     from neurotool.evaluation import evaluate as run
     from neurotool.evaluation import validation_examples
     from neurotool.student.serialise import load_student
+    from neurotool.student.student import check_time_steps
     from neurotool.tasks import tokenise
 
     if not convergence and output is not None:
@@ -76,8 +77,12 @@ def evaluate(
         raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
     datasets.disable_progress_bars()
     student, tokenizer, task, loaded = load_student(checkpoint)
-    if time_steps and not student.neuron_layers:
-        raise ConfigError(f"--time-steps: student {student.config.model_type} has no neurons; leave it out")
+    for t in time_steps:
+        check_time_steps(student, t)
+    if convergence:
+        from neurotool.convergence import check_convergent, measure_convergence, plot_convergence
+
+        check_convergent(student)
     console = Console()
     plan = loaded.training.get("plan", {})
     examples = validation_examples(data, task, loaded.training)
@@ -86,8 +91,6 @@ def evaluate(
     if truncated:
         click.echo(f"{truncated} of {len(dataset)} texts are longer than {length} tokens: cut", err=True)
     if convergence:
-        from neurotool.convergence import measure_convergence, plot_convergence
-
         sample = dataset.select(range(min(32, len(dataset))))
         columns = ("input_ids", "attention_mask", "token_type_ids")
         batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")

@@ -82,7 +82,10 @@ def bundle_graph(path: Path, bundle: "Bundle", conventions: Conventions) -> Grap
 
 def student_graph(path: Path, student: "LoadedStudent", conventions: Conventions) -> Graph:
     """The graph of a checkpoint's student, with another T where one is given. Raises ConfigError."""
+    from neurotool.student.student import check_time_steps
+
     refuse_conventions(path, conventions)
+    check_time_steps(student.model, conventions["time_steps"])
     graph = student.model.to_graph()
     return graph if conventions["time_steps"] is None else replace(graph, time_steps=conventions["time_steps"])
 

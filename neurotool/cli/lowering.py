@@ -122,7 +122,7 @@ def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bund
         bundle_graph(path, bundle, conventions)
         return bundle
     graph, reader, tokenizer = load_for_export(path, conventions)
-    if how.fixed and not (how.spiking_inputs or graph.is_spiking or graph.of_type(Input)):
+    if how.fixed and not (graph.is_spiking or graph.of_type(Input)):
         raise ExportError(
             f"{path} has no neurons, and integers with the bits of a spiking chip are too coarse for a dense network: "
             "--target lava --precision float runs it in simulation, --target nir keeps it"

@@ -108,10 +108,12 @@ def measure_student(path: Path, student: "LoadedStudent", source: Source, time_s
 
     from neurotool.energy.counts import count, events_of_activity
     from neurotool.evaluation import evaluate, measure, validation_examples
+    from neurotool.student.student import check_time_steps
     from neurotool.tasks import tokenise
 
     datasets.disable_progress_bars()
     model, tokenizer, task, checkpoint = student
+    check_time_steps(model, time_steps)
     length = min(checkpoint.training.get("plan", {}).get("max_length", 512), model.config.max_position_embeddings)
     options: dict[str, Any] = {"time_steps": time_steps, "per_neuron": source.skip_zero}
     metrics: dict[str, float] = {}

@@ -129,7 +129,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     help="What the student starts from; auto is the teacher where the widths agree.",
 )
 @click.option("--layer-map", callback=_layer_map, help="Teacher hidden states, e.g. 0,3,6,9,12, or 0,-,6,9,12.")
-@click.option("--max-shift", type=float, default=0.5, show_default=True, help="Fit of binary spikes; 0 = sparser.")
+@_by_student("--max-shift", type=float, help="Fit of binary spikes; 0 = sparser.")
 @click.option("--corpus", help="Unlabelled text for general distillation: file, folder, dataset id, or demo.")
 @click.option("--max-texts", type=int, help="Read only so many passages of the corpus.")
 @click.option("--corpus-length", type=int, default=64, show_default=True, help="Tokens of a piece of the corpus.")

@@ -128,6 +128,7 @@ def _print(console: Console, result: "Comparison", a: Path, b: Path, source: str
     say(f"A {a}\nB {b}")
     if result.layers:
         _print_layers(console, result)
+    if result.inputs:
         say(f"{result.inputs} inputs, T = {time_steps}; {source}")
     if result.max_logit_difference is not None:
         say(f"logits: max |Δ| {result.max_logit_difference:.2g}")

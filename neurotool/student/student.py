@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertEmbeddings
 from transformers.utils import ModelOutput
 
+from neurotool.errors import ConfigError
 from neurotool.graph import Graph
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.emission import NeuronLayer, SpikeCounts
@@ -125,6 +126,14 @@ class Student(PreTrainedModel):
     def to_graph(self) -> Graph:
         """The student as a layer graph, which export, simulation and counting read. Raises GraphError."""
         raise NotImplementedError
+
+
+def check_time_steps(student: Student, time_steps: int | None) -> None:
+    """Raises ConfigError where a T is asked for that a student without neurons does not have."""
+    if time_steps is not None and not student.neuron_layers:
+        raise ConfigError(
+            f"--time-steps {time_steps}: student {student.config.model_type} has no neurons, so there is no T to choose"
+        )
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
