@@ -5,9 +5,9 @@ checkpoint exists is only read, and one that was stopped goes on, so that the ta
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
 unfinished runs. Ctrl-C stops it, and the same command goes on. The config (benchmarks/table.json) names students and
-data sets with the options of `neurotool train` that belong to them, and seeds where these are not 42 alone. A change of
-it does not train again what is there: delete the checkpoints to be replaced. --write puts the table between its two
-markers in FILE.
+data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone, and students
+that are for some data sets only. A change of it does not train again what is there: delete the checkpoints to be
+replaced. --write puts the table between its two markers in FILE.
 """
 
 import json
@@ -54,13 +54,14 @@ def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> 
         Cell(student, data, seed, " ".join([config["options"], config["students"][student], config["data"][data]]))
         for data in data_sets
         for seed, student in product(config["seeds"].get(data, [42]), students)
+        if data in config["only"].get(student, data_sets)
     ]
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """`options` and `seeds` may be missing. Raises ClickException for a file that is no config."""
+    """`options`, `seeds` and `only` may be missing. Raises ClickException for a file that is no config."""
     try:
-        config = {"options": "", "seeds": {}} | json.loads(path.read_text(encoding="utf-8"))
+        config = {"options": "", "seeds": {}, "only": {}} | json.loads(path.read_text(encoding="utf-8"))
         for options in (config["options"], *config["students"].values(), *config["data"].values()):
             shlex.split(options)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
