@@ -152,8 +152,8 @@ def _layers(report: Report) -> Table:
 def _rivals(report: Report) -> Table:
     """Energies and break-even points; where there is no rival, the spiking network alone."""
     spiking = report.counts.graph.is_spiking
-    headings = ("cost model", "spiking µJ" if spiking else "µJ", "rival", "rival µJ", "share")
-    headings += ("break-even spikes/synapse", "rate") if spiking else ()
+    border = ("break-even spikes/synapse", "rate") if spiking else ()
+    headings = ("cost model", "spiking µJ" if spiking else "µJ", "rival", "rival µJ", "share", *border)
     cells = [
         (
             comparison.title,
@@ -170,9 +170,9 @@ def _rivals(report: Report) -> Table:
     cells += [
         (a.title, microjoule(a.per_inference) if a.known else "not published", "none", "", "", "", "") for a in alone
     ]
-    cells = [line[: len(headings)] for line in cells]
+    lines = [line[: len(headings)] for line in cells]
     narrow = ("cost model", "rival", "share")
-    return Table("Energy per inference against the rivals", headings, cells, narrow=narrow)
+    return Table("Energy per inference against the rivals", headings, lines, narrow=narrow)
 
 
 def _cores(report: Report) -> list[Table]:
