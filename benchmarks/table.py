@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.testing import CliRunner
 
 from neurotool.checkpoint import read_checkpoint
+from neurotool.cli.main import cli
 from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
 
@@ -102,8 +104,11 @@ class Result:
 def read(checkpoint: Path) -> Result:
     record = read_checkpoint(checkpoint).training
     metric = record["task"]["metrics"][0]
-    command = [sys.executable, "-m", "neurotool", "energy", "report", str(checkpoint), "--format", "json"]
-    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    # In this process: a new one for each cell would spend its time on importing torch.
+    reported = CliRunner().invoke(cli, ["energy", "report", str(checkpoint), "--format", "json"])
+    if reported.exit_code:
+        raise NeurotoolError(f"{checkpoint}: {reported.stderr.strip()}")
+    report = json.loads(reported.stdout)
     arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
     shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
     activity = read_checkpoint(checkpoint).activity
@@ -139,24 +144,18 @@ def row(data: str, student: str, results: list[Result]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(every: list[Cell], folder: Path, jobs: int) -> str:
+def table(every: list[Cell], folder: Path) -> str:
     """A row for each student on each data set of which at least one cell is trained and can be read."""
-
-    def try_read(cell: Cell) -> Result | None:
-        try:
-            return read(cell.output(folder))
-        except (NeurotoolError, subprocess.CalledProcessError) as error:
-            click.echo(f"left out: {error}; delete it and run this again", err=True)
-            return None
-
-    done = [cell for cell in every if cell.output(folder).exists()]
-    with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(try_read, done))
     rows: dict[tuple[str, str], list[Result]] = {}
-    for cell, result in zip(done, results, strict=True):
-        if result is not None:
-            rows.setdefault((cell.data, cell.student), []).append(result)
-    return "\n".join([HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items())])
+    for cell in every:
+        if cell.output(folder).exists():
+            try:
+                rows.setdefault((cell.data, cell.student), []).append(read(cell.output(folder)))
+            except NeurotoolError as error:
+                click.echo(f"left out: {error}; delete it and run this again", err=True)
+    return "\n".join(
+        [HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items() if of_seeds)]
+    )
 
 
 def around_table(file: Path) -> tuple[str, str]:
@@ -220,7 +219,7 @@ def main(
         failed = [line for lines in pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)) for line in lines]
     for line in failed:
         click.echo(f"failed: {line}", err=True)
-    text = table(wanted, folder, jobs)
+    text = table(wanted, folder)
     click.echo(text)
     if file is not None:
         write(text, file)
