@@ -1,13 +1,14 @@
-"""Trains and evaluates the table of students x data sets in docs/results.md, one `neurotool train` a cell. A cell whose
-checkpoint exists is only read, and one that was stopped goes on, so that the table can be filled in several sittings.
+"""Trains and evaluates the table of students x data sets in docs/results.md, one `neurotool train` a cell. A trained
+cell leaves its checkpoint and its figures (JSON) and is not trained again; one that was stopped goes on. So the table
+can be filled in several sittings.
 
     python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--students A,B] [--data-sets A,B] [--write FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
 unfinished runs. Ctrl-C stops it, and the same command goes on. The config (benchmarks/table.json) names students and
 data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone, and students
-that are for some data sets only. A change of it does not train again what is there: delete the checkpoints to be
-replaced. --write puts the table between its two markers in FILE.
+that are for some data sets only. A cell that was trained with other options than the config's is named and left out:
+delete its files to train it again. --write puts the table between its two markers in FILE.
 """
 
 import json
@@ -17,9 +18,10 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import click
@@ -31,6 +33,7 @@ from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
 
 BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
+ONE_AT_A_TIME = Lock()  # a report is taken by catching this process's standard output
 HEADER = (
     "| data | metric | student | teacher | student's | kept | rate | of dense twin | of teacher | minutes | seeds |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
@@ -46,14 +49,18 @@ class Cell:
     seed: int
     options: str
 
-    def output(self, folder: Path) -> Path:
-        return folder / f"{self.data}-{self.student}-{self.seed}.ckpt"
+    @property
+    def name(self) -> str:
+        return f"{self.data}-{self.student}-{self.seed}"
+
+    def path(self, folder: Path, ending: str) -> Path:
+        return folder / f"{self.name}{ending}"
 
 
 def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> list[Cell]:
     """By data set, so that a teacher is fine-tuned once and then taken from the cache."""
     return [
-        Cell(student, data, seed, " ".join([config["options"], config["students"][student], config["data"][data]]))
+        Cell(student, data, seed, f"{config['options']} {config['students'][student]} {config['data'][data]}".strip())
         for data in data_sets
         for seed, student in product(config["seeds"].get(data, [42]), students)
         if data in config["only"].get(student, data_sets)
@@ -73,25 +80,13 @@ def load_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def train(cell: Cell, data: Path, folder: Path) -> str | None:
-    """Train a cell that is not there yet; returns the last line of its log where it failed."""
-    output = cell.output(folder)
-    if output.exists():
-        return None
-    run_folder, log = folder / "runs" / output.stem, output.with_suffix(".log")
-    resume = ["--resume"] if (run_folder / "unfinished" / "plan.json").exists() else []
-    where = ["--data", data / cell.data, "-o", output, "--run-folder", run_folder]
-    command = [sys.executable, "-m", "neurotool", "train", *shlex.split(cell.options), "--seed", cell.seed, *where]
-    with log.open("w", encoding="utf-8") as stream:
-        done = subprocess.run([*map(str, command), *resume], stdout=stream, stderr=stream, check=False)
-    return None if done.returncode == 0 else (log.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-1]
-
-
 @dataclass(frozen=True)
 class Result:
-    """minutes: of the student's training alone. Shares: arithmetic energy (45 nm, fp32) of the student over that of the
-    dense twin and of the teacher. A student without spikes has neither a rate nor a dense twin."""
+    """What a cell was trained with, and its figures. minutes: of the student's training alone. Shares: arithmetic
+    energy (45 nm, fp32) of the student over that of the dense twin and of the teacher. A student without spikes has
+    neither a rate nor a dense twin."""
 
+    options: str
     metric: str
     teacher: float
     student: float
@@ -101,8 +96,22 @@ class Result:
     minutes: float
 
 
-def read(checkpoint: Path) -> Result:
-    record = read_checkpoint(checkpoint).training
+def train(cell: Cell, data: Path, folder: Path) -> None:
+    """Train a cell, or go on with it. Raises NeurotoolError with the last line of its log."""
+    output = cell.path(folder, ".ckpt")
+    run_folder, log = folder / "runs" / cell.name, cell.path(folder, ".log")
+    resume = ["--resume"] if (run_folder / "unfinished" / "plan.json").exists() else []
+    where = ["--data", data / cell.data, "-o", output, "--run-folder", run_folder]
+    command = [sys.executable, "-m", "neurotool", "train", *shlex.split(cell.options), "--seed", cell.seed, *where]
+    with log.open("w", encoding="utf-8") as stream:
+        done = subprocess.run([*map(str, command), *resume], stdout=stream, stderr=stream, check=False)
+    if done.returncode:
+        raise NeurotoolError((log.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-1])
+
+
+def measure(cell: Cell, checkpoint: Path) -> Result:
+    content = read_checkpoint(checkpoint)
+    record, activity = content.training, content.activity
     metric = record["task"]["metrics"][0]
     # In this process: a new one for each cell would spend its time on importing torch.
     reported = CliRunner().invoke(cli, ["energy", "report", str(checkpoint), "--format", "json"])
@@ -111,8 +120,8 @@ def read(checkpoint: Path) -> Result:
     report = json.loads(reported.stdout)
     arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
     shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
-    activity = read_checkpoint(checkpoint).activity
     return Result(
+        cell.options,
         metric,
         record["teacher"]["metrics"][metric],
         record["metrics"][metric],
@@ -121,6 +130,25 @@ def read(checkpoint: Path) -> Result:
         shares.get("teacher"),
         sum(stage.get("seconds", 0.0) for stage in record["stages"]) / 60,
     )
+
+
+def result(cell: Cell, data: Path, folder: Path) -> Result:
+    """The cell's figures; it is trained where they are not there. Raises NeurotoolError where that fails, and for
+    figures that belong to other options."""
+    record = cell.path(folder, ".json")
+    if not record.exists():
+        checkpoint = cell.path(folder, ".ckpt")
+        if not checkpoint.exists():
+            train(cell, data, folder)
+        with ONE_AT_A_TIME:
+            measured = measure(cell, checkpoint)
+        with replacing(record, force=True, error_type=NeurotoolError) as temporary:
+            temporary.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+    found = Result(**json.loads(record.read_text(encoding="utf-8")))
+    if found.options != cell.options:
+        again = f"delete {cell.path(folder, '.*')} to train it again"
+        raise NeurotoolError(f"trained with {found.options!r}, and the config says {cell.options!r}; {again}")
+    return found
 
 
 def row(data: str, student: str, results: list[Result]) -> str:
@@ -144,18 +172,12 @@ def row(data: str, student: str, results: list[Result]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(every: list[Cell], folder: Path) -> str:
-    """A row for each student on each data set of which at least one cell is trained and can be read."""
+def table(results: dict[Cell, Result]) -> str:
+    """A row for each student on each data set of which at least one cell is there."""
     rows: dict[tuple[str, str], list[Result]] = {}
-    for cell in every:
-        if cell.output(folder).exists():
-            try:
-                rows.setdefault((cell.data, cell.student), []).append(read(cell.output(folder)))
-            except NeurotoolError as error:
-                click.echo(f"left out: {error}; delete it and run this again", err=True)
-    return "\n".join(
-        [HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items() if of_seeds)]
-    )
+    for cell, found in results.items():
+        rows.setdefault((cell.data, cell.student), []).append(found)
+    return "\n".join([HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items())])
 
 
 def around_table(file: Path) -> tuple[str, str]:
@@ -211,15 +233,23 @@ def main(
     )
     folder.mkdir(parents=True, exist_ok=True)
 
-    def of_one(name: str) -> list[str]:
-        problems = [(cell, train(cell, data, folder)) for cell in wanted if cell.data == name]
-        return [f"{cell.output(folder).stem}: {problem}" for cell, problem in problems if problem]
+    results: dict[Cell, Result] = {}
+    failed: dict[Cell, NeurotoolError] = {}
+
+    def of_one(name: str) -> None:
+        for cell in wanted:
+            if cell.data == name:
+                try:
+                    results[cell] = result(cell, data, folder)
+                except NeurotoolError as error:
+                    failed[cell] = error
 
     with ThreadPoolExecutor(jobs) as pool:
-        failed = [line for lines in pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)) for line in lines]
-    for line in failed:
-        click.echo(f"failed: {line}", err=True)
-    text = table(wanted, folder)
+        list(pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)))
+    for cell in wanted:
+        if cell in failed:
+            click.echo(f"failed: {cell.name}: {failed[cell]}", err=True)
+    text = table({cell: results[cell] for cell in wanted if cell in results})
     click.echo(text)
     if file is not None:
         write(text, file)

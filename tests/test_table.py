@@ -1,0 +1,93 @@
+"""benchmarks/table.py: a small table from end to end, and what it does not train again."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner, Result
+
+CONFIG = {
+    "options": "--teacher scratch --max-length 16 --teacher-epochs 1 --epochs 1",
+    "students": {"ann": "--student ann --layers 1", "snn-textcnn": "--student snn-textcnn -T 2"},
+    "data": {"small": "", "large": ""},
+    "seeds": {"small": [1, 2]},
+    "only": {"snn-textcnn": ["large"]},
+}
+
+
+@pytest.fixture(scope="module")
+def table(repository: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("table", repository / "benchmarks" / "table.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name, count in [("small", 30), ("large", 40)]:
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        rows = [
+            f"a {word} film {number}\t{label}" for number in range(count) for word, label in [("good", 1), ("bad", 0)]
+        ]
+        for split in ("train", "validation"):
+            (folder / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n", encoding="utf-8")
+    return tmp_path / "data"
+
+
+def run(table: ModuleType, *arguments: object) -> Result:
+    return CliRunner().invoke(table.main, [str(argument) for argument in arguments])
+
+
+def test_cells_are_the_seeds_and_students_of_each_data_set(table: ModuleType) -> None:
+    cells = table.cells(CONFIG, list(CONFIG["students"]), ["small", "large"])
+    assert [cell.name for cell in cells] == ["small-ann-1", "small-ann-2", "large-ann-42", "large-snn-textcnn-42"]
+
+
+def test_a_row_is_the_mean_of_its_seeds(table: ModuleType) -> None:
+    results = [table.Result("", "accuracy", 0.9, student, 0.2, 0.4, 0.1, 3.0) for student in (0.8, 0.82, 0.84)]
+    assert table.row("mr", "spikebert", results) == (
+        "| mr | accuracy | spikebert | 90.0 | 82.0 ± 2.0 | 91.1 % | 0.200 | 40.0 % | 10.0 % | 3.0 | 3 |"
+    )
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_written_and_not_trained_again(
+    table: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / "cache"))
+    config, folder, page = tmp_path / "table.json", tmp_path / "cells", tmp_path / "page.md"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    arguments = [data, folder, "--config", config, "--write", page]
+
+    first = run(table, *arguments)
+    assert first.exit_code == 0, first.output
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
+    rows = [
+        [part.strip() for part in line.split("|")[1:-1]] for line in lines if line.startswith(("| small", "| large"))
+    ]
+    assert [(row[0], row[2], row[-1]) for row in rows] == [
+        ("small", "ann", "2"), ("large", "ann", "1"), ("large", "snn-textcnn", "1"),
+    ]  # fmt: skip
+    figures = json.loads((folder / "large-snn-textcnn-42.json").read_text(encoding="utf-8"))
+    assert 0 < figures["rate"] < 1 and figures["of_twin"] > 0 and figures["minutes"] > 0
+    assert json.loads((folder / "large-ann-42.json").read_text(encoding="utf-8"))["rate"] is None
+
+    for checkpoint in folder.glob("*.ckpt"):
+        checkpoint.unlink()
+    assert run(table, *arguments).output == first.output
+    assert not list(folder.glob("*.ckpt"))
+
+    config.write_text(json.dumps(CONFIG | {"data": {"small": "", "large": "--batch-size 0"}}), encoding="utf-8")
+    (folder / "large-ann-42.json").unlink()
+    changed = run(table, *arguments)
+    assert changed.exit_code == 1
+    assert "failed: large-ann-42: Error: batch size of stage prediction is 0" in changed.stderr
+    assert "failed: large-snn-textcnn-42: trained with" in changed.stderr and "delete" in changed.stderr
+    assert "| small" in changed.stdout and "| large" not in changed.stdout
