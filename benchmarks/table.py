@@ -7,8 +7,9 @@ can be filled in several sittings.
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
 unfinished runs. Ctrl-C stops it, and the same command goes on. The config (benchmarks/table.json) names students and
 data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone, and students
-that are for some data sets only. A cell that was trained with other options than the config's is named and left out:
-delete its files to train it again. --write puts the table between its two markers in FILE.
+that are for some data sets only, with the first of their seeds. A cell that was trained with other options than the
+config's is named and left out: delete its files to train it again. --write puts the table between its two markers in
+FILE.
 """
 
 import json
@@ -59,11 +60,12 @@ class Cell:
 
 def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> list[Cell]:
     """By data set, so that a teacher is fine-tuned once and then taken from the cache."""
+    seeds = config["seeds"]
     return [
         Cell(student, data, seed, f"{config['options']} {config['students'][student]} {config['data'][data]}".strip())
         for data in data_sets
-        for seed, student in product(config["seeds"].get(data, [42]), students)
-        if data in config["only"].get(student, data_sets)
+        for seed, student in product(seeds.get(data, [42]), students)
+        if student not in config["only"] or (data in config["only"][student] and seed == seeds.get(data, [42])[0])
     ]
 
 

@@ -10,10 +10,14 @@ from click.testing import CliRunner, Result
 
 CONFIG = {
     "options": "--teacher scratch --max-length 16 --teacher-epochs 1 --epochs 1",
-    "students": {"ann": "--student ann --layers 1", "snn-textcnn": "--student snn-textcnn -T 2"},
+    "students": {
+        "ann": "--student ann --layers 1",
+        "snn-textcnn": "--student snn-textcnn -T 2",
+        "ann-2": "--student ann --layers 2",
+    },
     "data": {"small": "", "large": ""},
     "seeds": {"small": [1, 2]},
-    "only": {"snn-textcnn": ["large"]},
+    "only": {"snn-textcnn": ["large"], "ann-2": ["small"]},
 }
 
 
@@ -45,7 +49,13 @@ def run(table: ModuleType, *arguments: object) -> Result:
 
 def test_cells_are_the_seeds_and_students_of_each_data_set(table: ModuleType) -> None:
     cells = table.cells(CONFIG, list(CONFIG["students"]), ["small", "large"])
-    assert [cell.name for cell in cells] == ["small-ann-1", "small-ann-2", "large-ann-42", "large-snn-textcnn-42"]
+    assert [cell.name for cell in cells] == [
+        "small-ann-1",
+        "small-ann-2-1",
+        "small-ann-2",
+        "large-ann-42",
+        "large-snn-textcnn-42",
+    ]
 
 
 def test_a_row_is_the_mean_of_its_seeds(table: ModuleType) -> None:
@@ -73,7 +83,7 @@ def test_a_table_is_trained_written_and_not_trained_again(
         [part.strip() for part in line.split("|")[1:-1]] for line in lines if line.startswith(("| small", "| large"))
     ]
     assert [(row[0], row[2], row[-1]) for row in rows] == [
-        ("small", "ann", "2"), ("large", "ann", "1"), ("large", "snn-textcnn", "1"),
+        ("small", "ann", "2"), ("small", "ann-2", "1"), ("large", "ann", "1"), ("large", "snn-textcnn", "1"),
     ]  # fmt: skip
     figures = json.loads((folder / "large-snn-textcnn-42.json").read_text(encoding="utf-8"))
     assert 0 < figures["rate"] < 1 and figures["of_twin"] > 0 and figures["minutes"] > 0
