@@ -281,7 +281,7 @@ def test_predict_refuses(trained: Callable[[str], Path], tmp_path: Path) -> None
     result = run("predict", student, "-", input=b"good\n\xff\xfe\n")
     assert result.exit_code == 2 and "standard input, line 2: not UTF-8" in result.stderr
     assert "no text in it" in refusal(run("predict", student, "-", input="\n\n"))
-    assert "'' has an empty text" in refusal(run("predict", student, ""))
+    assert "text 2: '' has an empty text" in refusal(run("predict", student, "good", ""))
     assert "has 2 part(s) between tabs: this student reads single" in refusal(run("predict", student, "good\tpositive"))
     (tmp_path / "old.ckpt").write_bytes(b"\x80\x04pickle")
     assert "a Python pickle, which is never loaded" in refusal(run("predict", tmp_path / "old.ckpt", "x"))

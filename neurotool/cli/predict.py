@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +37,14 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
     from neurotool.student.serialise import load_student
 
     student, tokenizer, task, _ = load_student(checkpoint)
-    source = _lines() if texts == ("-",) else iter(texts)
+    source = _lines() if texts == ("-",) else numbered(texts)
     empty = True
     while batch := list(islice(source, batch_size)):
         empty = False
-        pairs = [split_columns(text, len(task.text_columns)) for text in batch]
+        pairs = [split_columns(name, text, len(task.text_columns)) for name, text in batch]
         _warn_of_long_texts(pairs, tokenizer, student.config.max_position_embeddings)
         logits = run(student, tokenizer, pairs)
-        for text, row in zip(batch, logits, strict=True):
+        for (_, text), row in zip(batch, logits, strict=True):
             result = prediction(task, text, row)
             click.echo(json.dumps(result, ensure_ascii=False) if as_json else shown(result))
     if empty:
@@ -58,14 +58,20 @@ def _warn_of_long_texts(texts: list[tuple[str, ...]], tokenizer: Any, length: in
         click.echo(f"{cut} of {len(texts)} texts are longer than {length} tokens: cut", err=True)
 
 
-def _lines() -> Iterator[str]:
+def numbered(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The texts of a command line, each with what an error calls it."""
+    return ((f"text {number}", text) for number, text in enumerate(texts, start=1))
+
+
+def _lines() -> Iterator[tuple[str, str]]:
     for number, raw in enumerate(sys.stdin.buffer, start=1):
+        name = f"standard input, line {number}"
         try:
             text = raw.decode("utf-8").strip("\r\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"standard input, line {number}: not UTF-8 ({error.reason}); convert it first") from None
+            raise DataError(f"{name}: not UTF-8 ({error.reason}); convert it first") from None
         if text.strip():
-            yield text
+            yield name, text
 
 
 def prediction(task: "Task", text: str | None, logits: np.ndarray) -> dict[str, Any]:
@@ -88,12 +94,12 @@ def shown(result: dict[str, Any]) -> str:
     return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {result['text']}"
 
 
-def split_columns(text: str, columns: int) -> tuple[str, ...]:
-    """One text, or the two of a pair with a tab between. Raises DataError."""
+def split_columns(name: str, text: str, columns: int) -> tuple[str, ...]:
+    """One text, or the two of a pair with a tab between. Raises DataError, which begins with `name`."""
     parts = tuple(text.split("\t"))
     wanted = "pairs, two texts with a tab between" if columns == 2 else "single texts; write a space for a tab"
     if len(parts) != columns:
-        raise DataError(f"{text[:40]!r} has {len(parts)} part(s) between tabs: this student reads {wanted}")
+        raise DataError(f"{name}: {text[:40]!r} has {len(parts)} part(s) between tabs: this student reads {wanted}")
     if not all(part.strip() for part in parts):
-        raise DataError(f"{text[:40]!r} has an empty text: nothing can be said about it, leave it out")
+        raise DataError(f"{name}: {text[:40]!r} has an empty text: nothing can be said about it, leave it out")
     return parts

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from neurotool.cli import json_option
-from neurotool.cli.predict import prediction, shown, split_columns
+from neurotool.cli.predict import numbered, prediction, shown, split_columns
 from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts
 from neurotool.errors import ConfigError
 from neurotool.files import check_free, replacing
@@ -161,7 +161,7 @@ def _inputs(
     if not texts:
         return read_texts(reader, data, samples, graph.tokens)
     tokens = min(graph.tokens, reader.plan.get("max_length", graph.tokens))
-    columns = [split_columns(text, len(reader.task.text_columns)) for text in texts]
+    columns = [split_columns(name, text, len(reader.task.text_columns)) for name, text in numbered(texts)]
     inputs, cut = tokenised(reader.tokenizer, columns, tokens)
     return TextInputs(inputs, None, f"given texts, {cut} cut to {tokens} tokens" if cut else "given texts")
 
