@@ -14,11 +14,7 @@ import torch
 import transformers
 from rich.console import Console
 from safetensors.torch import load_file, save
-from transformers import (
-    BertConfig,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
 from neurotool.checkpoint import write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError
@@ -62,10 +58,18 @@ _SHAPE = (
     "layer_norm_eps",
     "pad_token_id",
 )
-
-
 _OPTIONS = {"num_hidden_layers": "layers", "num_attention_heads": "heads"}
 """Options of the command line that are not named after their setting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Tokenised. variants: of the training texts, not labelled yet. corpus: unlabelled, for general distillation."""
+
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    variants: datasets.Dataset | None
+    corpus: datasets.Dataset | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,77 +101,55 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
-    if plan.teacher == SCRATCH:
-        say(
-            console,
-            f"teacher scratch: not pretrained; its vocabulary of {len(loaded.tokenizer)} tokens and all it knows are "
-            f"from these {len(data.train)} texts alone",
-        )
-    max_length = min(plan.max_length, config.max_position_embeddings)
-    if max_length < plan.max_length:
-        say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
-    train_set, validation = tokenise_splits(data, loaded.tokenizer, max_length, console)
-    variants = make_variants(plan, data, loaded.tokenizer, max_length, console) if plan.augment else None
-    corpus = None
-    if plan.corpus and any(stage.name == "general" for stage in plan.stages):  # before anything is trained
-        length = min(plan.corpus_length, max_length)
-        if length < plan.corpus_length:
-            say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
-        corpus = load_corpus(plan.corpus, loaded.tokenizer, length, plan.max_texts)
+    texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     open_run(plan)
-    model, tokenizer = prepare_teacher(plan, loaded, data, train_set, validation, console)
-    teacher_metrics = evaluate_teacher(model, validation, tokenizer, data.task)
+    model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
+    teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
-    if learned_nothing(teacher_metrics, validation, data.task):
+    if learned_nothing(teacher_metrics, texts.validation, data.task):
+        remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
+        metric = data.task.metrics[0]
         say(
             console,
-            f"warning: the teacher's {data.task.metrics[0]} is no better than chance, so it has nothing to "
-            "teach; "
-            + ("choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"),
+            f"warning: the teacher's {metric} is no better than chance, so it has nothing to teach; {remedy}",
         )
     teacher = Teacher(model)
-    distiller = start_student(plan, config, teacher, train_set, tokenizer, layer_map)
-    task_texts = train_set
-    if variants is not None:
-        labelled = label_variants(plan, model, variants, tokenizer, data.task)
-        same_type = labelled.cast_column("labels", train_set.features["labels"])
-        task_texts = datasets.concatenate_datasets([train_set, same_type])
-    record: list[dict[str, Any]] = []
+    distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map)
+    task_texts = texts.train
+    if texts.variants is not None:
+        labelled = label_variants(plan, model, texts.variants, tokenizer, data.task)
+        same_type = labelled.cast_column("labels", texts.train.features["labels"])
+        task_texts = datasets.concatenate_datasets([texts.train, same_type])
+    stages: list[dict[str, Any]] = []
     for stage in plan.stages:
-        texts = corpus if stage.name == "general" else task_texts
-        if not stage.epochs or texts is None:
-            continue
-        record.append(run_stage(plan, stage, distiller, teacher, tokenizer, texts, validation, data, console))
+        of_stage = texts.corpus if stage.name == "general" else task_texts
+        if stage.epochs and of_stage is not None:
+            stages.append(
+                run_stage(plan, stage, distiller, teacher, tokenizer, of_stage, texts.validation, data.task, console)
+            )
     student = distiller.student.eval()
-    result = evaluate(student, validation, tokenizer, data.task)
+    result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
-        scratch = plan.teacher == SCRATCH
-        training = {
-            "teacher": {
-                "name": plan.teacher,
-                "from_scratch": {"texts": len(train_set), "vocabulary": len(tokenizer)} if scratch else None,
-                "layers": model.config.num_hidden_layers,
-                "shape": {name: getattr(model.config, name) for name in ("num_hidden_layers", *_SHAPE)},
-                "metrics": teacher_metrics,
-            },
+        record = {
+            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics),
             "metrics": result.metrics,
             "data": {
                 "name": data.task.name,
                 "hashes": data.hashes,
-                "train_size": len(train_set),
-                "variants": len(task_texts) - len(train_set),
-                "validation_size": len(validation),
+                "train_size": len(texts.train),
+                "variants": len(task_texts) - len(texts.train),
+                "validation_size": len(texts.validation),
             },
             "plan": plan.to_dict(),
             "layer_map": list(layer_map),
-            "stages": record,
+            "stages": stages,
             "seed": plan.seed,
             "seconds": round(seconds, 1),
             "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
             "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
         }
-        checkpoint = to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict())
+        checkpoint = to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict())
         try:
             write_checkpoint(plan.output, checkpoint)
         except CheckpointError as error:
@@ -179,26 +161,61 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
 
 
+def describe_teacher(
+    plan: TrainingPlan,
+    config: BertConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts,
+    metrics: dict[str, float],
+) -> dict[str, Any]:
+    """What a checkpoint says of its teacher."""
+    scratch = {"texts": len(texts.train), "vocabulary": len(tokenizer)} if plan.teacher == SCRATCH else None
+    return {
+        "name": plan.teacher,
+        "from_scratch": scratch,
+        "layers": config.num_hidden_layers,
+        "shape": {name: getattr(config, name) for name in ("num_hidden_layers", *_SHAPE)},
+        "metrics": metrics,
+    }
+
+
 def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> LoadedTeacher:
     """The plan's teacher, from a folder, the hub or nothing. Raises TeacherError: see load_teacher, scratch_teacher."""
     if plan.teacher == SCRATCH:
-        return scratch_teacher(plan, data)
+        made = scratch_teacher(plan, data)
+        say(
+            console,
+            f"teacher scratch: not pretrained; its vocabulary of {len(made.tokenizer)} tokens and all it knows are "
+            f"from these {len(data.train)} texts alone",
+        )
+        return made
     if not Path(locate_teacher(plan.teacher)).is_dir():
         say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
     return load_teacher(plan.teacher, data.task)
 
 
-def tokenise_splits(
-    data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int, console: Console
-) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Tokenised train and validation; says how many texts were truncated."""
+def read_texts(
+    plan: TrainingPlan, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, console: Console
+) -> Texts:
+    """Everything the plan trains on, before anything is trained; says what is cut to the teacher's `positions` or to
+    --max-length. Raises NeurotoolError for a corpus or a tagger that cannot be read."""
+    max_length = min(plan.max_length, positions)
+    if max_length < plan.max_length:
+        say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
     splits = []
     for name, split in (("train", data.train), ("validation", data.validation)):
         tokens, truncated = tokenise(split, tokenizer, max_length)
         splits.append(tokens)
         if truncated:
             say(console, f"{name}: {truncated} of {len(tokens)} texts are longer than {max_length} tokens: cut")
-    return splits[0], splits[1]
+    variants = make_variants(plan, data, tokenizer, max_length, console) if plan.augment else None
+    corpus = None
+    if plan.corpus and any(stage.name == "general" for stage in plan.stages):
+        length = min(plan.corpus_length, max_length)
+        if length < plan.corpus_length:
+            say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
+        corpus = load_corpus(plan.corpus, tokenizer, length, plan.max_texts)
+    return Texts(splits[0], splits[1], variants, corpus)
 
 
 def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> LayerMap:
@@ -287,7 +304,7 @@ def run_stage(
     tokenizer: PreTrainedTokenizerBase,
     texts: datasets.Dataset,
     validation: datasets.Dataset,
-    data: TaskData,
+    task: Task,
     console: Console,
 ) -> dict[str, Any]:
     """Train one stage, or load its result when an earlier run finished it. Returns its training record."""
@@ -298,15 +315,15 @@ def run_stage(
         say(console, f"{stage.name}: finished before, loaded")
         return described
     distiller.weights = stage.weights
-    task = None if stage.name == "general" else data.task
+    measured = None if stage.name == "general" else task  # without labels there is nothing to measure
     trainer = DistillationTrainer(
         distiller,
         teacher,
-        training_arguments(plan, stage, task),
+        training_arguments(plan, stage, measured),
         texts,
         tokenizer,
-        validation if task else None,
-        task,
+        validation if measured else None,
+        measured,
     )
     seconds = run_trainer(trainer, plan, stage, console)
     distiller.to("cpu")
