@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import click
@@ -75,6 +75,14 @@ def load_config(path: Path) -> dict[str, Any]:
         config = {"options": "", "seeds": {}, "only": {}} | json.loads(path.read_text(encoding="utf-8"))
         for options in (config["options"], *config["students"].values(), *config["data"].values()):
             shlex.split(options)
+        cells(config, list(config["students"]), list(config["data"]))
+        known = [
+            *config["seeds"],
+            *config["only"],
+            *(data for of_student in config["only"].values() for data in of_student),
+        ]
+        if unknown := [name for name in known if name not in config["students"] and name not in config["data"]]:
+            raise ValueError(f"{unknown[0]!r} is neither a student nor a data set")
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise click.ClickException(
             f"{path}: not a config ({error}); it needs students and data, each with names and options"
@@ -84,11 +92,10 @@ def load_config(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell was trained with, and its figures. minutes: of the student's training alone. Shares: arithmetic
+    """Figures of a cell. minutes: of the student's training alone. Shares: arithmetic
     energy (45 nm, fp32) of the student over that of the dense twin and of the teacher. A student without spikes has
     neither a rate nor a dense twin."""
 
-    options: str
     metric: str
     teacher: float
     student: float
@@ -108,10 +115,12 @@ def train(cell: Cell, data: Path, folder: Path) -> None:
     with log.open("w", encoding="utf-8") as stream:
         done = subprocess.run([*map(str, command), *resume], stdout=stream, stderr=stream, check=False)
     if done.returncode:
-        raise NeurotoolError((log.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-1])
+        raise NeurotoolError(
+            (log.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-1].removeprefix("Error: ")
+        )
 
 
-def measure(cell: Cell, checkpoint: Path) -> Result:
+def measure(checkpoint: Path) -> Result:
     content = read_checkpoint(checkpoint)
     record, activity = content.training, content.activity
     metric = record["task"]["metrics"][0]
@@ -123,7 +132,6 @@ def measure(cell: Cell, checkpoint: Path) -> Result:
     arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
     shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
     return Result(
-        cell.options,
         metric,
         record["teacher"]["metrics"][metric],
         record["metrics"][metric],
@@ -135,22 +143,29 @@ def measure(cell: Cell, checkpoint: Path) -> Result:
 
 
 def result(cell: Cell, data: Path, folder: Path) -> Result:
-    """The cell's figures; it is trained where they are not there. Raises NeurotoolError where that fails, and for
-    figures that belong to other options."""
-    record = cell.path(folder, ".json")
-    if not record.exists():
-        checkpoint = cell.path(folder, ".ckpt")
+    """The cell's figures; it is trained where they are not there. Its options are noted before, its figures after.
+
+    Raises NeurotoolError where training fails, and for a cell that was begun with other options.
+    """
+    record, checkpoint = cell.path(folder, ".json"), cell.path(folder, ".ckpt")
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    begun = "figures" in known or checkpoint.exists() or (folder / "runs" / cell.name / "unfinished").exists()
+    if begun and known.get("options") != cell.options:
+        again = f"delete {cell.path(folder, '.*')} and {folder / 'runs' / cell.name} to train it again"
+        raise NeurotoolError(f"its options were {known.get('options')!r} and are now {cell.options!r}; {again}")
+    if "figures" not in known:
+        keep(record, {"options": cell.options})
         if not checkpoint.exists():
             train(cell, data, folder)
         with ONE_AT_A_TIME:
-            measured = measure(cell, checkpoint)
-        with replacing(record, force=True, error_type=NeurotoolError) as temporary:
-            temporary.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
-    found = Result(**json.loads(record.read_text(encoding="utf-8")))
-    if found.options != cell.options:
-        again = f"delete {cell.path(folder, '.*')} to train it again"
-        raise NeurotoolError(f"trained with {found.options!r}, and the config says {cell.options!r}; {again}")
-    return found
+            known = {"options": cell.options, "figures": asdict(measure(checkpoint))}
+        keep(record, known)
+    return Result(**known["figures"])
+
+
+def keep(record: Path, content: dict[str, Any]) -> None:
+    with replacing(record, force=True, error_type=NeurotoolError) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def row(data: str, student: str, results: list[Result]) -> str:
@@ -234,20 +249,26 @@ def main(
         _names(settings["data"], data_sets, "--data-sets"),
     )
     folder.mkdir(parents=True, exist_ok=True)
-
     results: dict[Cell, Result] = {}
     failed: dict[Cell, NeurotoolError] = {}
+    stopped = Event()
 
     def of_one(name: str) -> None:
         for cell in wanted:
-            if cell.data == name:
+            if cell.data == name and not stopped.is_set():
                 try:
                     results[cell] = result(cell, data, folder)
                 except NeurotoolError as error:
                     failed[cell] = error
 
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         list(pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)))
+    except KeyboardInterrupt:  # the runs get Ctrl-C, too: each saves its state and ends
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+        click.echo("stopped; the same command goes on", err=True)
+        sys.exit(130)
     for cell in wanted:
         if cell in failed:
             click.echo(f"failed: {cell.name}: {failed[cell]}", err=True)

@@ -2,11 +2,18 @@
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
+
+from neurotool.errors import NeurotoolError
 
 CONFIG = {
     "options": "--teacher scratch --max-length 16 --teacher-epochs 1 --epochs 1",
@@ -59,10 +66,50 @@ def test_cells_are_the_seeds_and_students_of_each_data_set(table: ModuleType) ->
 
 
 def test_a_row_is_the_mean_of_its_seeds(table: ModuleType) -> None:
-    results = [table.Result("", "accuracy", 0.9, student, 0.2, 0.4, 0.1, 3.0) for student in (0.8, 0.82, 0.84)]
+    results = [table.Result("accuracy", 0.9, student, 0.2, 0.4, 0.1, 3.0) for student in (0.8, 0.82, 0.84)]
     assert table.row("mr", "spikebert", results) == (
         "| mr | accuracy | spikebert | 90.0 | 82.0 ± 2.0 | 91.1 % | 0.200 | 40.0 % | 10.0 % | 3.0 | 3 |"
     )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seeds": {"small": 1}}, {"seeds": {"tiny": [1]}}, {"only": {"ann": ["tiny"]}}, {"students": ["ann"]}],
+)
+def test_a_wrong_config_is_one_line(table: ModuleType, tmp_path: Path, wrong: dict[str, object]) -> None:
+    config = tmp_path / "table.json"
+    config.write_text(json.dumps(CONFIG | wrong), encoding="utf-8")
+    refused = run(table, tmp_path, tmp_path / "cells", "--config", config)
+    assert refused.exit_code == 1 and refused.stderr.startswith(f"Error: {config}: not a config (")
+    assert refused.stderr.count("\n") == 1 and not (tmp_path / "cells").exists()
+
+
+def test_a_checkpoint_of_other_options_is_not_measured(table: ModuleType, tmp_path: Path) -> None:
+    cell = table.Cell("ann", "small", 1, "--layers 2")
+    (tmp_path / "small-ann-1.ckpt").write_bytes(b"")
+    (tmp_path / "small-ann-1.json").write_text(json.dumps({"options": "--layers 1"}), encoding="utf-8")
+    with pytest.raises(NeurotoolError, match="its options were '--layers 1' and are now '--layers 2'; delete"):
+        table.result(cell, tmp_path, tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_table(data: Path, tmp_path: Path, repository: Path) -> None:
+    config = tmp_path / "table.json"
+    config.write_text(json.dumps(CONFIG | {"options": CONFIG["options"] + " --epochs 500"}), encoding="utf-8")
+    command = [sys.executable, repository / "benchmarks" / "table.py", data, tmp_path / "cells", "--config", config]
+    environment = os.environ | {"NEUROTOOL_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    log = tmp_path / "cells" / "small-ann-1.log"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and "prediction: step" in log.read_text(encoding="utf-8")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert errors == "stopped; the same command goes on\n"
+    assert (tmp_path / "cells" / "runs" / "small-ann-1" / "unfinished").is_dir()
+    assert not list((tmp_path / "cells").glob("small-ann-2*"))
 
 
 @pytest.mark.slow
@@ -85,9 +132,9 @@ def test_a_table_is_trained_written_and_not_trained_again(
     assert [(row[0], row[2], row[-1]) for row in rows] == [
         ("small", "ann", "2"), ("small", "ann-2", "1"), ("large", "ann", "1"), ("large", "snn-textcnn", "1"),
     ]  # fmt: skip
-    figures = json.loads((folder / "large-snn-textcnn-42.json").read_text(encoding="utf-8"))
+    figures = json.loads((folder / "large-snn-textcnn-42.json").read_text(encoding="utf-8"))["figures"]
     assert 0 < figures["rate"] < 1 and figures["of_twin"] > 0 and figures["minutes"] > 0
-    assert json.loads((folder / "large-ann-42.json").read_text(encoding="utf-8"))["rate"] is None
+    assert json.loads((folder / "large-ann-42.json").read_text(encoding="utf-8"))["figures"]["rate"] is None
 
     for checkpoint in folder.glob("*.ckpt"):
         checkpoint.unlink()
@@ -98,6 +145,6 @@ def test_a_table_is_trained_written_and_not_trained_again(
     (folder / "large-ann-42.json").unlink()
     changed = run(table, *arguments)
     assert changed.exit_code == 1
-    assert "failed: large-ann-42: Error: batch size of stage prediction is 0" in changed.stderr
-    assert "failed: large-snn-textcnn-42: trained with" in changed.stderr and "delete" in changed.stderr
+    assert "failed: large-ann-42: batch size of stage prediction is 0" in changed.stderr
+    assert "failed: large-snn-textcnn-42: its options were" in changed.stderr and "delete" in changed.stderr
     assert "| small" in changed.stdout and "| large" not in changed.stdout

@@ -149,7 +149,10 @@ def test_a_teacher_that_learned_nothing_is_named(make_plan: MakePlan) -> None:
     said = io.StringIO()
     plan = make_plan("--teacher-learning-rate", "1e-9", "--teacher-epochs", "1", "--epochs", "1")
     train(plan, Console(file=said, width=80))
-    assert "warning: the teacher's accuracy is no better than chance" in said.getvalue()
+    assert (
+        "warning: the teacher's accuracy is no better than that of giving every text the most frequent"
+        in said.getvalue()
+    )
     assert "--max-length 128: the teacher has 24 positions" in said.getvalue()
 
 

@@ -29,7 +29,7 @@ from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
-from neurotool.train.plan import StagePlan, TrainingPlan, check_run, close_run, open_run
+from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan, check_run, close_run, open_run
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
@@ -58,8 +58,6 @@ _SHAPE = (
     "layer_norm_eps",
     "pad_token_id",
 )
-_OPTIONS = {"num_hidden_layers": "layers", "num_attention_heads": "heads"}
-"""Options of the command line that are not named after their setting."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +104,11 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
-    if learned_nothing(teacher_metrics, texts.validation, data.task):
+    taught = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
+    if taught and learned_nothing(teacher_metrics, texts.validation, data.task):
         remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
-        metric = data.task.metrics[0]
-        say(
-            console,
-            f"warning: the teacher's {metric} is no better than chance, so it has nothing to teach; {remedy}",
-        )
+        constant = "chance" if data.task.regression else "giving every text the most frequent class"
+        say(console, f"warning: the teacher's {data.task.metrics[0]} is no better than that of {constant}; {remedy}")
     teacher = Teacher(model)
     distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map)
     task_texts = texts.train
@@ -242,7 +238,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     kind = STUDENTS[plan.model_type]
     for name in plan.student:
         if not hasattr(kind.config_class, name) or name in kind.config_class.lacks:
-            option = _OPTIONS.get(name, name.replace("_", "-"))
+            option = OPTIONS.get(name, name.replace("_", "-"))
             raise ConfigError(f"--{option}: student {plan.model_type} has no such setting; leave it out")
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()

@@ -13,6 +13,9 @@ from neurotool.files import replacing
 from neurotool.train.teacher import DEMO_TEACHER
 from neurotool.train.trainer import LayerMap, LossWeights, is_first_process
 
+OPTIONS = {"num_hidden_layers": "layers", "num_attention_heads": "heads"}
+"""Options of the command line that are not named after their setting."""
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -34,7 +37,8 @@ class StagePlan:
         for name, weight in weights.items():
             _require(f"{name} weight of stage {self.name}", weight, 0 <= weight < math.inf, "at least 0")
         if not any(weight for name, weight in weights.items() if name != "rate"):
-            raise ConfigError(f"stage {self.name} has no loss: all its weights are 0; give one, or no epochs")
+            remedy = "give one, or no --corpus" if self.name == "general" else "give one, or no epochs"
+            raise ConfigError(f"stage {self.name} has no loss: all its weights are 0; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class TrainingPlan:
         _positive("teacher learning rate", self.teacher_learning_rate)
         _require("max length", self.max_length, self.max_length >= 4, "at least 4")
         _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
-        _require("augment", self.augment, self.augment >= 0, "at least 0")
+        _require("--augment", self.augment, self.augment >= 0, "at least 0")
         _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
         shares = {"warmup": self.warmup} | ({} if self.max_shift is None else {"max shift": self.max_shift})
         shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
@@ -177,7 +181,8 @@ def _compare(plan: TrainingPlan, before: dict[str, Any]) -> None:
     del before["student"], now["student"]
     for name in dict.fromkeys([*now, *before]):
         if now.get(name) != before.get(name):
+            setting = OPTIONS.get(name, name)
             raise ConfigError(
-                f"cannot resume {plan.folder}: {name} was {before.get(name)!r} and is now {now.get(name)!r}; "
+                f"cannot resume {plan.folder}: {setting} was {before.get(name)!r} and is now {now.get(name)!r}; "
                 "give the same options, or --force to start over"
             )

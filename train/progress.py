@@ -26,7 +26,10 @@ class ShowProgress(TrainerCallback):
             self.bar.stop()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not state.is_world_process_zero or not self.console.is_terminal:
+        if not state.is_world_process_zero:
+            return
+        if not self.console.is_terminal:
+            say(self.console, f"{self.stage}: {state.max_steps} steps")
             return
         columns = (TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, TextColumn("{task.fields[shown]}"), console=self.console)

@@ -47,7 +47,14 @@ _UNROLLED = {
     "weight_decay": 5e-3,
     "epochs": 5.0,
 }
-_UNTAUGHT = {"init": "random", "embedding_weight": 0.0, "hidden_weight": 0.0, "soft_weight": 0.0, "hard_weight": 1.0}
+_UNTAUGHT = {
+    "init": "random",
+    "embedding_weight": 0.0,
+    "hidden_weight": 0.0,
+    "soft_weight": 0.0,
+    "general_soft_weight": 0.0,
+    "hard_weight": 1.0,
+}
 
 RECIPES = {
     "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),
