@@ -92,9 +92,8 @@ def load_config(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of a cell. minutes: of the student's training alone. Shares: arithmetic
-    energy (45 nm, fp32) of the student over that of the dense twin and of the teacher. A student without spikes has
-    neither a rate nor a dense twin."""
+    """Figures of a cell. minutes: of the student's training alone. Shares: arithmetic energy (45 nm, fp32) of the
+    student over that of the dense twin and of the teacher. A student without spikes has neither a rate nor a twin."""
 
     metric: str
     teacher: float
