@@ -74,10 +74,10 @@ def test_the_embedding_is_the_teachers_where_widths_agree(textcnn_plan: MakePlan
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--layers", "2"), "--layers: student snn-textcnn has no such setting; leave it out"),
-        (("--heads", "2"), "--heads: student snn-textcnn has no such setting"),
-        (("--intermediate-size", "64"), "--intermediate-size: student snn-textcnn has no such setting"),
-        (("--positions", "none"), "--positions: student snn-textcnn has no such setting"),
+        (("--layers", "2"), "--layers 2: student snn-textcnn has no such setting; leave it out"),
+        (("--heads", "2"), "--heads 2: student snn-textcnn has no such setting"),
+        (("--intermediate-size", "64"), "--intermediate-size 64: student snn-textcnn has no such setting"),
+        (("--positions", "none"), "--positions none: student snn-textcnn has no such setting"),
         (("--attention-weight", "1"), "--attention-weight: student snn-textcnn has no softmax scores"),
         (("--hidden-weight", "1"), "--hidden-weight: student snn-textcnn has only its embedding to compare; give 0"),
         (("--layer-map", "0,1"), "--layer-map 0,1: give 1 numbers"),
@@ -93,5 +93,5 @@ def test_what_a_textcnn_lacks(textcnn_plan: MakePlan, options: tuple[str, ...], 
 
 def test_what_the_others_lack(make_plan: MakePlan) -> None:
     for options in (("--kernel-sizes", "3"), ("--channels", "3", "--student", "spikformer")):
-        with pytest.raises(ConfigError, match=f"{options[0]}: student spik.* has no such setting; leave it out"):
+        with pytest.raises(ConfigError, match=f"{options[0]} .*: student spik.* has no such setting; leave it out"):
             run(make_plan(*options), Console(quiet=True))

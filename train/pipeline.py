@@ -91,6 +91,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     datasets.disable_progress_bars()
     console = console if is_first_process() else Console(quiet=True)
     plan.check()
+    check_settings(plan)
     check_run(plan)
     set_seed(plan.seed)
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
@@ -232,14 +233,21 @@ def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> La
     return plan.layer_map
 
 
+def check_settings(plan: TrainingPlan) -> None:
+    """Raises ConfigError for a setting that the kind of student does not have."""
+    config = STUDENTS[plan.model_type].config_class
+    for name, value in plan.student.items():
+        if not hasattr(config, name) or name in config.lacks:
+            option = f"--{OPTIONS.get(name, name.replace('_', '-'))}"
+            if value is not True:
+                option += f" {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            raise ConfigError(f"{option}: student {plan.model_type} has no such setting; leave it out")
+
+
 def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
     """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
     shape = {name: getattr(teacher, name) for name in _SHAPE}
     kind = STUDENTS[plan.model_type]
-    for name in plan.student:
-        if not hasattr(kind.config_class, name) or name in kind.config_class.lacks:
-            option = OPTIONS.get(name, name.replace("_", "-"))
-            raise ConfigError(f"--{option}: student {plan.model_type} has no such setting; leave it out")
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:

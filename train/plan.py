@@ -13,7 +13,11 @@ from neurotool.files import replacing
 from neurotool.train.teacher import DEMO_TEACHER
 from neurotool.train.trainer import LayerMap, LossWeights, is_first_process
 
-OPTIONS = {"num_hidden_layers": "layers", "num_attention_heads": "heads"}
+OPTIONS = {
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "learn_v_threshold": "v-threshold learned",
+}
 """Options of the command line that are not named after their setting."""
 
 
