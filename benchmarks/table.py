@@ -76,13 +76,10 @@ def load_config(path: Path) -> dict[str, Any]:
         for options in (config["options"], *config["students"].values(), *config["data"].values()):
             shlex.split(options)
         cells(config, list(config["students"]), list(config["data"]))
-        known = [
-            *config["seeds"],
-            *config["only"],
-            *(data for of_student in config["only"].values() for data in of_student),
-        ]
-        if unknown := [name for name in known if name not in config["students"] and name not in config["data"]]:
-            raise ValueError(f"{unknown[0]!r} is neither a student nor a data set")
+        if unknown := set(config["only"]) - set(config["students"]):
+            raise ValueError(f"{min(unknown)!r} is not one of its students")
+        if unknown := {*config["seeds"]}.union(*config["only"].values()) - set(config["data"]):
+            raise ValueError(f"{min(unknown)!r} is not one of its data sets")
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise click.ClickException(
             f"{path}: not a config ({error}); it needs students and data, each with names and options"

@@ -74,7 +74,14 @@ def test_a_row_is_the_mean_of_its_seeds(table: ModuleType) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seeds": {"small": 1}}, {"seeds": {"tiny": [1]}}, {"only": {"ann": ["tiny"]}}, {"students": ["ann"]}],
+    [
+        {"seeds": {"small": 1}},
+        {"seeds": {"tiny": [1]}},
+        {"seeds": {"ann": [1]}},
+        {"only": {"ann": ["tiny"]}},
+        {"only": {"small": ["small"]}},
+        {"students": ["ann"]},
+    ],
 )
 def test_a_wrong_config_is_one_line(table: ModuleType, tmp_path: Path, wrong: dict[str, object]) -> None:
     config = tmp_path / "table.json"

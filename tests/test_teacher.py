@@ -154,6 +154,12 @@ def test_a_teacher_that_learned_nothing_is_named(make_plan: MakePlan) -> None:
         in said.getvalue()
     )
     assert "--max-length 128: the teacher has 24 positions" in said.getvalue()
+    assert "\nprediction: " in said.getvalue() and " steps\n" in said.getvalue()
+
+    said = io.StringIO()
+    untaught = ("--student", "spikformer", "--teacher-learning-rate", "1e-9", "--teacher-epochs", "1", "--epochs", "1")
+    train(make_plan(*untaught, output="untaught.ckpt"), Console(file=said, width=80))
+    assert "validation accuracy" in said.getvalue() and "warning" not in said.getvalue()
 
 
 def test_the_cache_key_depends_on_weights_data_and_settings(copy: Path) -> None:

@@ -494,6 +494,7 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
             ("--student", "spikebert", "--attention-weight", "1"),
             "student spikebert has no softmax",
         ),
+        (("--student", "spikformer", "--corpus", "demo"), "stage general has no loss: .*; give one, or no --corpus"),
         (("--positions", "none"), "--positions none: student spikingbert has no such setting"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
