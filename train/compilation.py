@@ -18,25 +18,30 @@ def fuse_student(plan: TrainingPlan, student: Student, steps: int, console: Cons
 
     Raises ConfigError where it was asked for and cannot be.
     """
-    if plan.compile == "off" or (plan.compile == "auto" and (steps < PAYS_FROM or not student.can_fuse)):
+    possible = student.can_fuse and not plan.gradient_checkpointing
+    if plan.compile == "off" or (plan.compile == "auto" and (steps < PAYS_FROM or not possible)):
         return
-    if not student.can_fuse or plan.gradient_checkpointing:
-        what = (
-            "with --gradient-checkpointing" if plan.gradient_checkpointing else "with these neurons and this schedule"
-        )
+    if not possible:
+        what = "with --gradient-checkpointing" if plan.gradient_checkpointing else "with such neurons and schedule"
         raise ConfigError(f"--compile on: a {plan.model_type} student cannot be compiled {what}; leave it out")
-    if problem := compiler_problem(student.device):
+    say(console, "compiling the student's layers, which takes half a minute or more; --compile off goes without")
+    student.fuse()
+    if problem := _first_step(student, plan):
+        student.fused = None
         if plan.compile == "on":
             raise ConfigError(f"--compile on: torch cannot compile here ({problem}); use --compile auto or off")
-        return
-    say(console, "the student's layers are compiled: the first step takes half a minute or more")
-    student.fuse()
+        say(console, f"torch cannot compile here, so the layers run as they are: {problem}")
 
 
-def compiler_problem(device: torch.device) -> str | None:
-    """Why torch.compile does not work on `device`; None where it does. Tries it on a line."""
+def _first_step(student: Student, plan: TrainingPlan) -> str | None:
+    """Compile by a step of training that changes nothing. Returns why it failed, if it did."""
+    training, ids = student.training, torch.zeros((2, 8), dtype=torch.long, device=student.device)
+    scores = any(stage.weights.attention for stage in plan.stages)
     try:
-        torch.compile(lambda x: x * 2 + 1)(torch.ones(4, device=device))
+        with torch.random.fork_rng(), torch.autocast(ids.device.type, torch.bfloat16, plan.precision == "bfloat16"):
+            student.train()(ids, output_scores=scores).logits.sum().backward()
     except Exception as error:  # a missing compiler, header or Triton, each with an error of its own
         return one_line(error)[:200]
+    finally:
+        student.train(training).zero_grad()
     return None

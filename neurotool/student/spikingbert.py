@@ -103,7 +103,7 @@ class SpikingBertForSequenceClassification(Student):
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
     ) -> Tensor:
         """Differentiable at the equilibrium."""
-        if self._fused is not None and output.spike_counts is None and time_steps == self.config.time_steps:
+        if self.fused is not None and output.spike_counts is None and time_steps == self.config.time_steps:
             return self._run_fused(current, mask, output, scores)
         rates, counts = output.rates, output.spike_counts
         sweep = self._sweep(current, mask)
@@ -130,16 +130,16 @@ class SpikingBertForSequenceClassification(Student):
         return self.config.schedule == "phased" and self.feedback is None and self.config.dynamics.has_closed_form
 
     def fuse(self) -> None:
-        self._fused = torch.compile(SpikingBertLayer.windows, dynamic=True)
+        self.fused = torch.compile(SpikingBertLayer.windows, dynamic=True)
 
     def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, scores: list[Tensor] | None) -> Tensor:
         """The phased schedule, every encoder layer by the compiled `windows`."""
-        assert self._fused is not None
+        assert self.fused is not None
         key_mask = mask.bool()[:, None, None, :]
         s = self.embedding_neurons.rate(current, self.config.time_steps)
         rates = {"embedding": s}
         for index, layer in enumerate(self.layers):
-            sent, of_layer = self._fused(layer, s, key_mask, scores is not None)
+            sent, of_layer = self.fused(layer, s, key_mask, scores is not None)
             s = sent["output"]
             if output.rates is not None:
                 rates |= {f"encoder.{index}.{place}": sent[place] for place in PLACES}

@@ -44,8 +44,8 @@ class Student(PreTrainedModel):
     classifier: nn.Linear
     supports_attention_loss = True
     """Whether it has attention scores of the teacher's kind, before a softmax."""
-    _fused: Callable[..., Any] | None = None
-    """A layer, compiled by `fuse`."""
+    fused: Callable[..., Any] | None = None
+    """One layer, compiled by `fuse`; None runs it as it is."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
