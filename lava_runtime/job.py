@@ -33,7 +33,7 @@ class Job:
 def write_job(folder: Path, job: Job) -> None:
     """Into an existing folder."""
     description, weights = job.graph.to_arrays()
-    groups = {"graph": weights, "tables": job.inputs.tables, "values": job.inputs.values}
+    groups = {"graph": weights, "ids": job.inputs.ids, "values": job.inputs.values}
     arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
     arrays["real/"] = job.inputs.real
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
@@ -44,12 +44,12 @@ def write_job(folder: Path, job: Job) -> None:
 def read_job(folder: Path) -> Job:
     """What write_job wrote."""
     settings = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    groups: dict[str, dict[str, np.ndarray]] = {"graph": {}, "tables": {}, "values": {}, "real": {}}
+    groups: dict[str, dict[str, np.ndarray]] = {"graph": {}, "ids": {}, "values": {}, "real": {}}
     for key, array in load_file(folder / ARRAYS).items():
         group, name = key.split("/")
         groups[group][name] = array
     graph = Graph.from_arrays(settings["graph"], groups["graph"])
-    inputs = Entering(groups["tables"], groups["values"], groups["real"][""])
+    inputs = Entering(groups["ids"], groups["values"], groups["real"][""])
     return Job(graph, inputs, tuple(settings["record"]), settings["overflow"])
 
 

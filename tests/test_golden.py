@@ -1,8 +1,8 @@
 """What small students of every kind did when this was written: files, spikes, counts and logits, kept in golden.json.
 
-Whatever is rebuilt, these stay. `python tests/test_golden.py` writes the file anew, after a change that means to differ.
-Weights come from a formula, not from a random generator, whose numbers may change with its version. Whole numbers are
-compared exactly; real ones that sums in another order may change in their last bits, to 1e-9.
+Whatever is rebuilt, these stay. `python tests/test_golden.py` writes the file anew, after a change that means to differ
+from it. Weights come from a formula, not from a random generator, whose numbers may change with its version. Whole
+numbers are compared exactly, real ones to 1e-9: sums in another order may change their last bits.
 """
 
 import dataclasses
