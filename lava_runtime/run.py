@@ -62,7 +62,9 @@ def run_jobs(
         # Dozens of processes: a thread each. A folder of its own: python -m imports from the current one first.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         if foreign := {str(folder) for job in jobs for folder in foreign_modules(job.graph).values()}:
-            environment["PYTHONPATH"] = os.pathsep.join([*sorted(foreign), os.environ.get("PYTHONPATH", "")]).strip(":")
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [*sorted(foreign), *filter(None, [os.environ.get("PYTHONPATH")])]
+            )
         exit_code, output = run_in_own_session(command, timeout, progress, cwd=root, env=environment)
         for folder in folders:
             if (folder / ERROR).exists():

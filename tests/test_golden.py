@@ -271,4 +271,9 @@ def test_neurons_of_the_cases_spike_and_are_silent() -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         kept = {case: golden(case, Path(folder)) for case in [*STUDENT_CASES, *GRAPH_CASES]}
-    GOLDEN.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
+        for found in kept.values()
+    ]
+    cases = ",\n".join(f"{json.dumps(case)}: {{\n{inner}\n}}" for case, inner in zip(kept, lines, strict=True))
+    GOLDEN.write_text(f"{{\n{cases}\n}}\n", encoding="utf-8")
