@@ -35,17 +35,17 @@ from neurotool.graph import (
     Weighted,
 )
 from neurotool.graph.fixed_point import (
-    DECAY_BITS,
     LIMIT,
     RATE_BITS,
     STATE_BITS,
+    decayed,
     emission_weights,
     initial_potential,
     leak_mantissa,
     rate_scale,
     rescaled,
 )
-from neurotool.graph.nodes import largest
+from neurotool.graph.nodes import State, largest
 from neurotool.lava_runtime import nonlinear
 from neurotool.lava_runtime.arithmetic import Arithmetic
 
@@ -97,8 +97,9 @@ class IntegerArithmetic(Arithmetic):
             y = in_range(y, self.overflow, f"node {name}")
         return y.astype(np.int32, copy=False)
 
-    def membrane(self, name: str, shape: tuple[int, ...]) -> "IntegerMembrane":
-        return INTEGER_FORMS.of(name, self.neuron(name))(self.neuron(name), shape, self.overflow, name)
+    def membrane(self, name: str, shape: tuple[int, ...]) -> State:
+        state: State = INTEGER_FORMS.of(name, self.stateful(name))(self, name, self.stateful(name), shape)
+        return state
 
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
         """Where the potential would leave its range, it has to be watched step by step."""
@@ -148,15 +149,14 @@ class IntegerArithmetic(Arithmetic):
 class IntegerMembrane:
     """u <- decayed u + drive, in units of the drive; soft or hard reset; 24 bits."""
 
-    def __init__(self, node: Neuron, shape: tuple[int, ...], overflow: Overflow = "error", name: str = "") -> None:
-        self.node, self.overflow, self.name = node, overflow, name
+    def __init__(self, integers: IntegerArithmetic, name: str, node: Neuron, shape: tuple[int, ...]) -> None:
+        self.node, self.overflow, self.name = node, integers.overflow, name
         self.threshold = np.asarray(node.v_threshold, np.int64)
         self.leak = leak_mantissa(node)
         self.u = np.broadcast_to(initial_potential(node), shape).copy()
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        decayed = np.sign(self.u) * ((np.abs(self.u) * self.leak) >> DECAY_BITS)
-        u = in_range(decayed + drive, self.overflow, f"potential of {self.name}")
+        u = in_range(decayed(self.u, self.leak) + drive, self.overflow, f"potential of {self.name}")
         if self.node.spikes == "binary":
             s = (u >= self.threshold).astype(np.int64)
         else:
@@ -242,4 +242,4 @@ INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
     },
 )
 """(arithmetic, name, node, context, *x) -> output, for x in the units that the node computes in. Of an Input
-(arithmetic, name, node, values) -> what enters; of a Neuron (node, shape, overflow, name) -> its membrane."""
+(arithmetic, name, node, values) -> what enters; of a node with a state (arithmetic, name, node, shape) -> at rest."""

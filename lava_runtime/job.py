@@ -19,7 +19,7 @@ from neurotool.lava_runtime.emulator import Emulation, Entering
 from neurotool.lava_runtime.integer import Overflow
 
 DESCRIPTION, ARRAYS, ERROR = "job.json", "job.safetensors", "error.json"
-RECORDED = ("messages", "spikes", "potentials")
+RECORDED = ("messages", "spikes", "potentials", "analog")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The Lava processes of a network, one for each part. To be imported in a worker only, after compatibility.prepare().
 
-Ports carry whole activations, (tokens, width) or (heads, tokens, tokens): float, or int32 for 24-bit messages.
+Ports carry whole activations, (tokens, width), (heads, tokens, tokens) or of a shape without tokens: float, or int32 for 24-bit messages.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ class PartProcess(AbstractProcess):
     def __init__(self, program: Program, results: Path) -> None:
         part = program.part
         super().__init__(name=f"{part.kind} {part.name}", program=program, results=results)
-        for port, name in in_ports(program).items():
+        for port, name in (in_ports(program) | back_ports(program)).items():
             setattr(self, port, InPort(shape=program.silence(name).shape))
         for port, name in out_ports(program).items():
             setattr(self, port, OutPort(shape=program.silence(name).shape))
@@ -98,18 +98,15 @@ class PartModel(PyLoihiProcessModel):
     def run_spk(self) -> None:
         program = self.program
         program.begin_step()
-        if program.part.feedback:  # it has nothing to wait for, but others wait for it
-            self._send()
-            self._receive()
-        else:
-            self._receive()
-            self._send()
+        self._receive(in_ports(program))
+        self._send()
+        self._receive(back_ports(program))  # others wait for what it sends before they can send these
         program.end_step()
         if program.finished:
             write_results(self.results, program.results)
 
-    def _receive(self) -> None:
-        for port, name in in_ports(self.program).items():
+    def _receive(self, ports: dict[str, str]) -> None:
+        for port, name in ports.items():
             self.program.receive(name, getattr(self, port).recv())
 
     def _send(self) -> None:
@@ -132,7 +129,7 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
     """The floating_pt or fixed_pt model of a process: PartModel with the process's ports, which Lava wants declared."""
     number, bits = (np.int32, STATE_BITS) if precision == FIXED else (float, None)
     program = process.proc_params["program"]
-    members = {port: LavaPyType(PyInPort.VEC_DENSE, number, precision=bits) for port in in_ports(program)}
+    members = {port: LavaPyType(PyInPort.VEC_DENSE, number, precision=bits) for port in in_ports(program) | back_ports(program)}
     members |= {port: LavaPyType(PyOutPort.VEC_DENSE, number, precision=bits) for port in out_ports(program)}
     if isinstance(process, Neurons):
         members["u"] = LavaPyType(np.ndarray, number, precision=bits)
@@ -185,6 +182,11 @@ class StockLayer:
 def in_ports(program: Program) -> dict[str, str]:
     """Name of each port in, and of the node it reads."""
     return {f"in_{i}": name for i, name in enumerate(program.part.reads)}
+
+
+def back_ports(program: Program) -> dict[str, str]:
+    """The same of what it reads as feedback."""
+    return {f"back_{i}": name for i, name in enumerate(program.part.reads_back)}
 
 
 def out_ports(program: Program) -> dict[str, str]:

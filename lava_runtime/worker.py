@@ -68,7 +68,7 @@ def run(folder: Path) -> None:
 
 def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any]]:
     """Our processes and the stock ones, connected."""
-    from neurotool.lava_runtime.processes import KINDS, StockLayer, in_ports, out_ports
+    from neurotool.lava_runtime.processes import KINDS, StockLayer, back_ports, in_ports, out_ports
 
     stock_nodes = {node for name in network.stock for node in (name, network.graph.source(name, "x"))}
     parts = [part for part in network.parts if part.name not in stock_nodes]
@@ -86,7 +86,7 @@ def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any
         for port, name in out_ports(program).items()
     } | {name: layer.lif.s_out for name, layer in stock.items()}
     for process, program in zip(processes, programs, strict=True):
-        for port, name in in_ports(program).items():
+        for port, name in (in_ports(program) | back_ports(program)).items():
             connect(sending[name], getattr(process, port))
     for name, layer in stock.items():
         connect(sending[network.graph.source(network.graph.source(name, "x"), "x")], layer.dense.s_in)

@@ -4,14 +4,14 @@ Torch students, the executor and Lava must give the same spikes.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from neurotool.errors import DataError, GraphError
-from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Synapse
-from neurotool.graph.nodes import sizes
+from neurotool.graph import TOKENS, Context, Embedding, Graph, Input, Neuron, Node, Readout, Stateful, Synapse
+from neurotool.graph.nodes import State, sizes, text
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Simulation:
       step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
+    analog: per node that keeps a state and sends no spikes, and per declared output that is none of either, its value
+      in every step (T, tokens, width); in the concurrent schedule.
+    Without tokens there is no such axis: (steps, …) for a layer of shape (…).
     events: per (node, port) that reads spikes.
     logits: (labels,); None where the graph has no Readout.
     """
@@ -47,6 +50,7 @@ class Simulation:
     rates: dict[str, np.ndarray]
     events: dict[tuple[str, str], SynapseEvents]
     logits: np.ndarray | None
+    analog: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def simulate(
@@ -60,7 +64,7 @@ def simulate(
     """Run one input, without batch axis.
 
     Args: input_ids, token_type_ids, attention_mask (1 = token, 0 = padding; default no padding): (tokens,) integers;
-    values: for every Input node (tokens, width), constant, or (T, tokens, width); dtype: of what nodes hand on, and of
+    values: for every Input node (tokens, width), or its shape, constant, or (T, …), one for each step; dtype: of what nodes hand on, and of
     potentials. A node computes in float64 and its result is rounded once: float32 then means the same in whatever order
     a library adds up.
     Raises DataError for an input the graph cannot take, GraphError for a fixed-point graph: its integers mean nothing
@@ -111,10 +115,11 @@ class _Run:
     def __init__(
         self, graph: Graph, ids: Any, mask: Any, types: Any, values: dict[str, np.ndarray], dtype: np.dtype
     ) -> None:
-        self.graph, self.dtype = graph, dtype
+        self.graph, self.dtype, self.shapes = graph, dtype, graph.shapes()
         self.values = {name: _input(graph, name, values, dtype) for name in graph.of_type(Input)}
         self.ids = _ids(graph, ids, types)
-        lengths = {name: len(x) for name, x in self.ids.items()} | {n: x.shape[-2] for n, x in self.values.items()}
+        lengths = {name: len(x) for name, x in self.ids.items()}
+        lengths |= {n: x.shape[-2] if graph.has_tokens else 1 for n, x in self.values.items()}
         if mask is not None:
             lengths["attention_mask"] = len(mask)
         self.tokens = max(lengths.values())
@@ -127,6 +132,8 @@ class _Run:
             raise DataError("attention_mask has no token: at least one must be 1")
         self.context = Context(real, self.ids)
         self.layers: dict[str, _Layer] = {}
+        self.states: dict[str, tuple[State, State]] = {}
+        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in graph.analog}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in graph.of_type(Neuron)}
         self.events: dict[tuple[str, str], SynapseEvents] = {}
 
@@ -149,6 +156,8 @@ class _Run:
                 ]
                 self._count(name, node, at_ports)
                 signals[name] = self._apply(name, node, t, *at_ports)
+                if name in self.analog:
+                    self.analog[name].append(signals[name].value)
                 if name in pooled:
                     total[name] = total[name] + signals[name].value
             before = signals
@@ -160,12 +169,13 @@ class _Run:
             rates=rates,
             events=self.events,
             logits=self._logits(averages | rates),
+            analog={name: np.stack(steps) for name, steps in self.analog.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
-        shape = self.graph.nodes[name].feedback_shape(port)
-        assert shape is not None  # Graph.check
-        return before.get(self.graph.source(name, port), _Signal(np.zeros(sizes(shape, self.tokens), self.dtype)))
+        source = self.graph.source(name, port)
+        silence = np.zeros(sizes(self.shapes[source], self.tokens), self.dtype)
+        return before.get(source, _Signal(silence))
 
     def _apply(self, name: str, node: Node, t: int, *at_ports: _Signal) -> _Signal:
         match node:
@@ -173,10 +183,12 @@ class _Run:
                 return self._enter(node, self.values[name], t)
             case Neuron():
                 return self._neurons(name, node, node.drive(at_ports[0].value))
+            case Stateful():
+                return self._stepped(name, node, at_ports[0])
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
         hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
         value = self._compute(node, *(signal.value for signal in at_ports))
-        return _Signal(value, node.compute(self.context, *sent) if hands_on else None)
+        return _Signal(value, node.sent(self.context, *sent) if hands_on else None)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
         y = node.compute(self.context, *(value.astype(np.float64, copy=False) for value in x))
@@ -196,8 +208,17 @@ class _Run:
         self.spikes[name].extend(layer.spikes)
         return _Signal(layer.rate, np.abs(layer.spikes).sum(0))
 
+    def _stepped(self, name: str, node: Stateful, signal: _Signal) -> _Signal:
+        """One step of a layer that keeps a state, and of a second one through which the numbers of spikes pass."""
+        shape, hands_on = signal.value.shape, node.hands_on_spikes and signal.sent is not None
+        if name not in self.states:
+            self.states[name] = node.at_rest(shape, self.dtype), node.at_rest(shape, np.int64)
+        values, spikes = self.states[name]
+        value = values.step(node.drive(signal.value))
+        return _Signal(value, spikes.step(signal.sent) if hands_on and signal.sent is not None else None)
+
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
-        constant = values.ndim == 2
+        constant = values.ndim == len(node.shape())
         if self.graph.schedule == "concurrent":
             value, sent = (values, values != 0) if constant else (values[t], values[t] != 0)
         elif constant:
@@ -221,7 +242,9 @@ class _Run:
         reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                sent = (signal.sent * self.context.real[:, None]).astype(np.int64)
+                # The axis of tokens, where there is one, is the last but one of what spikes can be.
+                real = self.context.real[:, None] if self.graph.has_tokens else 1
+                sent = (signal.sent * real).astype(np.int64)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))
                 operations = so_far.synaptic_operations + int((sent * reach).sum())
                 self.events[name, port] = SynapseEvents(so_far.events + int(sent.sum()), operations)
@@ -245,16 +268,19 @@ def _ids(graph: Graph, input_ids: Any, token_type_ids: Any) -> dict[str, np.ndar
 
 
 def _input(graph: Graph, name: str, values: dict[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
-    """Values of one Input node, (tokens, width) or (T, tokens, width)."""
-    node = graph.nodes[name]
-    assert isinstance(node, Input)
+    """Values of one Input node: its shape, or one such for each time step."""
+    shape = graph.nodes[name].shape()
     if name not in values:
-        raise DataError(f"values for Input {name} are missing: give (tokens, {node.width}) or one such per time step")
+        raise DataError(f"values for Input {name} are missing: give {text(shape)} or one such per time step")
     x = np.asarray(values[name], dtype)
-    steps = (graph.time_steps,) if x.ndim == 3 else ()
-    if x.ndim not in (2, 3) or x.shape != (*steps, x.shape[-2], node.width) or not np.isfinite(x).all():
+    wanted = [(*steps, *shape) for steps in ((), (graph.time_steps,))]
+    fits = any(
+        x.ndim == len(to) and all(size in (given, TOKENS) for size, given in zip(to, x.shape, strict=True))
+        for to in wanted
+    )
+    if not fits or not np.isfinite(x).all():
         raise DataError(
             f"values for Input {name} have shape {np.shape(values[name])}: they must be finite numbers, "
-            f"(tokens, {node.width}) or ({graph.time_steps}, tokens, {node.width})"
+            f"{' or '.join(map(text, wanted))}"
         )
     return x

@@ -1,14 +1,28 @@
 """The primitives of a layer graph: one frozen dataclass each, its equation in the docstring and computed beside it.
 
 Shapes are per input, without a batch axis. `tokens` is the number of tokens of the input at hand; activations are
-(tokens, width), attention matrices (heads, tokens, tokens). Parameters are shared by all tokens.
+(tokens, width), attention matrices (heads, tokens, tokens). Parameters are shared by all tokens. A network without
+tokens has no such axis: its activations are (width,), (channels, height, width) or of any other shape.
 """
 
 from neurotool.graph.nodes.entering import Embedding, Ids, Input
 from neurotool.graph.nodes.functions import Gelu, LayerNorm, Scale, Softmax
 from neurotool.graph.nodes.joining import Add, Concat
 from neurotool.graph.nodes.neurons import Membrane, Neuron, Reset, Spikes
-from neurotool.graph.nodes.node import NODE_TYPES, TOKENS, Context, Node, Shape, register, same_value, sizes
+from neurotool.graph.nodes.node import (
+    NODE_TYPES,
+    TOKENS,
+    Context,
+    Node,
+    Shape,
+    State,
+    Stateful,
+    own_axes,
+    register,
+    same_value,
+    sizes,
+    text,
+)
 from neurotool.graph.nodes.readout import MeanPool, Pooling, Readout
 from neurotool.graph.nodes.synapses import Conv1d, Linear, MatMul, Synapse, Weighted, largest
 
@@ -37,10 +51,14 @@ __all__ = [
     "Shape",
     "Softmax",
     "Spikes",
+    "State",
+    "Stateful",
     "Synapse",
     "Weighted",
     "largest",
+    "own_axes",
     "register",
     "same_value",
     "sizes",
+    "text",
 ]

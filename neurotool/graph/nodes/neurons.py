@@ -1,20 +1,19 @@
 """Neurons, and their potentials through time."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.nodes.node import (
-    TOKENS,
-    Node,
     Shape,
+    Stateful,
     check_choice,
     check_numbers,
-    expect_shape,
+    expect_activation,
+    expect_fitting,
     register,
-    text,
 )
 
 Spikes = Literal["binary", "ternary"]
@@ -23,7 +22,7 @@ Reset = Literal["soft", "hard"]
 
 @register
 @dataclass(frozen=True, eq=False)
-class Neuron(Node):
+class Neuron(Stateful):
     """Integrate-and-fire: u <- leak u + x / v_threshold; s = fire(u); then reset. IF where leak is 1, else LIF.
 
     binary:  fire(u) = 1 if u >= 1
@@ -31,7 +30,7 @@ class Neuron(Node):
     soft reset: u <- u - s; hard reset: u <- 0 where it fired.
 
     The potential u is in units of the threshold and starts at v_init, below the firing point. v_threshold and leak: one
-    number, or one per neuron (width,). Leak 0 is a memoryless threshold. In a phased window of an IF layer with
+    number, or one per neuron of a token, (width,), or of the layer, where there are no tokens. Leak 0 is a memoryless threshold. In a phased window of an IF layer with
     soft reset the charge after t steps is the product t * x / v_threshold and not a running sum, so that the count
     is clip(floor(v_init + T x / v_threshold), 0, T), for ternary spikes clip(floor(… + 1/2), -T, T).
     """
@@ -41,6 +40,7 @@ class Neuron(Node):
     reset: Reset = "soft"
     spikes: Spikes = "binary"
     v_init: float = 0.0
+    in_windows: ClassVar[bool] = True
 
     def check(self) -> None:
         check_numbers(self, "v_threshold", "above 0", lambda v: v > 0)
@@ -67,11 +67,8 @@ class Neuron(Node):
         return bool(np.all(np.asarray(self.leak) == 1)) and self.reset == "soft"
 
     def shape(self, *inputs: Shape) -> Shape:
-        expect_shape("x", inputs[0], (TOKENS, None), "neurons belong to tokens")
-        for name in ("v_threshold", "leak"):
-            size = np.shape(getattr(self, name))
-            if size not in ((), inputs[0][1:]):
-                raise GraphError(f"port x has shape {text(inputs[0])}, but {name} is {size}: one per neuron, or one")
+        expect_activation("x", inputs[0], "neurons belong to tokens")
+        expect_fitting(self, ("v_threshold", "leak"), inputs[0])
         return inputs[0]
 
     def drive(self, x: np.ndarray) -> np.ndarray:
@@ -84,8 +81,9 @@ class Neuron(Node):
 
     def emission_weights(self, time_steps: int) -> np.ndarray:
         """What a spike of step 1 … T counts in the average spiking rate, leak^(T-t) / sum_t leak^(T-t): (T, 1) or
-        (T, width)."""
-        weights = np.atleast_1d(np.asarray(self.leak, np.float64)) ** np.arange(time_steps - 1, -1, -1)[:, None]
+        (T, …) for leak (…)."""
+        leak = np.atleast_1d(np.asarray(self.leak, np.float64))
+        weights = leak ** np.arange(time_steps - 1, -1, -1).reshape(-1, *[1] * leak.ndim)
         return weights / weights.sum(0)
 
 
