@@ -27,7 +27,9 @@ from neurotool.graph import (
     Node,
     Readout,
     Shape,
+    Stateful,
 )
+from neurotool.graph.nodes import own_axes
 from neurotool.simulate import SynapseEvents
 
 Events = Mapping[tuple[str, str], SynapseEvents]
@@ -156,13 +158,13 @@ def spiking_sources(graph: Graph) -> dict[str, tuple[Sender, ...]]:
     shapes = graph.shapes()
     for name, node in graph.nodes.items():
         sources[name] = ()
-        if isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking):
+        if node.sends_spikes:
             sources[name] = ((name, 0),)
-        elif isinstance(node, (Add, Concat)) and all(sources[source] for source in graph.inputs[name]):
+        elif node.hands_on_spikes and all(sources[source] for source in graph.inputs[name]):
             start = 0
             for source in graph.inputs[name]:
                 sources[name] += tuple((layer, start + column) for layer, column in sources[source])
-                start += int(shapes[source][-1]) if isinstance(node, Concat) else 0
+                start += math.prod(own_axes(shapes[source])) if isinstance(node, Concat) else 0
     return sources
 
 
@@ -230,7 +232,7 @@ def _varying(graph: Graph) -> dict[str, bool]:
     varying: dict[str, bool] = {}
     for name, node in graph.nodes.items():
         fed_back = any((name, port) in graph.feedback for port in node.ports)
-        starts = isinstance(node, (Neuron, Input))
+        starts = isinstance(node, (Stateful, Input))
         varying[name] = starts or fed_back or any(varying[source] for source in graph.inputs[name])
     return varying
 

@@ -32,11 +32,12 @@ def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = 
     events: dict[tuple[str, str], SynapseEvents] = {}
     for one in inputs:
         run = execute(graph, **one)
-        tokens = next(iter(run.spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
+        run_spikes = run.spikes if graph.has_tokens else {n: s.reshape(len(s), 1, -1) for n, s in run.spikes.items()}
+        tokens = next(iter(run_spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
         activity.add_inputs(mask)
-        for name, spikes in run.spikes.items():
+        for name, spikes in run_spikes.items():
             sent = np.abs(spikes.astype(np.int64)).sum(0)
             layer = activity.layers.setdefault(name, LayerActivity(sent.shape[-1]))
             layer.add(sent.sum(-1)[None], mask, sent[mask[0]].sum(0))
@@ -51,4 +52,4 @@ def _tokens(graph: Graph, one: dict[str, Any]) -> int:
     """Tokens of an input of a graph without neurons."""
     if one.get("input_ids") is not None:
         return len(one["input_ids"])
-    return int(np.shape(one["values"][graph.of_type(Input)[0]])[-2])
+    return int(np.shape(one["values"][graph.of_type(Input)[0]])[-2]) if graph.has_tokens else 1

@@ -16,9 +16,12 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -179,6 +182,38 @@ def _neuron(node: Neuron, setting: Setting) -> Operations:
     )
 
 
+def _cuba_lif(node: CubaLIF, setting: Setting) -> Operations:
+    """A neuron's, and its current: an add, a state, and a product where it leaks."""
+    counted = _neuron(node, setting)
+    leaks = 0 if np.all(np.isin(node.current_leak, (0, 1))) else counted.updates
+    current = Operations(adds=counted.updates, state_reads=counted.updates, state_writes=counted.updates)
+    return counted + current + Operations(leaks=leaks)
+
+
+def _integrator(node: Integrator, setting: Setting) -> Operations:
+    """In every step an update, a state and what it hands on; a second state for a current. Not in the dense twin."""
+    if not setting.steps:
+        return Operations()
+    updates = setting.steps * setting.elements
+    states = updates * (2 if np.any(node.current_leak) else 1)
+    leaky = sum(not np.all(np.isin(leak, (0, 1))) for leak in (node.leak, node.current_leak))
+    return Operations(
+        updates=updates,
+        adds=states - updates + (updates if np.any(node.bias) else 0),
+        leaks=leaky * updates,
+        value_reads=updates,
+        value_writes=updates,
+        state_reads=states,
+        state_writes=states,
+    )
+
+
+def _delay(node: Delay, setting: Setting) -> Operations:
+    """A value written and one read in every step; nothing in the dense twin, which has no time."""
+    moved = setting.elements * setting.runs if setting.steps else 0
+    return Operations(value_reads=moved, value_writes=moved)
+
+
 def _elementwise(setting: Setting, **per_element: int) -> Operations:
     n = setting.elements
     reads = n * len(setting.at_ports)
@@ -249,6 +284,9 @@ RULES: dict[type[Node], Rule] = {
     Linear: _linear,
     Conv1d: _conv1d,
     Neuron: _neuron,
+    CubaLIF: _cuba_lif,
+    Integrator: _integrator,
+    Delay: _delay,
     MatMul: _matmul,
     Softmax: _softmax,
     LayerNorm: _layer_norm,

@@ -66,7 +66,7 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Values of an Input, one for each step (steps first but for batch axes), so that their sum is what it hands on."""
+        """Values of an Input, one for each step, so that their sum is what it hands on."""
 
     @abstractmethod
     def real(self, name: str, y: np.ndarray) -> np.ndarray:

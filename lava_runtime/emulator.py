@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError
-from neurotool.graph import TOKENS, Context, Embedding, Graph, Input, Neuron, Readout, Stateful, Synapse
-from neurotool.graph.nodes import State, sizes, text
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Readout, Stateful, Synapse
+from neurotool.graph.nodes import State, is_size_of, sizes, text
 from neurotool.lava_runtime.arithmetic import Arithmetic
 from neurotool.lava_runtime.floating import FloatArithmetic
 from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
@@ -25,7 +25,7 @@ TOKENS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Signal:
-    """value: (batch, tokens, width), (batch, …) of a shape without tokens or (batch, heads, tokens, tokens), in units of
+    """value: (batch, tokens, width), without tokens (batch, …), or (batch, heads, tokens, tokens); in units of
     FixedPoint.scale where there is one.
 
     sent: where these are spikes, how many each token sent, (batch, tokens, 1); or each element, in the shape of value.
@@ -90,8 +90,8 @@ class Emulator:
         """Run a batch.
 
         input_ids, token_type_ids, attention_mask: (batch, tokens) integers; values: for every Input node (batch,
-        tokens, width), or its shape behind the batch, constant, or (batch, T, …); observe, record: what to keep (see Emulation); record
-        steps through every window.
+        tokens, width), or its shape behind the batch, constant, or (batch, T, …), one for each step; observe, record:
+        what to keep (see Emulation); record steps through every window.
         Raises DataError for inputs the graph cannot take.
         """
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
@@ -137,11 +137,11 @@ def entering(
     shapes = {name: graph.nodes[name].shape() for name in arrays}
     for name, array in arrays.items():
         wanted = [("batch", *steps, *shapes[name]) for steps in ((), (graph.time_steps,))]
-        fits = any(
-            array.ndim == len(to) and all(size in (given, TOKENS, "batch") for size, given in zip(to, array.shape))
-            for to in wanted
-        )
-        if not fits or not array.size or not np.isfinite(array).all():
+        if (
+            not any(is_size_of(array.shape, shape) for shape in wanted)
+            or not array.size
+            or not np.isfinite(array).all()
+        ):
             raise DataError(
                 f"values for Input {name} have shape {array.shape}: they must be finite numbers, "
                 f"{' or '.join(map(text, wanted))}"
@@ -271,7 +271,7 @@ class _Run:
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, sum(self._sent(abs(s)) for s in steps))
+        return Signal(value, self._sent(np.sum(np.abs(steps), 0)))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:

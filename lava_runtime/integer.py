@@ -16,11 +16,14 @@ from neurotool.graph import (
     Concat,
     Context,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     FixedPoint,
     Gelu,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -38,6 +41,7 @@ from neurotool.graph.fixed_point import (
     LIMIT,
     RATE_BITS,
     STATE_BITS,
+    decay_mantissa,
     decayed,
     emission_weights,
     initial_potential,
@@ -165,6 +169,34 @@ class IntegerMembrane:
         return s
 
 
+class IntegerCubaMembrane(IntegerMembrane):
+    """i <- decayed i + drive, then the membrane on i; 24 bits each."""
+
+    def __init__(self, integers: IntegerArithmetic, name: str, node: CubaLIF, shape: tuple[int, ...]) -> None:
+        super().__init__(integers, name, node, shape)
+        self.current_leak, self.i = decay_mantissa(node.current_leak), np.zeros(shape, np.int64)
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        self.i = in_range(decayed(self.i, self.current_leak) + drive, self.overflow, f"current of {self.name}")
+        return super().step(self.i)
+
+
+class IntegerIntegrator:
+    """i <- decayed i + drive; u <- decayed u + i + bias; 24 bits each."""
+
+    def __init__(self, integers: IntegerArithmetic, name: str, node: Integrator, shape: tuple[int, ...]) -> None:
+        self.overflow, self.name = integers.overflow, name
+        self.leak, self.current_leak = decay_mantissa(node.leak), decay_mantissa(node.current_leak)
+        self.bias, self.i = np.asarray(node.bias, np.int64), np.zeros(shape, np.int64)
+        self.u = np.broadcast_to(np.asarray(node.v_init, np.int64), shape).copy()
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        self.i = in_range(decayed(self.i, self.current_leak) + drive, self.overflow, f"current of {self.name}")
+        u = decayed(self.u, self.leak) + self.i + self.bias
+        self.u = in_range(u, self.overflow, f"potential of {self.name}")
+        return self.u
+
+
 def in_range(y: np.ndarray, overflow: Overflow, what: str) -> np.ndarray:
     """y as 24 bits hold it."""
     if largest(y) <= LIMIT:
@@ -184,6 +216,10 @@ def _entered(integers: IntegerArithmetic, name: str, node: Input, values: np.nda
         return values.astype(np.int64)
     steps = integers.graph.time_steps if integers.graph.schedule == "phased" else 1
     return integers.checked(name, np.rint(values / (integers.fixed(name).scale * steps)).astype(np.int64))
+
+
+def _waiting(integers: IntegerArithmetic, name: str, node: Delay, shape: tuple[int, ...]) -> State:
+    return node.at_rest(shape, np.int32)
 
 
 def _as_it_is(integers: IntegerArithmetic, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
@@ -230,6 +266,9 @@ INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
         Linear: _synapse,
         Conv1d: _synapse,
         Neuron: IntegerMembrane,
+        CubaLIF: IntegerCubaMembrane,
+        Integrator: IntegerIntegrator,
+        Delay: _waiting,
         MatMul: _synapse,
         Softmax: _softmax,
         LayerNorm: _layer_norm,

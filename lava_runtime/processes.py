@@ -1,6 +1,7 @@
 """The Lava processes of a network, one for each part. To be imported in a worker only, after compatibility.prepare().
 
-Ports carry whole activations, (tokens, width), (heads, tokens, tokens) or of a shape without tokens: float, or int32 for 24-bit messages.
+Ports carry whole activations, (tokens, width) or without tokens (…), or (heads, tokens, tokens): float, or int32 for
+24-bit messages.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ from neurotool.graph.fixed_point import STATE_BITS
 from neurotool.lava_runtime.emulator import Emulation
 from neurotool.lava_runtime.job import write_results
 from neurotool.lava_runtime.program import Program
-from neurotool.lava_runtime.stock import DU_WITHOUT_MEMORY, StockParameters
+from neurotool.lava_runtime.stock import StockParameters
 
 FLOAT, FIXED = "floating_pt", "fixed_pt"
 PORT_BITS = 32
@@ -129,7 +130,9 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
     """The floating_pt or fixed_pt model of a process: PartModel with the process's ports, which Lava wants declared."""
     number, bits = (np.int32, STATE_BITS) if precision == FIXED else (float, None)
     program = process.proc_params["program"]
-    members = {port: LavaPyType(PyInPort.VEC_DENSE, number, precision=bits) for port in in_ports(program) | back_ports(program)}
+    members = {
+        port: LavaPyType(PyInPort.VEC_DENSE, number, precision=bits) for port in in_ports(program) | back_ports(program)
+    }
     members |= {port: LavaPyType(PyOutPort.VEC_DENSE, number, precision=bits) for port in out_ports(program)}
     if isinstance(process, Neurons):
         members["u"] = LavaPyType(np.ndarray, number, precision=bits)
@@ -141,16 +144,19 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
 class StockLayer:
     """A stock Dense and LIF in place of a Linear and a neuron layer.
 
-    delay: steps by which the LIF runs later than the source; monitored: steps to record, 0 for none.
+    shape: of its activations, to us; delay: steps by which the LIF runs later than the source; monitored: steps to
+      record, 0 for none.
     """
 
-    def __init__(self, name: str, parameters: StockParameters, steps: int, delay: int, monitored: int) -> None:
-        self.name, self.steps, self.delay = name, steps, delay
+    def __init__(
+        self, name: str, parameters: StockParameters, shape: tuple[int, ...], steps: int, delay: int, monitored: int
+    ) -> None:
+        self.name, self.shape, self.steps, self.delay = name, shape, steps, delay
         width = parameters.weights.shape[:1]
         self.dense = Dense(weights=parameters.weights, weight_exp=parameters.weight_exp, name=f"dense of {name}")
         self.lif = LIFReset(
             shape=width,
-            du=DU_WITHOUT_MEMORY,
+            du=parameters.du,
             dv=parameters.dv,
             vth=parameters.vth,
             reset_interval=steps,
@@ -168,10 +174,10 @@ class StockLayer:
         spikes, potentials = (self._monitored(port) for port in ("s_out", "v"))
         results = []
         for end in range(self.delay + self.steps, self.delay + inputs * self.steps + 1, self.steps):
-            one = spikes[end - self.steps : end, None].astype(np.int8)
+            one = spikes[end - self.steps : end].reshape(-1, *self.shape).astype(np.int8)
             messages = {self.name: one[-1].astype(np.int32)}
             results.append(Emulation(messages=messages, spikes={self.name: one}))
-            results[-1].potentials[self.name] = potentials[end - 1, None].astype(np.int64)
+            results[-1].potentials[self.name] = potentials[end - 1].reshape(self.shape).astype(np.int64)
         return results
 
     def _monitored(self, port: str) -> np.ndarray:

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file, write_results
 from neurotool.lava_runtime.network import Network
@@ -75,9 +76,10 @@ def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any
     programs = [Program(network, part, job.inputs, job.record, job.overflow) for part in parts]
     processes = [KINDS[p.part.kind](p, result_file(folder, i)) for i, p in enumerate(programs)]
     steps, delays = network.time_line.steps, network.delays
+    shapes = {name: sizes(shape, 1) for name, shape in network.graph.shapes().items()}
     total = len(job.inputs.real) * steps + max(delays.values())
     stock = {
-        name: StockLayer(name, parameters, steps, delays[name], total if name in job.record else 0)
+        name: StockLayer(name, parameters, shapes[name], steps, delays[name], total if name in job.record else 0)
         for name, parameters in network.stock.items()
     }
     sending = {

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError, GraphError
-from neurotool.graph import TOKENS, Context, Embedding, Graph, Input, Neuron, Node, Readout, Stateful, Synapse
-from neurotool.graph.nodes import State, sizes, text
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Stateful, Synapse
+from neurotool.graph.nodes import State, is_size_of, sizes, text
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def simulate(
     """Run one input, without batch axis.
 
     Args: input_ids, token_type_ids, attention_mask (1 = token, 0 = padding; default no padding): (tokens,) integers;
-    values: for every Input node (tokens, width), or its shape, constant, or (T, …), one for each step; dtype: of what nodes hand on, and of
-    potentials. A node computes in float64 and its result is rounded once: float32 then means the same in whatever order
-    a library adds up.
+    values: for every Input node (tokens, width), or its shape, constant, or (T, …), one for each step; dtype: of what
+    nodes hand on, and of potentials. A node computes in float64 and its result is rounded once: float32 then means the
+    same in whatever order a library adds up.
     Raises DataError for an input the graph cannot take, GraphError for a fixed-point graph: its integers mean nothing
     without their units, and `neurotool.lava_runtime` runs them.
     """
@@ -274,11 +274,7 @@ def _input(graph: Graph, name: str, values: dict[str, np.ndarray], dtype: np.dty
         raise DataError(f"values for Input {name} are missing: give {text(shape)} or one such per time step")
     x = np.asarray(values[name], dtype)
     wanted = [(*steps, *shape) for steps in ((), (graph.time_steps,))]
-    fits = any(
-        x.ndim == len(to) and all(size in (given, TOKENS) for size, given in zip(to, x.shape, strict=True))
-        for to in wanted
-    )
-    if not fits or not np.isfinite(x).all():
+    if not any(is_size_of(x.shape, to) for to in wanted) or not np.isfinite(x).all():
         raise DataError(
             f"values for Input {name} have shape {np.shape(values[name])}: they must be finite numbers, "
             f"{' or '.join(map(text, wanted))}"

@@ -9,6 +9,7 @@ import numpy as np
 from neurotool.errors import ConfigError
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
+from neurotool.graph.nodes import own_axes
 from neurotool.simulate import simulate
 
 Inputs = dict[str, Any]
@@ -34,7 +35,8 @@ class Model(Protocol):
     def run(self, inputs: Inputs) -> Run: ...
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
-        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width)."""
+        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width); without tokens, of
+        (n, …) in the shape of the layer."""
 
 
 class GraphModel:
@@ -48,7 +50,12 @@ class GraphModel:
         return Run(result.spikes, result.rates, result.logits)
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
-        nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
+        if not self.graph.has_tokens:
+            return np.stack([self._driven(layer, Input(one.shape), one) for one in currents], 1)
+        return self._driven(layer, Input(currents.shape[1]), currents)
+
+    def _driven(self, layer: str, source: Input, currents: np.ndarray) -> np.ndarray:
+        nodes = {"current": source, layer: self.graph.nodes[layer]}
         steps, schedule = self.graph.time_steps, self.graph.schedule
         alone = Graph(nodes, {"current": (), layer: ("current",)}, steps, schedule, tokens=len(currents))
         return simulate(alone, values={"current": currents}, dtype=self.dtype).spikes[layer]
@@ -149,7 +156,7 @@ def compare(
     for i, one in enumerate(inputs):
         run_a, run_b = a.run(one), b.run(one)
         for name, layer in result.layers.items():
-            _compare_layer(layer, name, i, run_a, run_b, one.get("attention_mask"))
+            _compare_layer(layer, name, i, run_a, run_b, one.get("attention_mask"), a.graph.has_tokens)
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1
     if not result.inputs:
@@ -226,8 +233,14 @@ def _outputs(graph: Graph) -> int:
     return sum(len(node.weight) for node in graph.nodes.values() if isinstance(node, Readout))
 
 
-def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Run, run_b: Run, mask: Any) -> None:
-    a, b = run_a.spikes[name], run_b.spikes[name]
+def _compare_layer(
+    layer: LayerComparison, name: str, i: int, run_a: Run, run_b: Run, mask: Any, tokens_axis: bool
+) -> None:
+    a, b = (run.spikes[name] for run in (run_a, run_b))
+    rates = run_a.rates[name], run_b.rates[name]
+    if not tokens_axis:
+        a, b = (spikes.reshape(len(spikes), 1, -1) for spikes in (a, b))
+        rates = rates[0].reshape(1, -1), rates[1].reshape(1, -1)
     steps, tokens = min(len(a), len(b)), a.shape[1]
     real = np.ones(tokens, bool) if mask is None else np.asarray(mask).astype(bool)
     a, b = a[:steps, real], b[:steps, real]
@@ -240,7 +253,7 @@ def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Run, run_b:
         step, token, neuron = (int(k) for k in places[0])
         values = int(a[step, token, neuron]), int(b[step, token, neuron])
         layer.first_difference = Difference(name, i, step, int(np.flatnonzero(real)[token]), neuron, *values)
-    difference = np.abs(run_a.rates[name][real] - run_b.rates[name][real])
+    difference = np.abs(rates[0][real] - rates[1][real])
     layer.rates += difference.size
     layer.sum_of_rate_differences += float(difference.sum())
     layer.max_rate_difference = max(layer.max_rate_difference, float(difference.max()))
@@ -293,20 +306,20 @@ def _far_apart(result: Comparison) -> list[str]:
 def _try_neurons(a: Model, b: Model, layer: str) -> str:
     """Real sentences hardly ever put a neuron exactly at its threshold; this does."""
     node = a.graph.nodes[layer]
-    width = a.graph.shapes()[layer][-1]
+    shape = own_axes(a.graph.shapes()[layer])
     assert isinstance(node, Neuron)
-    assert isinstance(width, int)
     least = _least_firing_message(a.graph, layer, node) if a.graph.fixed_point else _least_firing_current(node)
-    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(least, (width,))
+    currents = np.array(_DRIVES).reshape(-1, *[1] * len(shape)) * np.broadcast_to(least, shape)
     spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
     steps = min(len(spikes_a), len(spikes_b))
     places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
     if not len(places):
         return ""
-    step, drive, neuron = places[0]
+    step, drive, *at = (int(k) for k in places[0])
+    neuron = (drive, *at)
     return (
-        f"{layer}: neuron {neuron} under a current of {currents[drive, neuron]:.17g} sends "
-        f"{spikes_a[step, drive, neuron]} in A and {spikes_b[step, drive, neuron]} in B in step {step}"
+        f"{layer}: neuron {', '.join(map(str, at))} under a current of {currents[neuron]:.17g} sends "
+        f"{spikes_a[step][neuron]} in A and {spikes_b[step][neuron]} in B in step {step}"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs
+from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs, random_batch, random_input, shaped_graphs
 
 from neurotool.graph import Graph, Input
 from neurotool.lava_runtime.emulator import Emulator
@@ -74,3 +74,22 @@ def test_recording_changes_nothing(graph: Graph, seed: int) -> None:
     assert set(observed.largest) == set(graph.nodes)
     for name, largest in observed.largest.items():
         np.testing.assert_allclose(recorded.largest[name], largest, rtol=1e-9, atol=1e-12)
+
+
+@given(shaped_graphs(), st.integers(0, 2**32 - 10))
+@settings(max_examples=150)
+def test_networks_without_tokens_equal_the_oracle(graph: Graph, seed: int) -> None:
+    result = Emulator(graph).run(**random_batch(graph, seed), record=True)
+    for i in range(3):
+        oracle = simulate(graph, **random_input(graph, seed + i))
+        if oracle.logits is not None:
+            np.testing.assert_allclose(result.logits[i], oracle.logits, rtol=1e-9, atol=1e-12)
+        for kind in ("spikes", "potentials", "rates", "analog"):
+            assert getattr(result, kind).keys() == getattr(oracle, kind).keys()
+            for name, array in getattr(oracle, kind).items():
+                np.testing.assert_allclose(getattr(result, kind)[name][i], array, rtol=1e-9, atol=1e-9, err_msg=name)
+        executed = {
+            port: SynapseEvents(int(count[i]), int(result.synaptic_operations[port][i]))
+            for port, count in result.events.items()
+        }
+        assert executed == oracle.events

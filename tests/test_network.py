@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from random_graphs import graphs, random_batch
+from random_graphs import graphs, random_batch, shaped_graphs
 
 from neurotool.errors import ExportError, OverflowingError
 from neurotool.export.lower import lower
@@ -72,15 +72,15 @@ def assert_equal(a: Emulation, b: Emulation, tolerance: float) -> None:
             np.testing.assert_allclose(array, getattr(b, kind)[name], rtol=0, atol=tolerance, err_msg=f"{kind} {name}")
 
 
-@settings(max_examples=50)
-@given(graphs(), st.integers(0, 1000))
+@settings(max_examples=100)
+@given(graphs() | shaped_graphs(), st.integers(0, 1000))
 def test_programs_give_what_the_emulator_gives_in_floats(graph: Graph, seed: int) -> None:
     batch = random_batch(graph, seed)
     assert_equal(stepped(graph, batch), Emulator(graph).run(**batch, record=True), tolerance=1e-9)
 
 
-@settings(max_examples=50)
-@given(graphs(), st.integers(0, 1000), st.sampled_from(["wrap", "clip"]))
+@settings(max_examples=100)
+@given(graphs() | shaped_graphs(), st.integers(0, 1000), st.sampled_from(["wrap", "clip"]))
 def test_programs_give_exactly_what_the_emulator_gives_in_integers(graph: Graph, seed: int, overflow: Any) -> None:
     batch = random_batch(graph, seed)
     try:

@@ -199,7 +199,9 @@ class Graph:
                 raise GraphError(f"{self._title(name)} has {len(node.weight)} positions for up to {self.tokens} tokens")
             if isinstance(node, Stateful) and not node.in_windows and self.schedule == "phased":
                 raise GraphError(f"{self._title(name)} has no window of its own: only the concurrent schedule steps it")
-        entering = {name: TOKENS in self.nodes[name].shape() for name in (*self.of_type(Input), *self.of_type(Embedding))}
+        entering = {
+            name: TOKENS in self.nodes[name].shape() for name in (*self.of_type(Input), *self.of_type(Embedding))
+        }
         if len(set(entering.values())) > 1:
             some, other = (next(n for n, has in entering.items() if has is wanted) for wanted in (True, False))
             raise GraphError(f"{self._title(some)} has tokens, {self._title(other)} has none: all must, or none")
@@ -220,7 +222,7 @@ class Graph:
         for name, node in self.nodes.items():
             for f in fields(node):
                 value = getattr(node, f.name)
-                if isinstance(value, np.ndarray) and f.name != "leak" and value.dtype.kind != "i":
+                if isinstance(value, np.ndarray) and not f.name.endswith("leak") and value.dtype.kind != "i":
                     raise GraphError(
                         f"{self._title(name)}: {f.name} is {value.dtype}, but the graph is one of integers"
                     )

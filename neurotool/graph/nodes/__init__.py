@@ -5,6 +5,7 @@ Shapes are per input, without a batch axis. `tokens` is the number of tokens of 
 tokens has no such axis: its activations are (width,), (channels, height, width) or of any other shape.
 """
 
+from neurotool.graph.nodes.currents import CubaLIF, Delay, Integrator
 from neurotool.graph.nodes.entering import Embedding, Ids, Input
 from neurotool.graph.nodes.functions import Gelu, LayerNorm, Scale, Softmax
 from neurotool.graph.nodes.joining import Add, Concat
@@ -17,6 +18,7 @@ from neurotool.graph.nodes.node import (
     Shape,
     State,
     Stateful,
+    is_size_of,
     own_axes,
     register,
     same_value,
@@ -33,10 +35,13 @@ __all__ = [
     "Concat",
     "Context",
     "Conv1d",
+    "CubaLIF",
+    "Delay",
     "Embedding",
     "Gelu",
     "Ids",
     "Input",
+    "Integrator",
     "LayerNorm",
     "Linear",
     "MatMul",
@@ -55,6 +60,7 @@ __all__ = [
     "Stateful",
     "Synapse",
     "Weighted",
+    "is_size_of",
     "largest",
     "own_axes",
     "register",

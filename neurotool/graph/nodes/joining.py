@@ -62,7 +62,9 @@ class Concat(Node):
     def shape(self, *inputs: Shape) -> Shape:
         first = inputs[0]
         if len(own_axes(first)) < -self.axis:
-            raise GraphError(f"port x0 has shape {text(first)}, but needs one with axis {self.axis}: it joins along that")
+            raise GraphError(
+                f"port x0 has shape {text(first)}, but needs one with axis {self.axis}: it joins along that"
+            )
         at = len(first) + self.axis
         wanted = (*first[:at], None, *first[at + 1 :])
         for port, shape in zip(self.ports, inputs, strict=True):

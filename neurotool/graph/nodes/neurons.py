@@ -30,9 +30,10 @@ class Neuron(Stateful):
     soft reset: u <- u - s; hard reset: u <- 0 where it fired.
 
     The potential u is in units of the threshold and starts at v_init, below the firing point. v_threshold and leak: one
-    number, or one per neuron of a token, (width,), or of the layer, where there are no tokens. Leak 0 is a memoryless threshold. In a phased window of an IF layer with
-    soft reset the charge after t steps is the product t * x / v_threshold and not a running sum, so that the count
-    is clip(floor(v_init + T x / v_threshold), 0, T), for ternary spikes clip(floor(… + 1/2), -T, T).
+    number, or one per neuron: (width,) for those of a token, else in the shape of the layer. Leak 0 is a memoryless
+    threshold. In a phased window of an IF layer with soft reset the charge after t steps is the product
+    t * x / v_threshold and not a running sum, so that the count is clip(floor(v_init + T x / v_threshold), 0, T), for
+    ternary spikes clip(floor(… + 1/2), -T, T).
     """
 
     v_threshold: float | np.ndarray = 1.0

@@ -111,6 +111,11 @@ def sizes(shape: Shape, tokens: int) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else tokens for size in shape)
 
 
+def is_size_of(given: tuple[int, ...], shape: Shape) -> bool:
+    """Whether an array of that size has this shape, whose axes in words may have any size."""
+    return len(given) == len(shape) and all(isinstance(b, str) or a == b for a, b in zip(given, shape, strict=True))
+
+
 def own_axes(shape: Shape) -> tuple[int, ...]:
     """Those of one token, or all where there are no tokens."""
     return tuple(size for size in shape if isinstance(size, int))

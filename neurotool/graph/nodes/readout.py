@@ -39,8 +39,10 @@ class MeanPool(Node):
 @register
 @dataclass(frozen=True, eq=False)
 class Readout(Weighted):
-    """logits = weight x + bias; weight (labels, width), bias (labels,) or none. Once per input, on what a MeanPool gives
-    or, without tokens, on the average over the run of a layer (width,)."""
+    """logits = weight x + bias; weight (labels, width), bias (labels,) or none.
+
+    Once per input, on what a MeanPool gives or, without tokens, on the average over the run of a layer (width,).
+    """
 
     at_end: ClassVar[bool] = True
 
