@@ -182,6 +182,8 @@ class _Lowering:
         return FixedPoint(scale_a * scale_b * 2**shift, bound, tuple((1, k) for k in shifts))
 
     def _neuron(self, name: str, node: Neuron) -> tuple[Node, FixedPoint]:
+        if node.more_than_plain:
+            raise ExportError(f"{node.more_than_plain} has no fixed-point form: leave out quantisation")
         scale, bound = self._source(name)
         steps = self.graph.time_steps
         threshold = np.asarray(node.v_threshold, np.float64)

@@ -70,16 +70,22 @@ def standard_node(node: Node, width: int, tokens: int) -> nir.NIRNode | None:
 
 
 def _neuron(node: Neuron, width: int) -> nir.NIRNode:
-    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak)."""
+    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak).
+
+    A bias is v_leak / tau: with one, an IF becomes an LIF whose tau is so long that it does not leak.
+    """
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
     threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
-    settings = {"reset": node.reset, "spikes": node.spikes, "v_init": float(node.v_init)}
-    zero = np.zeros(width)
-    if np.all(np.asarray(node.leak) == 1):
-        return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=zero, metadata=settings)
+    settings: dict[str, Any] = {"reset": node.reset, "spikes": node.spikes, "v_init": node.v_init}
+    if node.v_min is not None:
+        settings["v_min"] = node.v_min
+    v_reset = _vector(node.v_reset, width)
+    if np.all(np.asarray(node.leak) == 1) and not np.any(node.bias):
+        return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=v_reset, metadata=settings)
     lost = 1 - _vector(node.leak, width).astype(np.float64)
     tau = np.divide(1, lost, out=np.full(width, TAU_WITHOUT_LEAK), where=lost > 0)
-    return nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero, metadata=settings)
+    v_leak = tau * _vector(node.bias, width)
+    return nir.LIF(tau=tau, r=tau, v_leak=v_leak, v_threshold=threshold, v_reset=v_reset, metadata=settings)
 
 
 def _vector(value: Any, width: int) -> np.ndarray:

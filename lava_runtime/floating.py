@@ -28,7 +28,7 @@ class FloatArithmetic(Arithmetic):
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         node = self.graph.nodes[name]
-        return x / np.asarray(node.v_threshold, np.float64) if isinstance(node, Neuron) else x
+        return (x + node.bias) / np.asarray(node.v_threshold, np.float64) if isinstance(node, Neuron) else x
 
     def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a @ b
@@ -102,7 +102,7 @@ class FloatMembrane(Membrane):
     def __init__(self, node: Neuron, shape: tuple[int, ...], window: bool = False) -> None:
         self.node, self.window = node, window
         self.u = np.full(shape, node.v_init, np.float64)
-        self.steps, self.sent = 0, np.zeros(shape)
+        self.steps, self.sent, self.fired = 0, np.zeros(shape), np.zeros(shape)
 
     def step(self, drive: np.ndarray) -> np.ndarray:
         node = self.node
@@ -116,7 +116,24 @@ class FloatMembrane(Membrane):
             self.u = charge - self.sent - shift
             return s
         u = self.u * np.asarray(node.leak, np.float64) + drive
+        if node.reset == "soft-late":
+            u -= self.fired
+        elif node.reset == "hard-late":
+            u *= self.fired == 0
+        s = self._fired(u - (self.u >= 1) if node.reset == "soft-once" else u)
+        match node.reset:
+            case "soft" | "soft-once":
+                u = u - s
+            case "hard":
+                u = np.where(s == 0, u, np.asarray(node.v_reset) / node.v_threshold)
+        self.u = u if node.v_min is None else np.maximum(u, np.asarray(node.v_min) / node.v_threshold)
+        self.fired = s
+        return s
+
+    def _fired(self, u: np.ndarray) -> np.ndarray:
+        node = self.node
+        if node.spikes == "several":
+            return np.where(u >= 1, np.floor(u), 0.0)
         s = (u >= node.firing_point).astype(np.float64)
         s -= (u < -node.firing_point) & (node.spikes == "ternary")
-        self.u = u - s if node.reset == "soft" else np.where(s == 0, u, 0)
         return s

@@ -87,7 +87,8 @@ class Program:
         for name in self.record:
             self.result.messages[name] = self._total(name)
             if name in self.membranes:
-                self.result.spikes[name] = np.array(self.spikes[name], np.int8)
+                several = getattr(self.graph.nodes[name], "spikes", "") == "several"
+                self.result.spikes[name] = np.array(self.spikes[name], np.int32 if several else np.int8)
                 self.result.potentials[name] = self.membranes[name].u
         self.results.append(self.result)
 

@@ -51,8 +51,8 @@ class SynapseEvents:
 class Simulation:
     """What one input did.
 
-    spikes: per Neuron node, int8 (steps, tokens, width); steps is T, in the phased schedule T * feedback_sweeps, and
-      step 0 is the first of the layer's own window.
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
+      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
@@ -110,16 +110,29 @@ class _Membrane:
         self.node = node
         self.leak = np.asarray(node.leak, dtype)
         self.u = np.full(shape, node.v_init, dtype)
+        self.lowest = -np.inf if node.v_min is None else np.asarray(node.v_min / node.v_threshold, dtype)
+        self.after_spike = np.asarray(node.v_reset / node.v_threshold, dtype)
         self.spikes: list[np.ndarray] = []
         self._weighted, self._weight = np.zeros(shape, dtype), np.zeros(np.shape(node.leak))
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        self.u = self.u * self.leak + drive
-        s = (self.u >= self.node.firing_point).astype(self.u.dtype)
-        if self.node.spikes == "ternary":
-            s = s - (self.u < -self.node.firing_point)
-        self.u = self.u - s if self.node.reset == "soft" else self.u * (1 - abs(s))
+        node = self.node
+        u = self.u * self.leak + drive
+        if node.reset.endswith("late") and self.spikes:
+            u = u - self.spikes[-1] if node.reset == "soft-late" else np.where(self.spikes[-1] != 0, 0, u)
+        s = self._fire(u - (self.u >= 1) if node.reset == "soft-once" else u)
+        if node.reset in ("soft", "soft-once"):
+            u = u - s
+        elif node.reset == "hard":
+            u = np.where(s != 0, self.after_spike, u)
+        self.u = np.maximum(u, self.lowest).astype(drive.dtype)
         return self._emit(s)
+
+    def _fire(self, u: np.ndarray) -> np.ndarray:
+        s = (u >= self.node.firing_point).astype(u.dtype)
+        if self.node.spikes == "ternary":
+            s = s - (u < -self.node.firing_point)
+        return s * np.floor(u) if self.node.spikes == "several" else s
 
     def step_of_window(self, drive: np.ndarray, t: int) -> np.ndarray:
         """Step t = 1 … T of a window of constant drive, for IF with soft reset: the charge is a product of t."""
@@ -132,7 +145,7 @@ class _Membrane:
         return self._emit(s)
 
     def _emit(self, s: np.ndarray) -> np.ndarray:
-        self.spikes.append(s.astype(np.int8))
+        self.spikes.append(s.astype(np.int32 if self.node.spikes == "several" else np.int8))
         self._weighted = self._weighted * self.leak + s
         self._weight = self._weight * np.asarray(self.node.leak) + 1
         return s
@@ -206,7 +219,8 @@ class _Run:
             case Input():
                 return self._enter(node, self.values[name], t)
             case Neuron():
-                return self._neurons(name, node, at_ports[0].value / np.asarray(node.v_threshold, self.dtype))
+                current = at_ports[0].value + np.asarray(node.bias, self.dtype)
+                return self._neurons(name, node, current / np.asarray(node.v_threshold, self.dtype))
         value = self._compute(node, *(signal.value.astype(np.float64, copy=False) for signal in at_ports))
         sent, spikes = [signal.sent for signal in at_ports if signal.sent is not None], None
         if isinstance(node, (Add, Concat)) and len(sent) == len(at_ports):

@@ -1,7 +1,7 @@
 """The layer graph: the one description of a trained student that export, simulation, counting and validation read."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -289,6 +289,8 @@ def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
     if kind is None:
         raise GraphError(f"node {entry['name']} has type {entry['type']!r}: known types are {', '.join(NODE_TYPES)}")
     parameters = dict(entry["parameters"])
+    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # files from before a parameter
+    parameters = defaults | parameters
     if difference := {f.name for f in fields(kind)} ^ set(parameters):
         raise GraphError(
             f"node {entry['name']} ({entry['type']}): parameter {sorted(difference)[0]} is missing or unknown"
