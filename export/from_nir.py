@@ -132,9 +132,6 @@ class _Reader:
             raise GraphError(f"{_title(name, node)}: v_threshold is {np.min(threshold):.6g}: it must be above 0")
         start = rest if self.rules.start == "leak" and hasattr(node, "v_leak") else back
         try:
-            lowest = (
-                self.meant.given.lowest if self.meant.given.lowest is not None else told.get("v_min", self.rules.lowest)
-            )
             return Neuron(
                 _scalar(threshold / gain), _scalar(keep), reset, spikes,  # type: ignore[arg-type]
                 v_init=_scalar(np.atleast_1d(told["v_init"]) if "v_init" in told else start / threshold),
@@ -183,7 +180,7 @@ class _Reader:
         reset: Any = self.meant.given.reset or node.metadata.get("reset") or cuba or self.rules.reset
         if reset not in get_args(Reset):
             raise GraphError(f"{_title(name, node)} has reset {reset!r}: known are {', '.join(get_args(Reset))}")
-        return reset  # type: ignore[no-any-return]
+        return reset
 
     def _width(self, name: str) -> int:
         return int(np.prod(self.shapes[name])) // self.tokens
