@@ -1,0 +1,171 @@
+"""Neurons, and their potentials through time."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from neurotool.errors import GraphError
+from neurotool.graph.nodes.node import (
+    TOKENS,
+    Node,
+    Shape,
+    check_choice,
+    check_numbers,
+    expect_shape,
+    register,
+    text,
+)
+
+Spikes = Literal["binary", "ternary", "several"]
+Reset = Literal["soft", "hard", "none", "soft-late", "hard-late", "soft-once"]
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Neuron(Node):
+    """Integrate-and-fire, IF where leak is 1, else LIF: u <- leak u + (x + bias) / v_threshold; s = fire(u); reset.
+
+    binary:  fire(u) = 1 if u >= 1
+    ternary: fire(u) = 1 if u >= 1/2, -1 if u < -1/2
+    several: fire(u) = floor(u) if u >= 1: as many spikes in one step as there are thresholds in u
+    soft reset: u <- u - s; hard reset: u <- v_reset / v_threshold where it fired; none: u stays.
+
+    Three more, as other tools have them. soft-late: u <- leak u + (x + bias) / v_threshold - s, with the s of the step
+    before, which so escapes the leak. hard-late: u is 0 in the step after a spike. soft-once: as soft, but a neuron
+    that its reset left at its threshold or above fires next at twice the threshold.
+
+    The potential u is in units of the threshold, starts at v_init and never falls below v_min / v_threshold. Each is
+    one number, or one per neuron (width,): v_threshold, leak, bias, v_reset, v_min, v_init. Leak 0 is a memoryless
+    threshold. In a phased window of an IF layer with soft reset the charge after t steps is the product
+    t * x / v_threshold and not a running sum, so that the count is clip(floor(v_init + T x / v_threshold), 0, T), for
+    ternary spikes clip(floor(… + 1/2), -T, T).
+    """
+
+    v_threshold: float | np.ndarray = 1.0
+    leak: float | np.ndarray = 1.0
+    reset: Reset = "soft"
+    spikes: Spikes = "binary"
+    v_init: float | np.ndarray = 0.0
+    bias: float | np.ndarray = 0.0
+    v_reset: float | np.ndarray = 0.0
+    v_min: float | np.ndarray | None = None
+
+    def check(self) -> None:
+        check_numbers(self, "v_threshold", "above 0", lambda v: v > 0)
+        check_numbers(self, "leak", "in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+        check_choice(self, "reset", get_args(Reset))
+        check_choice(self, "spikes", get_args(Spikes))
+        for name in ("v_init", "bias", "v_reset"):
+            check_numbers(self, name, "a finite number", np.isfinite)
+        if self.v_min is not None:
+            check_numbers(self, "v_min", "0 or below", lambda v: v <= 0)
+        if np.any(self.v_reset) and self.reset != "hard":
+            raise GraphError(f"v_reset is {np.max(np.abs(self.v_reset))}: with {self.reset} reset it must be 0")
+        if self.spikes != "binary" and self.reset not in ("soft", "hard", "none"):
+            raise GraphError(f"reset is {self.reset}: that is for binary spikes, and these are {self.spikes}")
+
+    @property
+    def sends_spikes(self) -> bool:
+        return True
+
+    @property
+    def firing_point(self) -> float:
+        """The potential at and above which a positive spike is sent."""
+        return 0.5 if self.spikes == "ternary" else 1.0
+
+    @property
+    def spike_type(self) -> type[np.signedinteger[Any]]:
+        """Of arrays that its spikes are recorded in."""
+        return np.int32 if self.spikes == "several" else np.int8
+
+    @property
+    def more_than_plain(self) -> str:
+        """What it has, in words, that has no form in fixed point, in Lava's stock layers or closed; empty for none."""
+        if self.reset not in ("soft", "hard"):
+            return f"reset {self.reset}"
+        if self.spikes == "several":
+            return "several spikes in a step"
+        given = {"a bias": np.any(self.bias), "a v_reset": np.any(self.v_reset), "a v_min": self.v_min is not None}
+        return next((what for what, has in given.items() if has), "")
+
+    @property
+    def has_closed_form(self) -> bool:
+        lowest = 0.0 if self.spikes == "binary" else -self.firing_point
+        starts_inside = np.all((np.asarray(self.v_init) >= lowest) & (np.asarray(self.v_init) < self.firing_point))
+        if_soft = bool(np.all(np.asarray(self.leak) == 1)) and self.reset == "soft"
+        return if_soft and bool(starts_inside) and not self.more_than_plain
+
+    def shape(self, *inputs: Shape) -> Shape:
+        expect_shape("x", inputs[0], (TOKENS, None), "neurons belong to tokens")
+        for name in ("v_threshold", "leak", "v_init", "bias", "v_reset", "v_min"):
+            size = np.shape(getattr(self, name))
+            if size not in ((), inputs[0][1:]):
+                raise GraphError(f"port x has shape {text(inputs[0])}, but {name} is {size}: one per neuron, or one")
+        return inputs[0]
+
+    def drive(self, x: np.ndarray) -> np.ndarray:
+        """x and the bias, in units of the threshold."""
+        return (x + np.asarray(self.bias, x.dtype)) / np.asarray(self.v_threshold, x.dtype)
+
+    def at_rest(self, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> "Membrane":
+        """A layer of `shape` before its first step."""
+        return Membrane(self, shape, dtype, window)
+
+    def emission_weights(self, time_steps: int) -> np.ndarray:
+        """What a spike of step 1 … T counts in the average spiking rate, leak^(T-t) / sum_t leak^(T-t): (T, 1) or
+        (T, width)."""
+        weights = np.atleast_1d(np.asarray(self.leak, np.float64)) ** np.arange(time_steps - 1, -1, -1)[:, None]
+        return weights / weights.sum(0)
+
+
+class Membrane:
+    """Potentials u of a layer of neurons, in units of the threshold, at first at rest; count: sum of its spikes so far.
+
+    window: of an IF layer with soft reset under constant drive, where the charge after t steps is a product of t.
+    """
+
+    def __init__(self, node: Neuron, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> None:
+        self.node, self.leak, self.window = node, np.asarray(node.leak, dtype), window
+        self.u = np.full(shape, node.v_init, dtype)
+        self.lowest = None if node.v_min is None else np.asarray(node.v_min / node.v_threshold, dtype)
+        self.after_spike = np.asarray(node.v_reset / node.v_threshold, dtype)
+        self.s = np.zeros(shape, dtype)
+        self.count, self.steps = np.zeros(shape, dtype), 0
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        """Spikes (-1, 0, 1; more of several) for one step of a drive in units of the threshold."""
+        self.steps += 1
+        self.s = self._charged(drive) if self.window else self._integrated(drive)
+        self.count = self.count + self.s
+        return self.s
+
+    def _integrated(self, drive: np.ndarray) -> np.ndarray:
+        reset, before = self.node.reset, self.u
+        u = before * self.leak + drive
+        if reset == "soft-late":
+            u = u - self.s
+        elif reset == "hard-late":
+            u = u * (self.s == 0)
+        s = self._fired(u - (before >= 1) if reset == "soft-once" else u)
+        if reset in ("soft", "soft-once"):
+            u = u - s
+        elif reset == "hard":
+            u = np.where(s != 0, self.after_spike, u)
+        self.u = u if self.lowest is None else np.maximum(u, self.lowest)
+        return s
+
+    def _fired(self, u: np.ndarray) -> np.ndarray:
+        s = (u >= self.node.firing_point).astype(u.dtype)
+        if self.node.spikes == "several":
+            return s * np.floor(u)
+        return s - (u < -self.node.firing_point) if self.node.spikes == "ternary" else s
+
+    def _charged(self, drive: np.ndarray) -> np.ndarray:
+        shift = 1 - self.node.firing_point
+        charge = drive * self.steps + (self.node.v_init + shift)
+        s = (charge >= self.count + 1).astype(charge.dtype)
+        if self.node.spikes == "ternary":
+            s = s - (charge < self.count)
+        self.u = charge - (self.count + s) - shift
+        return s
