@@ -343,12 +343,20 @@ TOOLS: dict[str, Callable[[], Iterator[Network]]] = {
 }
 
 
+def networks(tool: str) -> list[Network]:
+    """Those of one tool. Raises ImportError where it is not installed."""
+    importlib.import_module(tool)
+    if tool == "spyx":
+        return list(TOOLS[tool]())
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return list(TOOLS[tool]())
+
+
 def _first(result: Any) -> Any:
     return result[0] if isinstance(result, tuple) else result
-
-
-def _array(value: Any) -> Any:
-    return value.detach().numpy() if hasattr(value, "detach") else value
 
 
 def main(folder: Path, tools: list[str]) -> None:
@@ -356,20 +364,13 @@ def main(folder: Path, tools: list[str]) -> None:
     warnings.simplefilter("ignore")
     for tool in tools:
         try:
-            version = getattr(importlib.import_module(tool), "__version__", "")
+            for name, graph, x, y, told in networks(tool):
+                path = folder / f"{tool}-{name}"
+                nir.write(path.with_suffix(".nir"), graph, compression=None)
+                np.savez_compressed(path.with_suffix(".npz"), x=x, y=y, told=json.dumps(told))
+                print(f"{tool} {name}: {x.shape} -> {y.shape}, mean {y.mean():.3f}, largest {y.max():.3g}")
         except ImportError as error:
             print(f"{tool}: left out, not installed ({error})")
-            continue
-        if tool != "spyx":
-            import torch
-
-            torch.set_grad_enabled(False)
-            torch.manual_seed(0)
-        for name, graph, x, y, told in TOOLS[tool]():
-            path = folder / f"{tool}-{name}"
-            nir.write(path.with_suffix(".nir"), graph, compression=None)
-            np.savez_compressed(path.with_suffix(".npz"), x=x, y=y, told=json.dumps(told))
-            print(f"{tool} {version} {name}: {x.shape} -> {y.shape}, mean {y.mean():.3f}, largest {y.max():.3g}")
 
 
 if __name__ == "__main__":

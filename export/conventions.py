@@ -95,7 +95,8 @@ def integrate(how: Integration, x: np.ndarray, r: np.ndarray) -> tuple[np.ndarra
     kept, lost = (1 - x, x) if how.startswith("euler") else (np.exp(-x), -np.expm1(-x))
     match how:
         case "euler" | "exponential":
-            gain = np.where((x == 0) & ~np.isfinite(r), 1.0, lost * r)
+            with np.errstate(invalid="ignore"):
+                gain = np.where((x == 0) & ~np.isfinite(r), 1.0, lost * r)
         case "exponential-late":
             gain = kept
         case _:

@@ -24,6 +24,7 @@ from neurotool.errors import GraphError
 from neurotool.export.conventions import ROUNDING, Conventions, integrate
 from neurotool.export.nir_meaning import Meaning, meaning
 from neurotool.export.nir_structure import Structure
+from neurotool.export.to_nir import OUTPUTS_KEY
 from neurotool.graph import Add, Conv1d, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
 from neurotool.graph.nodes import Reset
 
@@ -67,10 +68,13 @@ class _Reader:
                 self.build.add_feedback(name, node, sources[0])
             else:
                 self.build.add(name, node, *([self._sum(name, sources)] if node.ports else []))
-        for name, sources in self.structure.outputs.items():
-            if len(sources) > 1:
-                self._sum(name, sources)
-        return self.build.build(time_steps=self.meant.time_steps, schedule="concurrent", tokens=self.tokens)
+        outputs = {name: self._sum(name, sources) for name, sources in self.structure.outputs.items()}
+        return self.build.build(
+            time_steps=self.meant.time_steps,
+            schedule="concurrent",
+            tokens=self.tokens,
+            metadata={OUTPUTS_KEY: outputs} if outputs else {},
+        )
 
     def _sum(self, name: str, sources: tuple[str, ...]) -> str:
         total = sources[0]

@@ -30,11 +30,11 @@ _EXPONENTIAL = Law(
     lambda tau, r: tau * lambertw(1 / r).real,
 )  # fmt: skip
 _BETA = Law("r = 1 - dt / tau", ("spyx",), lambda dt, tau, r: r - (1 - dt / tau), lambda tau, r: tau * (1 - r))
-_ONE = Law("r = 1", ("norse", "sinabs", "spikingjelly", "nengo", "spinnaker2"), lambda dt, tau, r: r - 1)
-LIF_LAWS = (_UNIT, _EXPONENTIAL, _BETA, _ONE)
+_ONE = Law("r = 1", ("norse", "sinabs", "spikingjelly", "nengo"), lambda dt, tau, r: r - 1)
+LIF_LAWS = (_ONE, _UNIT, _EXPONENTIAL, _BETA)
 IF_LAWS = (
-    Law("r dt = 1", ("spikingjelly",), lambda dt, tau, r: r * dt - 1, lambda tau, r: 1 / r),
     Law("r = 1", ("norse", "sinabs", "spyx", "nengo"), lambda dt, tau, r: r - 1),
+    Law("r dt = 1", ("spikingjelly",), lambda dt, tau, r: r * dt - 1, lambda tau, r: 1 / r),
 )
 
 
@@ -65,7 +65,7 @@ class Numbers:
             return False
         if dt is None:
             pointed = self.points_at()
-            return pointed is not None and pointed[1][0] in (*_EXPONENTIAL.tools, *_BETA.tools)
+            return pointed is not None and pointed[1] in (_EXPONENTIAL.tools, _BETA.tools)
         return any(self._holds(law, self.lif, dt) for law in (_EXPONENTIAL, _BETA)) and not self._holds(
             _UNIT, self.lif, dt
         )
@@ -74,29 +74,27 @@ class Numbers:
         """One sentence where the numbers are not what `tool` writes for this time step; empty where they are."""
         for kind, numbers, all_laws in (("LIF", self.lif, LIF_LAWS), ("IF", self.charge, IF_LAWS)):
             laws = [law for law in all_laws if tool in law.tools]
-            if tool is None and kind == "IF" and not unit_charge:
+            if kind == "IF" and not laws and not unit_charge:  # r = 1 is what tools write that add the input as it is
                 laws = [law for law in all_laws if law.dt]
                 numbers = {name: value for name, value in numbers.items() if np.allclose(value[1], 1)}
-            if not laws or dt is None:
-                continue
-            for name, (tau, r) in numbers.items():
-                if len(r) and not any(
-                    np.all(np.abs(law.off(dt, tau, r)) < _CLOSE * np.maximum(1, abs(r))) for law in laws
-                ):
-                    wanted = " or ".join(law.text for law in laws)
-                    pointed = self.points_at()
-                    found = (
-                        f"its numbers say {pointed[0]} ({', '.join(pointed[1])})" if pointed else f"it has r {r[0]:.6g}"
-                    )
+            if kind == "LIF" and not laws and self.of_other_dynamics(dt):
+                laws = [_UNIT, _ONE]
+            for name, value in numbers.items() if laws and dt else ():
+                if len(value[0]) and not any(_keeps(law, dt, value) for law in laws):
                     told = f"--from {tool} and the time step {dt:.6g} mean" if tool else f"the time step {dt:.6g} means"
-                    return f"{told} {wanted} in node {name}, but {found}"
+                    pointed = self.points_at()
+                    found = f"r {value[1][0]:.6g}" if pointed is None else pointed[0]
+                    by = f", as {' or '.join(pointed[1])} writes it" if pointed and pointed[1] else ""
+                    return (
+                        f"{told} {' or '.join(law.text for law in laws)}, but in node {name} the file has {found}{by}"
+                    )
         return ""
 
     def _tools(self, law: Law, dt: float) -> tuple[str, ...]:
         """Those of the law whose time step or time constants fit."""
         tools = law.tools
-        if law is _UNIT and abs(dt / 1e-4 - 1) > _CLOSE:
-            tools = ("spikingjelly",)
+        if law is _UNIT and abs(dt / 1e-4 - 1) > _CLOSE:  # SpikingJelly takes any dt; 1 is nobody's
+            tools = ("spikingjelly",) if dt < 1 else ()
         if law is _ONE:
             seconds = max((float(tau.max()) for tau, _ in self.lif.values() if len(tau)), default=1.0) < 0.5
             tools = ("norse", "spikingjelly") if seconds else ("sinabs",)
@@ -119,7 +117,11 @@ class Numbers:
 
     @staticmethod
     def _holds(law: Law, numbers: dict[str, tuple[np.ndarray, np.ndarray]], dt: float) -> bool:
-        return bool(numbers) and all(np.all(np.abs(law.off(dt, *value)) < _CLOSE) for value in numbers.values())
+        return bool(numbers) and all(_keeps(law, dt, value) for value in numbers.values())
+
+
+def _keeps(law: Law, dt: float, value: tuple[np.ndarray, np.ndarray]) -> bool:
+    return bool(np.all(np.abs(law.off(dt, *value)) < _CLOSE))
 
 
 def _finite(tau: Any, r: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -46,12 +46,16 @@ def meaning(given: Conventions, metadata: Mapping[str, Any], nodes: Mapping[str,
     rules = replace(TOOLS[tool] if tool else _NIR_TEXT, **said | told)
     if "reset" in said | told:
         rules = replace(rules, cuba_reset=None)
-    if tool == "norse" and "time_step" not in said | told:
-        rules = replace(rules, time_step=_norse_time_step(nodes, rules.time_step))
+    by_default = ""
+    if tool == "norse" and "time_step" not in said | told and _divided(nodes, rules.time_step):
+        rules = replace(rules, time_step=1e-3 * 1e-3)
+        by_default = (
+            "its time constants are below norse's dt, as to_nir writes them without dt=1.0: the time step is 1e-06"
+        )
     numbers = Numbers(nodes)
     _ask(rules, time_steps, tool, told, nodes, numbers)
     assert time_steps is not None
-    warnings = [numbers.contradicts(tool, rules.time_step, rules.unit_charge)]
+    warnings = [by_default, numbers.contradicts(tool, rules.time_step, rules.unit_charge)]
     if given.tool and named and named != given.tool:
         warnings.append(f"told --from {given.tool}, but the file's metadata name {named}")
     warnings += [
@@ -64,15 +68,15 @@ def meaning(given: Conventions, metadata: Mapping[str, Any], nodes: Mapping[str,
 
 def _named(metadata: Mapping[str, Any]) -> str | None:
     """The tool that a text in the graph's metadata names."""
-    texts = " ".join(str(value).lower() for key, value in metadata.items() if isinstance(value, str))
+    texts = " ".join(str(value).lower() for value in metadata.values() if isinstance(value, str))
     return next((tool for tool in TOOLS if tool != "nir" and tool in texts), None)
 
 
-def _norse_time_step(nodes: Mapping[str, nir.NIRNode], dt: float | None) -> float | None:
-    """to_nir divides time constants by 1000 unless it is called with dt=1.0: all lie below norse's dt then."""
-    taus = [float(np.max(tau)) for node in nodes.values() for name in ("tau", "tau_mem", "tau_syn")
-            if (tau := getattr(node, name, None)) is not None]  # fmt: skip
-    return dt * 1e-3 if dt and taus and max(taus) < dt else dt
+def _divided(nodes: Mapping[str, nir.NIRNode], dt: float | None) -> bool:
+    """Whether norse's to_nir divided the time constants by 1000, as it does unless it is called with dt=1.0."""
+    constants = (getattr(node, name, None) for node in nodes.values() for name in ("tau", "tau_mem", "tau_syn"))
+    taus = [float(np.max(tau)) for tau in constants if tau is not None]
+    return bool(dt and taus) and max(taus) < (dt or 0)
 
 
 def _ask(
@@ -97,13 +101,14 @@ def _ask(
         return
     what, how = zip(*missing, strict=True)
     steps = " --time-steps 100" if time_steps is None else ""
-    pointed = numbers.points_at()
     hint = ""
     if tool is None and len(missing) > (time_steps is None):
-        known = f"--from {pointed[1][0]}{steps}" if pointed else f"--from {'|'.join(TOOLS)}{steps}"
-        others = f" (or {', '.join(pointed[1][1:])})" if pointed and pointed[1][1:] else ""
-        reason = f"its numbers say {pointed[0]}: " if pointed else ""
-        hint = f"; or name the tool that wrote it, which says all of it: {reason}{known}{others}"
+        text, tools = numbers.points_at() or ("", ())
+        known, others = (
+            (tools[0], f" (or {', '.join(tools[1:])})" if tools[1:] else "") if tools else ("|".join(TOOLS), "")
+        )
+        reason = f"its numbers say {text}: " if text else ""
+        hint = f"; or name the tool that wrote it, which says all of it: {reason}--from {known}{steps}{others}"
     raise GraphError(f"the file does not say {_listed(what)}: give {_listed(how)}{hint}")
 
 

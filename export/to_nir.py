@@ -39,6 +39,8 @@ from neurotool.graph.nodes import same_value
 
 NIR_FORMAT_VERSION = 1
 METADATA_KEY = "neurotool"
+OUTPUTS_KEY = "outputs"
+"""In a graph's metadata: the node that gives each Output of the NIR file it was read from, by the Output's name."""
 # Stands for "no leak" where only some neurons of a layer have none: in double precision 1 - 1 / 2^60 is exactly 1.
 TAU_WITHOUT_LEAK = 2.0**60
 
@@ -156,6 +158,11 @@ class _Translation:
     def connect(self) -> None:
         graph = self.graph
         read = {source for sources in graph.inputs.values() for source in sources}
+        outputs: dict[str, str] = graph.metadata.get(OUTPUTS_KEY, {})
+        for output, source in outputs.items():
+            if self.joined.intersection(self.terms.get(source, ())):
+                self._end(output, source, "output of the graph")
+        read.update(outputs.values())
         for name, node in graph.nodes.items():
             kind = type(node).__name__
             for port, source in zip(node.ports, graph.inputs[name], strict=True):
