@@ -20,6 +20,8 @@ from neurotool.graph.nodes import Reset, Spikes
 # What h5py and nir raise for files that are not what they should be.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError)
 
+_NEURONS = (nir.IF, nir.LIF, nir.CubaLIF, nir.LI, nir.CubaLI)
+
 
 def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
     """`read_nir` gives the identical graph back; stock `nir.read` opens the file with its type check.
@@ -102,6 +104,12 @@ def _node(content: Any, name: str) -> nir.NIRNode:
         known = nir.ir.str2NIRNode(kind)
     except AssertionError:
         raise GraphError(f"node {name} has type {kind!r}, which nir {nir.version} does not know") from None
+    if known in _NEURONS:  # one number stands for every neuron's
+        arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray | np.generic)}
+        shape = max(
+            (np.shape(value) for value in arrays.values()), key=lambda size: (np.prod(size), len(size)), default=()
+        )
+        content |= {key: np.broadcast_to(value, shape) for key, value in arrays.items() if np.size(value) == 1}
     try:
         return known.from_dict(content)
     except _DAMAGE as error:

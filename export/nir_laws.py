@@ -79,7 +79,9 @@ class Numbers:
                 numbers = {name: value for name, value in numbers.items() if np.allclose(value[1], 1)}
             if kind == "LIF" and not laws and self.of_other_dynamics(dt):
                 laws = [_UNIT, _ONE]
-            for name, value in numbers.items() if laws and dt else ():
+            for name, value in numbers.items():
+                if dt is None or not laws:
+                    break
                 if len(value[0]) and not any(_keeps(law, dt, value) for law in laws):
                     told = f"--from {tool} and the time step {dt:.6g} mean" if tool else f"the time step {dt:.6g} means"
                     pointed = self.points_at()

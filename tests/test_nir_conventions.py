@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nir
 import numpy as np
 import pytest
@@ -300,3 +301,39 @@ def test_an_output_on_a_layer_that_others_read_keeps_its_name(file: Path) -> Non
     assert {("n2", "out"), ("n0", "probe")} <= set(written.edges)
     assert quietly(file) == read
     assert quietly(file, standard_nodes=True) == read
+
+
+def test_one_number_among_vectors_is_every_neurons(file: Path) -> None:
+    """As files by older norse have it, which stock nir refuses."""
+    nir.write(file, chain(lif(3), width=3))
+    whole = quietly(file, reset="soft", time_step=1.0, time_steps=3)
+    with h5py.File(file, "a") as content:
+        for name in ("r", "v_leak"):
+            value = content[f"node/nodes/n0/{name}"][0]
+            del content[f"node/nodes/n0/{name}"]
+            content[f"node/nodes/n0/{name}"] = value
+    assert quietly(file, reset="soft", time_step=1.0, time_steps=3) == whole
+
+
+@pytest.mark.parametrize(
+    ("trace", "told"),
+    [
+        ("norse", {"tool": "norse"}),
+        ("snntorch", {"tool": "snntorch"}),
+        ("nengo", {"tool": "nengo"}),
+        ("exact", {"tool": "nir", "membrane": "exponential"}),
+        ("spinnaker2", {"tool": "nir"}),
+        ("sinabs", {"tool": "sinabs", "membrane": "exponential-unit"}),
+        ("rockpool", {"tool": "rockpool"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_the_nir_papers_neuron_spikes_as_recorded(trace: str, told: dict[str, Any], shared: Path) -> None:
+    files = {"rockpool": "neuromorphs--paper--01_lif--lif_rockpool-d70a32.nir"}
+    path = shared / "nir" / "files" / files.get(trace, "jeshraghian--tests--lif-ce5f8e.nir")
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    recorded = np.loadtxt(shared / "nir" / "traces" / f"lif_{trace}.csv", delimiter=",")
+    graph = read_nir(path, time_step=1e-4, time_steps=len(recorded), **told)
+    assert np.flatnonzero(spikes(graph, recorded[:, :1])).tolist() == np.flatnonzero(recorded[:, -1]).tolist()
+    assert recorded[:, -1].sum() == 4
