@@ -89,7 +89,11 @@ def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
     """
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
     threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
-    settings: dict[str, Any] = {"reset": node.reset, "spikes": node.spikes, "v_init": node.v_init}
+    settings: dict[str, Any] = {
+        "reset": node.reset,
+        "spikes": node.spikes,
+        "v_init": node.v_init if np.ndim(node.v_init) else float(node.v_init),
+    }
     if node.v_min is not None:
         settings["v_min"] = node.v_min
     v_reset = _vector(node.v_reset, width)

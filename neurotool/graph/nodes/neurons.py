@@ -1,7 +1,7 @@
 """Neurons, and their potentials through time."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Neuron(Node):
     bias: float | np.ndarray = 0.0
     v_reset: float | np.ndarray = 0.0
     v_min: float | np.ndarray | None = None
+    later: ClassVar[tuple[str, ...]] = ("bias", "v_reset", "v_min")
 
     def check(self) -> None:
         check_numbers(self, "v_threshold", "above 0", lambda v: v > 0)
