@@ -91,26 +91,38 @@ def _scale(node: Scale, shape: Sizes, tokens: int) -> nir.NIRNode:
 
 
 def _neuron(node: Neuron, shape: Sizes, tokens: int) -> nir.NIRNode:
-    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak)."""
+    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak).
+
+    A bias is v_leak / tau: with one, an IF becomes an LIF whose tau is so long that it does not leak.
+    """
+    v_threshold, v_reset, settings = _firing(node, shape)
+    if np.all(np.asarray(node.leak) == 1) and not np.any(node.bias):
+        return nir.IF(r=np.ones(shape), v_threshold=v_threshold, v_reset=v_reset, metadata=settings)
+    tau = _tau(node.leak, shape)
+    v_leak = tau * _vector(node.bias, shape)
+    return nir.LIF(tau=tau, r=tau, v_leak=v_leak, v_threshold=v_threshold, v_reset=v_reset, metadata=settings)
+
+
+def _firing(node: Neuron, shape: Sizes) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """v_threshold, v_reset, and what NIR has no word for."""
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
     threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, shape)
-    settings = {"reset": node.reset, "spikes": node.spikes, "v_init": float(node.v_init)}
-    zero = np.zeros(shape)
-    if np.all(np.asarray(node.leak) == 1):
-        return nir.IF(r=np.ones(shape), v_threshold=threshold, v_reset=zero, metadata=settings)
-    tau = _tau(node.leak, shape)
-    return nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero, metadata=settings)
+    settings: dict[str, Any] = {
+        "reset": node.reset,
+        "spikes": node.spikes,
+        "v_init": node.v_init if np.ndim(node.v_init) else float(node.v_init),
+    }
+    if node.v_min is not None:
+        settings["v_min"] = node.v_min
+    return threshold, _vector(node.v_reset, shape), settings
 
 
 def _cuba_lif(node: CubaLIF, shape: Sizes, tokens: int) -> nir.NIRNode:
     """i <- current_leak i + I, v <- leak v + i: Euler steps of dt = 1 with tau_syn = w_in and tau_mem = r."""
-    plain = _neuron(node, shape, tokens)
+    v_threshold, v_reset, settings = _firing(node, shape)
     tau_syn, tau_mem = _tau(node.current_leak, shape), _tau(node.leak, shape)
-    rest = getattr(plain, "v_leak", np.zeros(shape))
-    return nir.CubaLIF(
-        tau_syn=tau_syn, tau_mem=tau_mem, r=tau_mem, v_leak=rest, v_threshold=plain.v_threshold, v_reset=plain.v_reset,
-        w_in=tau_syn, metadata=plain.metadata,
-    )  # fmt: skip
+    v_leak = tau_mem * _vector(node.bias, shape)
+    return nir.CubaLIF(tau_syn, tau_mem, tau_mem, v_leak, v_threshold, v_reset, w_in=tau_syn, metadata=settings)
 
 
 def _integrator(node: Integrator, shape: Sizes, tokens: int) -> nir.NIRNode:
@@ -201,6 +213,10 @@ class _Translation:
     def connect(self) -> None:
         graph = self.graph
         read = {source for sources in graph.inputs.values() for source in sources}
+        for output, source in graph.outputs.items():
+            if self.joined.intersection(self.terms.get(source, ())):
+                self._end(output, source, "output of the graph")
+        read.update(graph.outputs.values())
         for name, node in graph.nodes.items():
             kind = type(node).__name__
             for port, source in zip(node.ports, graph.inputs[name], strict=True):
@@ -221,7 +237,10 @@ class _Translation:
 
     def _sum(self, name: str) -> tuple[str, ...]:
         """Several edges into a node mean a sum. Where that takes two edges from one source, an Add stays itself."""
-        terms = tuple(term for source in self.graph.inputs[name] for term in self.terms[source])
+        later = [source for source in self.graph.inputs[name] if source not in self.terms]  # fed back
+        if any(self.forms[source].is_sum for source in later):
+            return (name,)
+        terms = tuple(term for source in self.graph.inputs[name] for term in self.terms.get(source, (source,)))
         return terms if self._per_token(name) and len(set(terms)) == len(terms) else (name,)
 
     def _giver(self, signal: str) -> str:

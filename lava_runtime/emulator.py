@@ -228,7 +228,7 @@ class _Run:
         self._read_out(gathered)
         if self.record:
             self.result.messages = {name: signal.value for name, signal in before.items()}
-            self.result.spikes = {name: np.stack(steps, 1).astype(np.int8) for name, steps in self.spikes.items()}
+            self.result.spikes = {name: self._recorded(name, steps) for name, steps in self.spikes.items()}
             self.result.potentials = {name: self.membranes[name].u for name in self.spikes}
             self.result.analog = {name: np.stack(steps, 1) for name, steps in self.analog.items()}
         return self.result
@@ -288,6 +288,11 @@ class _Run:
         value = self.membranes[name].step(self.arithmetic.at_port(name, 0, signal.value))
         sent = self.sent[name].step(signal.sent) if hands_on and signal.sent is not None else None
         return Signal(self.arithmetic.checked(name, value), sent)
+
+    def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        return np.stack(steps, 1).astype(node.spike_type)
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""

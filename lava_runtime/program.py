@@ -91,8 +91,8 @@ class Program:
             self.result.messages[name] = self._total(name)
             if name in self.analog:
                 self.result.analog[name] = np.array(self.analog[name])
-            if isinstance(self.graph.nodes[name], Neuron):
-                self.result.spikes[name] = np.array(self.spikes[name], np.int8)
+            if isinstance(node := self.graph.nodes[name], Neuron):
+                self.result.spikes[name] = np.array(self.spikes[name], node.spike_type)
                 self.result.potentials[name] = self.membranes[name].u
         self.results.append(self.result)
 

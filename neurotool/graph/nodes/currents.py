@@ -12,7 +12,7 @@ from neurotool.graph.nodes.node import Shape, Stateful, check_numbers, expect_ac
 @register
 @dataclass(frozen=True, eq=False)
 class CubaLIF(Neuron):
-    """A Neuron behind a synaptic current: i <- current_leak i + x; u <- leak u + i / v_threshold; s = fire(u); reset.
+    """A Neuron behind a synaptic current: i <- current_leak i + x; u <- leak u + (i + bias) / v_threshold; and so on.
 
     What arrives counts in the same step. Loihi's own neuron (Davies 2018), whose decays are du = 1 - current_leak and
     dv = 1 - leak. The current starts at 0, as it does in each window of the phased schedule. current_leak: one number,
@@ -33,6 +33,9 @@ class CubaLIF(Neuron):
         expect_fitting(self, ("current_leak",), super().shape(*inputs))
         return inputs[0]
 
+    def drive(self, x: np.ndarray) -> np.ndarray:
+        return x / np.asarray(self.v_threshold, x.dtype)
+
     def at_rest(self, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> "CubaMembrane":
         return CubaMembrane(self, shape, dtype)
 
@@ -43,10 +46,11 @@ class CubaMembrane(Membrane):
     def __init__(self, node: CubaLIF, shape: tuple[int, ...], dtype: Any = np.float64) -> None:
         super().__init__(node, shape, dtype)
         self.current_leak, self.i = np.asarray(node.current_leak, dtype), np.zeros(shape, dtype)
+        self.bias = np.asarray(node.bias / node.v_threshold, dtype)
 
     def step(self, drive: np.ndarray) -> np.ndarray:
         self.i = self.i * self.current_leak + drive
-        return super().step(self.i)
+        return super().step(self.i + self.bias)
 
 
 @register
