@@ -126,16 +126,24 @@ def count(graph: Graph, activity: Activity, events: Events, skip_zero: bool = Fa
         there = {port: events[name, port] for port in ports if (name, port) in events}
         if isinstance(node, Add) and not spiking[name]:
             there = _added_spikes(graph, activity, name, spiking)
-        once = not varying[name] or isinstance(node, (MeanPool, Readout))
-        counts_steps = isinstance(node, Neuron) or any(spiking[source] for source in ports.values())
+        pools = isinstance(node, (MeanPool, Readout))
+        once = not varying[name] or pools
+        steps = passes if varying[name] else 1
+        if isinstance(node, Neuron) or any(spiking[source] for source in ports.values()):
+            steps = activity.steps
+        if pools:  # of the last pass, whatever the number of passes
+            steps = min(steps, activity.time_steps) if graph.schedule == "concurrent" or spiking[ports["x"]] else 1
+        source = graph.nodes.get(ports.get("x", ""))
+        weighted = isinstance(node, MeanPool) and isinstance(source, Neuron) and graph.schedule == "concurrent"
         dense = Setting(activity, {port: shapes[s] for port, s in ports.items()}, shapes[name], skip_zero=skip_zero)
         setting = replace(
             dense,
             runs=1 if once else passes,
-            steps=activity.steps if counts_steps else passes if varying[name] else 1,
+            steps=steps,
             events={port: synapse.events for port, synapse in there.items()},
             accumulates={port: synapse.synaptic_operations for port, synapse in there.items()},
             sent=activity.layers[name].spikes if isinstance(node, Neuron) else 0,
+            leak=source.leak if weighted and isinstance(source, Neuron) else 1.0,
         )
         multiplies = isinstance(node, (Linear, Conv1d, MatMul, Readout))
         elements = {port: _elements(graph, name, port, setting, passes) for port in ports} if multiplies else {}

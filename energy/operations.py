@@ -6,7 +6,7 @@ Everything is a whole number. A function gets the node and a `Setting` and retur
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,7 @@ class Setting:
     runs: how often the node computes per input. steps: how often the neurons here or before it are updated per input.
     events, accumulates: for each port that reads spikes, how many arrive over all inputs and the synaptic operations
     they cause; none in the dense twin. sent: spikes that a Neuron sends. skip_zero: zero weights cost nothing.
+    leak: of the neurons that a MeanPool reads step by step, by which it weights their spikes.
     """
 
     activity: Activity
@@ -100,6 +101,7 @@ class Setting:
     accumulates: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     skip_zero: bool = False
+    leak: float | np.ndarray = 1.0
 
     def size(self, shape: Shape) -> int:
         """Values of one run over all inputs: (tokens, width), (heads, tokens, tokens) or (width,)."""
@@ -144,10 +146,19 @@ def _linear(node: Linear, setting: Setting) -> Operations:
 
 
 def _conv1d(node: Conv1d, setting: Setting) -> Operations:
-    """What lies beyond the ends of a text costs nothing."""
-    out, width, _ = node.weight.shape
+    """What lies beyond the ends of a text costs nothing.
+
+    Dense, every MAC reads its input anew, and there is an address for every input, output and place of the kernel
+    (Lemaire et al. 2022, equations 3 and following).
+    """
+    out, width, kernel = node.weight.shape
     pairs = sum(setting.activity.pairs_at(distance) for distance in range(-node.before, node.after + 1))
-    return _multiplying(setting, pairs * out * width, 0 if node.bias is None else setting.activity.tokens * out)
+    macs, tokens = pairs * out * width, setting.activity.tokens
+    counted = _multiplying(setting, macs, 0 if node.bias is None else tokens * out)
+    if setting.events:
+        return counted
+    addresses = tokens * (width + out) + setting.activity.inputs * out * kernel
+    return replace(counted, value_reads=macs * setting.runs, addresses=addresses * setting.runs)
 
 
 def _matmul(node: MatMul, setting: Setting) -> Operations:
@@ -163,20 +174,31 @@ def _readout(node: Readout, setting: Setting) -> Operations:
 
 
 def _neuron(node: Neuron, setting: Setting) -> Operations:
-    """Nothing in the dense twin, where the value goes on as it is."""
+    """Nothing in the dense twin, where the value goes on as it is. Where leak is 0 no potential is kept."""
     if not setting.steps:
         return Operations()
     updates = setting.steps * setting.elements
+    kept = _share(updates, np.not_equal(node.leak, 0))
     return Operations(
         updates=updates,
         compares=updates if node.spikes == "ternary" else 0,  # the second threshold
-        leaks=0 if np.all(np.asarray(node.leak) == 1) else updates,
+        leaks=_share(updates, _between(node.leak)),
         resets=setting.sent,
         value_reads=setting.elements * setting.runs,
         value_writes=setting.sent,
-        state_reads=updates,
-        state_writes=updates,
+        state_reads=kept,
+        state_writes=kept,
     )
+
+
+def _between(leak: float | np.ndarray) -> np.ndarray:
+    """Where leak multiplies: neither 1, which keeps everything, nor 0, which keeps nothing."""
+    return np.greater(leak, 0) & np.less(leak, 1)
+
+
+def _share(of_layer: int, holds: np.ndarray) -> int:
+    """What the neurons for which it holds do of what the whole layer does; one answer for all, or one a neuron."""
+    return of_layer // holds.size * int(np.count_nonzero(holds))
 
 
 def _elementwise(setting: Setting, **per_element: int) -> Operations:
@@ -224,10 +246,14 @@ def _scale(node: Scale, setting: Setting) -> Operations:
 
 
 def _mean_pool(node: MeanPool, setting: Setting) -> Operations:
-    """Sums over the steps, then over the tokens."""
+    """Sums over the steps, then over the tokens.
+
+    A sum of leaky spikes is r <- leak r + s, a product a step; where leak is 0 the last step is all that counts.
+    """
     size = setting.size(setting.at_ports["x"])
-    pooled = size if node.pooling == "mean" else setting.elements
-    over_steps = Operations(adds=pooled, value_reads=pooled).times(max(setting.steps - 1, 0))
+    pooled = (size if node.pooling == "mean" else setting.elements) * max(setting.steps - 1, 0)
+    summed = _share(pooled, np.not_equal(setting.leak, 0))
+    over_steps = Operations(adds=summed, value_reads=summed, multiplies=_share(pooled, _between(setting.leak)))
     if node.pooling == "first":
         return over_steps
     over_tokens = Operations(adds=size - setting.elements, multiplies=setting.elements)
