@@ -41,21 +41,21 @@ from neurotool.graph.fixed_point import (
     PROBABILITY_BITS,
     RATE_BITS,
     SOFTMAX_BITS,
+    SPREAD,
     STATE_BITS,
+    WEIGHT_BITS,
     emission_weights,
     leak_mantissa,
     rate_scale,
+    row_mantissas,
 )
 
-WEIGHT_BITS = 8
 PARAMETER_BITS = 16
 """Of embeddings, of LayerNorm's weight and of Scale's factor."""
 ROOM = 4.0
 """How far beyond the largest value seen in calibration a value may go before it leaves its bits."""
 FARTHEST = 200
 """Bits between 1 and the smallest and largest units: float64 then holds all that is made of them."""
-SPREAD = 8
-"""Largest difference between the exponents of one layer's output channels."""
 
 
 def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False, shift_softmax: bool = False) -> Graph:
@@ -282,33 +282,6 @@ def mantissas(x: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     largest = float(np.abs(x).max())
     exponent = math.ceil(math.log2(largest / limit)) if largest > 0 else 0
     return np.rint(x * 2.0**-exponent).astype(np.int8 if bits <= 8 else np.int16), exponent
-
-
-def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.ndarray]:
-    """int8 mantissas of a weight (out, …), the lowest exponent, and how far each row's lies above it, up to `spread`.
-
-    A row takes the exponent with the smaller squared error: the first that holds all its weights, or one below, which
-    clips the largest but is finer for the others.
-    """
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    limit = 2 ** (WEIGHT_BITS - 1) - 1
-    largest = np.abs(rows).max(1)
-    largest = np.maximum(largest, largest.max() * 2.0**-spread if largest.any() else 1.0)
-    exponents = np.ceil(np.log2(largest / limit)).astype(np.int64)
-
-    def quantised(e: np.ndarray) -> np.ndarray:
-        return np.clip(np.rint(rows * 2.0 ** -e[:, None]), -limit, limit)
-
-    def error(e: np.ndarray) -> np.ndarray:
-        return ((quantised(e) * 2.0 ** e[:, None] - rows) ** 2).sum(1)
-
-    if spread:
-        exponents = exponents - (error(exponents - 1) < error(exponents))
-    elif error(exponents - 1).sum() < error(exponents).sum():
-        exponents = exponents - 1
-    exponents = np.maximum(exponents, exponents.max() - spread)
-    lowest = int(exponents.min())
-    return quantised(exponents).astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
 
 
 def dyadic(ratio: float) -> tuple[int, int]:

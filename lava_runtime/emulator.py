@@ -23,7 +23,7 @@ TOKENS_AT_ONCE = 256
 class Signal:
     """value: (batch, tokens, width) or (batch, heads, tokens, tokens), in units of FixedPoint.scale where there is one.
 
-    sent: where these are spikes, how many each token sent: (batch, tokens).
+    sent: where these are spikes, how many each token sent, and how many of its neurons sent any: (2, batch, tokens).
     """
 
     value: np.ndarray
@@ -37,6 +37,7 @@ class Emulation:
     logits: (batch, labels), real numbers; None without a Readout.
     events, synaptic_operations: int64 (batch,) for each (node, port) that reads spikes: spikes received, and the
       accumulations that they caused; padding left out.
+    active, active_operations: the same two where all spikes that a neuron sends in a window count once.
 
     With observe or record:
     rates: average spiking rate of every neuron layer, (batch, tokens, width), real numbers; of the last sweep.
@@ -51,6 +52,8 @@ class Emulation:
     logits: np.ndarray | None = None
     events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    active: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    active_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     rates: dict[str, np.ndarray] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     messages: dict[str, np.ndarray] = field(default_factory=dict)
@@ -155,6 +158,8 @@ def joined(parts: list[Emulation]) -> Emulation:
         events=of("events"),
         synaptic_operations=of("synaptic_operations"),
         rates=of("rates"),
+        active=of("active"),
+        active_operations=of("active_operations"),
         messages=of("messages"),
         spikes=of("spikes"),
         potentials=of("potentials"),
@@ -211,32 +216,32 @@ class _Run:
         return Signal(value, np.sum(sent, 0) if joins_spikes else None)
 
     def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Value and, of a spiking Input, number of spikes."""
+        """Value and, of a spiking Input, `Signal.sent`."""
         values, node, time_steps = self.inputs.values[name], self.graph.nodes[name], self.graph.time_steps
         assert isinstance(node, Input)
         if values.ndim == 3:
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
         steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
         value = self.arithmetic.checked(name, steps.sum(1))  # in a window, of T values that each fit
-        return value, (steps != 0).sum((1, -1)) if node.spiking else None
+        return value, _sent((steps != 0).sum(1)) if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
-            return Signal(value, self.arithmetic.spike_count(name, value).sum(-1))
+            return Signal(value, _sent(self.arithmetic.spike_count(name, value)))
         self.membranes[name] = self.arithmetic.membrane(name, shape)  # a window starts afresh
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, sum(abs(s).sum(-1) for s in steps))
+        return Signal(value, _sent(sum(abs(s) for s in steps)))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, abs(s).sum(-1))
+        return Signal(s, _sent(abs(s)))
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""
@@ -276,10 +281,13 @@ class _Run:
             return
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                sent = signal.sent.astype(np.int64) * real
+                sent, active = signal.sent.astype(np.int64) * real
+                reached, result = self._reached(node), self.result
                 for counts, caused in (
-                    (self.result.events, sent),
-                    (self.result.synaptic_operations, sent * self._reached(node)),
+                    (result.events, sent),
+                    (result.synaptic_operations, sent * reached),
+                    (result.active, active),
+                    (result.active_operations, active * reached),
                 ):
                     counts[name, port] = counts.get((name, port), 0) + caused.sum(-1)
 
@@ -293,3 +301,8 @@ class _Run:
         # Token j is read by the outputs j - after … j + before.
         padded = np.pad(real.astype(np.int64), ((0, 0), (node.after, node.before)))
         return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(node.weight.shape[2]))
+
+
+def _sent(counts: np.ndarray) -> np.ndarray:
+    """`Signal.sent` of spike counts (batch, tokens, width)."""
+    return np.stack([counts.sum(-1), np.count_nonzero(counts, -1)])

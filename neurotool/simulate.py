@@ -40,11 +40,23 @@ class SynapseEvents:
       and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
       the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
       operands of a MatMul spike, each port has its own count.
+    active, active_operations: the same two where the spikes of a window, which are known before they are sent, count
+      once: neurons that sent any, and these times the fan-out. In the concurrent schedule a window is one step.
     Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
     """
 
     events: int
     synaptic_operations: int
+    active: int = 0
+    active_operations: int = 0
+
+    def __add__(self, other: "SynapseEvents") -> "SynapseEvents":
+        return SynapseEvents(
+            self.events + other.events,
+            self.synaptic_operations + other.synaptic_operations,
+            self.active + other.active,
+            self.active_operations + other.active_operations,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,10 +109,12 @@ def simulate_batch(graph: Graph, batch: dict[str, Any], dtype: Any = np.float64)
 
 @dataclass(frozen=True)
 class _Signal:
-    """What a node hands on: its value, and the number of spikes behind each element where these are spikes."""
+    """What a node hands on: its value and, where these are spikes, behind each element the number of spikes and of
+    neurons that sent any."""
 
     value: np.ndarray
     sent: np.ndarray | None = None
+    active: np.ndarray | None = None
 
 
 class _Membrane:
@@ -208,10 +222,14 @@ class _Run:
             case Neuron():
                 return self._neurons(name, node, at_ports[0].value / np.asarray(node.v_threshold, self.dtype))
         value = self._compute(node, *(signal.value.astype(np.float64, copy=False) for signal in at_ports))
-        sent, spikes = [signal.sent for signal in at_ports if signal.sent is not None], None
-        if isinstance(node, (Add, Concat)) and len(sent) == len(at_ports):
-            spikes = np.sum(sent, 0) if isinstance(node, Add) else np.concatenate(sent, -1)
-        return _Signal(value.astype(self.dtype, copy=False), spikes)
+        value = value.astype(self.dtype, copy=False)
+        sent = [signal.sent for signal in at_ports if signal.sent is not None]
+        active = [signal.active for signal in at_ports if signal.active is not None]
+        if isinstance(node, Add) and len(sent) == len(at_ports):
+            return _Signal(value, np.sum(sent, 0), np.sum(active, 0))
+        if isinstance(node, Concat) and len(sent) == len(at_ports):
+            return _Signal(value, np.concatenate(sent, -1), np.concatenate(active, -1))
+        return _Signal(value)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
         match node:
@@ -248,11 +266,11 @@ class _Run:
         if not phased:
             s = membrane.step(drive)
             self.spikes[name].append(membrane.spikes[-1])
-            return _Signal(s, abs(s))
+            return _spikes(s, abs(s))
         for t in range(1, self.graph.time_steps + 1):
             _ = membrane.step_of_window(drive, t) if node.has_closed_form else membrane.step(drive)
         self.spikes[name].extend(membrane.spikes)
-        return _Signal(membrane.rate, np.abs(membrane.spikes).sum(0))
+        return _spikes(membrane.rate, np.abs(membrane.spikes).sum(0))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2
@@ -262,7 +280,7 @@ class _Run:
             value, sent = values, (values != 0) * self.graph.time_steps
         else:
             value, sent = values.sum(0) / self.graph.time_steps, (values != 0).sum(0)
-        return _Signal(value, sent if node.spiking else None)
+        return _spikes(value, sent) if node.spiking else _Signal(value)
 
     def _convolve(self, node: Conv1d, x: np.ndarray) -> np.ndarray:
         weight = node.weight.astype(np.float64)
@@ -294,12 +312,11 @@ class _Run:
             return
         fan_out = self._fan_out(node)
         for port, signal in zip(node.ports, at_ports, strict=True):
-            if signal.sent is not None:
-                per_token = (signal.sent.sum(-1) * self.real).astype(np.int64)
-                so_far = self.events.get((name, port), SynapseEvents(0, 0))
-                self.events[name, port] = SynapseEvents(
-                    so_far.events + int(per_token.sum()), so_far.synaptic_operations + int(per_token @ fan_out)
-                )
+            if signal.sent is not None and signal.active is not None:
+                sent = (signal.sent.sum(-1) * self.real).astype(np.int64)
+                active = (signal.active.sum(-1) * self.real).astype(np.int64)
+                arrived = SynapseEvents(int(sent.sum()), int(sent @ fan_out), int(active.sum()), int(active @ fan_out))
+                self.events[name, port] = self.events.get((name, port), SynapseEvents(0, 0)) + arrived
 
     def _fan_out(self, node: Linear | Conv1d | MatMul) -> np.ndarray:
         """Accumulations that one event of each token causes, (tokens,)."""
@@ -310,6 +327,10 @@ class _Run:
         # Token j is read by the outputs j - after … j + before.
         reached = np.convolve(self.real.astype(np.int64), np.ones(node.weight.shape[2], np.int64))
         return len(node.weight) * reached[node.before : node.before + self.tokens]
+
+
+def _spikes(value: np.ndarray, sent: np.ndarray) -> _Signal:
+    return _Signal(value, sent, sent != 0)
 
 
 def _plus(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

@@ -209,13 +209,14 @@ def test_joined_spikes_are_counted_where_they_came_from() -> None:
     activity, events = measure(graph, [{"input_ids": np.array([1, 5, 2])}, {"input_ids": np.array([8])}])
     of_a, of_b = activity.layers["a"].per_neuron, activity.layers["b"].per_neuron
     spikes = int(of_a.sum() + of_b.sum())
-    assert 0 < of_a.sum() < spikes and events["linear", "x"] == SynapseEvents(spikes, 2 * spikes)
+    assert 0 < of_a.sum() < spikes and events["linear", "x"] == SynapseEvents(spikes, 2 * spikes, spikes, 2 * spikes)
     assert events_of_activity(graph, activity) == events
     linear = node(count(graph, activity, events), "linear")
     assert linear.elements["x"] == Elements(zero=4 * 4 * 5 - spikes, ternary=spikes)
     assert node(count(graph, activity, events), "joined").spiking == Operations()
     skipped = events_of_activity(graph, activity, skip_zero=True)["linear", "x"]
-    assert skipped == SynapseEvents(spikes, int(2 * of_a[0] + of_b[0] + of_b[2]))
+    kept = int(2 * of_a[0] + of_b[0] + of_b[2])
+    assert skipped == SynapseEvents(spikes, kept, spikes, kept)
 
 
 def test_spikes_on_a_residual_path_are_added_one_by_one() -> None:
@@ -267,7 +268,7 @@ def test_two_counts_agree_on_any_graph(graph: Graph, seed: int, padding: int) ->
     assert measure(graph, inputs, EmulatedModel(graph).execute) == (activity, events)
     counts = count(graph, activity, events)
     assert all(getattr(n.spiking, name) >= 0 for n in counts.nodes for name in OPERATIONS)
-    assert counts.uncounted == () and counts.total(dense=True).accumulates == 0
+    assert counts.uncounted == () and counts.total("dense").accumulates == 0
     for n in counts.nodes:
         for elements in n.elements.values():
             assert min(elements.zero, elements.binary, elements.ternary, elements.graded) >= 0
@@ -300,7 +301,7 @@ def test_student_interpreter_and_emulator_count_the_same(
     with torch.inference_mode():
         output = student(ids, mask, output_rates=False, output_spike_counts=True)
     assert output.spike_counts is not None
-    _add(activity, output.spike_counts, mask, per_neuron=True)
+    _add(activity, output, mask, per_neuron=True)
     graph = student.to_graph()
     rows = zip(ids.numpy(), mask.numpy(), strict=True)
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in rows]
@@ -330,7 +331,7 @@ def test_batches_and_order_do_not_matter(make_student: MakeStudent) -> None:
         for batch_ids, batch_mask in batches:
             with torch.inference_mode():
                 output = student(batch_ids, batch_mask, output_rates=False, output_spike_counts=True)
-            _add(activity, output.spike_counts, batch_mask, per_neuron=False)
+            _add(activity, output, batch_mask, per_neuron=False)
         graph = student.to_graph()
         return count(graph, activity, events_of_activity(graph, activity))
 

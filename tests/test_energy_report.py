@@ -76,12 +76,18 @@ def test_json_adds_up(checkpoint: Path) -> None:
     assert sum(node["macs"] for node in nodes) == report["macs"]
     assert sum(node["spiking"].get("accumulates", 0) for node in nodes) == report["synaptic_operations"]
     for account in report["accounts"]:
-        network = "spiking" if account["network"] == "spiking" else "dense"
-        name = f"{account['model']} {account['numbers']} {network}"
-        total = sum(node["picojoule"][name] for node in nodes)
+        total = sum(node["picojoule"][account["label"]] for node in nodes)
         assert total / report["inputs"] == pytest.approx(account["picojoule_per_inference"])
-    rivals = [(comparison["model"], comparison["rival"]) for comparison in report["comparisons"]]
-    assert len(set(rivals)) == 6 and sum("4-bit" in rival for _, rival in rivals) == 2
+    pairs = report["comparisons"]
+    assert len({(pair["model"], pair["rival"]) for pair in pairs}) == len(pairs)
+    for memory in (False, True):
+        flows = {"spike", "batched", "graded", "output-stationary"} if memory else {"spike", "graded"}
+        of_model = [pair for pair in pairs if ("memory" in pair["model"].split(",")[0]) == memory]
+        for kind in ("twin", "fair rival", "zero-skipping", "teacher", *(["reuse"] if memory else [])):
+            there = {pair["dataflow"].split(",")[0] for pair in of_model if pair["kind"] == kind}
+            assert there == flows, (kind, there)
+        assert sum(not pair["matched"] for pair in of_model) == (4 if memory else 0)
+    assert sum("4-bit" in pair["rival"] for pair in pairs if pair["kind"] == "fair rival") == 6
     assert report["published_formula"]["operations"] == pytest.approx(report["synaptic_operations"], rel=0.1)
 
 

@@ -16,6 +16,7 @@ from neurotool.errors import ConfigError, ExportError, NeurotoolError
 
 if TYPE_CHECKING:
     from neurotool.energy.costs import CostModel
+    from neurotool.energy.dataflow import Dataflow
     from neurotool.energy.page import Page, Table
     from neurotool.energy.report import Report
 
@@ -33,6 +34,11 @@ class NotCountedError(NeurotoolError):
 @click.group(epilog="Example: neurotool energy report model.ckpt")
 def energy() -> None:
     """Count operations and energy, beside dense networks."""
+
+
+def _dataflow_option(command: Command) -> Command:
+    flows = "spike, batched, graded or output-stationary; commas between.  [default: all that differ]"
+    return click.option("--dataflow", help=flows)(command)
 
 
 def _pricing_options(command: Command) -> Command:
@@ -71,6 +77,8 @@ Examples:
 @_pricing_options
 @click.option("--dense-cost-model", help="Price the dense rivals by another model.")
 @click.option("--force", is_flag=True, help="Put two technologies into one ratio all the same.")
+@_dataflow_option
+@click.option("--hybrid", is_flag=True, help="Each synapse in the cheaper of spiking and dense mode.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) where something is not counted.")
 @nir_options
 def report(
@@ -86,6 +94,8 @@ def report(
     output: Path | None,
     dense_cost_model: str | None,
     force: bool,
+    dataflow: str | None,
+    hybrid: bool,
     strict: bool,
     **conventions: Any,
 ) -> None:
@@ -93,9 +103,10 @@ def report(
     chosen = _format(output_format, as_json, output)
     from neurotool.energy.costs import load_cost_model
 
+    flows = _dataflows(dataflow)
     models, dense = _models(cost_models), load_cost_model(dense_cost_model) if dense_cost_model else None
     measured = measure_file(model, Conventions(**conventions), Source(data, samples, tokenizer, skip_zero))  # type: ignore[typeddict-item]
-    made = _report(measured, models, numbers, dense, force)
+    made = _report(measured, models, numbers, dense, force, chosen=flows, hybrid=hybrid)
     from neurotool.energy.formats import to_csv, to_json, to_latex
     from neurotool.energy.page import report_page
 
@@ -216,6 +227,7 @@ def _report(
     numbers: str | None,
     dense_model: "CostModel | None" = None,
     force: bool = False,
+    **how: Any,
 ) -> "Report":
     from neurotool.energy.report import build_report
 
@@ -230,7 +242,14 @@ def _report(
         force=force,
         metrics=measured.metrics,
         teacher_metrics=measured.teacher_metrics,
+        **how,
     )
+
+
+def _dataflows(names: str | None) -> "list[Dataflow] | None":
+    from neurotool.energy.dataflow import named_dataflows
+
+    return None if names is None else named_dataflows(names)
 
 
 def _format(output_format: str | None, as_json: bool, output: Path | None) -> str:
