@@ -29,6 +29,8 @@ class Comparison:
     @property
     def widest_share(self) -> float:
         """The same with potentials of all tokens in the widest format, on both sides."""
+        if not self.spiking.model.memory:
+            return self.share
         return self.spiking.at_widest.per_inference / self.dense.at_widest.per_inference
 
     @property

@@ -6,7 +6,7 @@ interpreter, or whatever else executes the graph and counts its events).
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class NodeCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """nodes: in emission order; uncounted: names of nodes that no rule covers."""
+    """nodes: in emission order; uncounted: names of nodes that no rule covers. made: what `under` has counted before."""
 
     graph: Graph
     activity: Activity
@@ -134,16 +134,19 @@ class Counts:
     events: Events
     dataflow: Dataflow = LEMAIRE
     zeros: Zeros = "kept"
+    made: dict[tuple[Dataflow, Zeros], "Counts"] = field(default_factory=dict, compare=False, repr=False)
 
     def under(self, dataflow: Dataflow, int8: bool = False) -> "Counts":
         """The same activity in another dataflow; int8: where zero weights are skipped, those that 8 bits round to 0."""
         zeros: Zeros = "kept" if self.zeros == "kept" else "int8" if int8 else "float"
         if (dataflow, zeros) == (self.dataflow, self.zeros):
             return self
-        events = self.events
-        if zeros != self.zeros:
-            events = events_of_activity(self.graph, self.activity, True, int8=int8)
-        return _count(self.graph, self.activity, events, dataflow, zeros)
+        if (dataflow, zeros) not in self.made:
+            events = self.events
+            if zeros != self.zeros:
+                events = events_of_activity(self.graph, self.activity, True, int8=int8)
+            self.made[dataflow, zeros] = _count(self.graph, self.activity, events, dataflow, zeros)
+        return self.made[dataflow, zeros]
 
     def total(self, network: Network = "spiking") -> Operations:
         return sum((node.work[network].total for node in self.nodes), Operations())

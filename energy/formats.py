@@ -7,10 +7,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 from neurotool.energy.comparison import Comparison
 from neurotool.energy.comparison import percent as percent
+from neurotool.energy.costs import GRAIN
 from neurotool.energy.counts import NodeCount
 from neurotool.energy.operations import OPERATIONS, Operations
 from neurotool.energy.priced import Priced
@@ -135,6 +137,11 @@ def _node(report: Report, i: int, node: NodeCount) -> dict[str, Any]:
     }
 
 
+def exact_picojoule(account: Priced) -> str:
+    """All digits of an account's energy over all inputs."""
+    return f"{Decimal(account.total.total_grains) / GRAIN:f}"
+
+
 def nonzero(operations: Operations) -> dict[str, int]:
     return {name: count for name, count in asdict(operations).items() if count}
 
@@ -150,6 +157,7 @@ def _account(account: Priced) -> dict[str, Any]:
         "network": "hybrid" if account.modes else "dense twin" if account.network == "dense" else account.network,
         "dataflow": asdict(account.counts.dataflow),
         "picojoule_per_inference": account.per_inference if account.known else None,
+        "picojoule": exact_picojoule(account) if account.known else None,
         "picojoule_by_operation": account.total.by_kind,
         "operations": nonzero(sum((account.operations(i) for i in range(len(nodes))), Operations())),
         "constants": {name: asdict(constant) for name, constant in account.numbers.constants.items()},

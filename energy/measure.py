@@ -46,10 +46,10 @@ def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = 
                 _add(activity.entered, name, _windows(graph, np.concatenate([steps != 0] * sweeps)), mask)
         for port, synapse in run.events.items():
             events[port] = events.get(port, SynapseEvents(0, 0)) + synapse
-        for name, port in graph.feedback:  # all but the last pass
-            spikes = run.spikes[graph.source(name, port)]
+        for reader, port in graph.feedback:  # all but the last pass
+            spikes = run.spikes[graph.source(reader, port)]
             last = graph.time_steps if graph.schedule == "phased" else 1
-            _add(activity.fed_back, name, _windows(graph, spikes[: len(spikes) - last]), mask)
+            _add(activity.fed_back, reader, _windows(graph, spikes[: len(spikes) - last]), mask)
     return activity, events
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from neurotool.energy.comparison import FAIR, TEACHER, TWIN, ZERO_SKIPPING
 from neurotool.energy.cores import core_loads
+from neurotool.energy.costs import Constant
 from neurotool.energy.events import spiking_sources
 from neurotool.energy.figures import Point, accuracy_energy, heat_map
 from neurotool.energy.formats import digits, joule, latex_table, microjoule, nonzero, si
@@ -22,8 +23,8 @@ from neurotool.graph import Add
 
 @dataclass(frozen=True)
 class Page:
-    """headline: the verdict, first of all. points: (sentence, whether it is good news for the spiking network); figures:
-    (caption, SVG); panels: what a switch chooses from, on a page; provenance: lines of name and value."""
+    """headline: the verdict, first of all. points: (sentence, whether it is good news for the spiking network);
+    figures: (caption, SVG); panels: what a switch chooses from, on a page; provenance: lines of name and value."""
 
     title: str
     lead: str
@@ -95,8 +96,8 @@ def _same_function(report: Report) -> str:
     skipping = sum(node.work["zero-skipping"].driven.macs for node in counts.nodes if "zero-skipping" in node.work)
     mean = f"{counts.synaptic_operations / skipping:.3g} adds" if skipping else "adds"
     return (
-        "A phased student computes the same function as the zero-skipping network, to the last bit: what is left between "
-        f"them is {mean} in place of one product of few bits and one add, and the neuron updates."
+        "A phased student computes the same function as the zero-skipping network, to the last bit: what is left "
+        f"between them is {mean} in place of one product of few bits and one add, and the neuron updates."
     )
 
 
@@ -138,15 +139,11 @@ def _conventions(report: Report) -> list[str]:
         elements.spikes for elements in node.elements.values())]  # fmt: skip
     if both:
         said.append(
-            f"Products of which both operands spike ({both[0]}{', …' if both[1:] else ''}) are counted per spike of the "
-            "operand that causes fewer accumulates, not per coincidence of two spikes, of which there are fewer."
+            f"Products of which both operands spike ({both[0]}{', …' if both[1:] else ''}) are counted per spike of "
+            "the operand that causes fewer accumulates, not per coincidence of two spikes, of which there are fewer."
         )
-    joined = {
-        name
-        for name, node in counts.graph.nodes.items()
-        if isinstance(node, Add) and spiking_sources(counts.graph)[name]
-    }
-    if joined:
+    sources = spiking_sources(counts.graph)
+    if any(isinstance(node, Add) and sources[name] for name, node in counts.graph.nodes.items()):
         said.append(
             "A residual stream of spikes is counted spike by spike, as each layer sent them: events of one neuron and "
             "step that a chip could merge into a graded one stay apart."
@@ -160,8 +157,8 @@ def model_notes(report: Report) -> list[str]:
     return [
         f"{a.model.name} leaves out: {'; '.join(a.model.leaves_out)}."
         + (
-            f" Its memories of activations hold the longest text, {longest} tokens; those of sums and potentials one token "
-            "where the node works token by token, and all of them at the upper end of a range."
+            f" Its memories of activations hold the longest text, {longest} tokens; those of sums and potentials one "
+            "token where the node works token by token, and all of them at the upper end of a range."
             if a.model.memory
             else ""
         )
@@ -259,17 +256,16 @@ def _constants(report: Report) -> Table:
     return Table("Constants and their sources", headings, list(made), folded=True, kind="text")
 
 
+def _constant_row(model: str, name: str, c: Constant) -> tuple[str, ...]:
+    return model, name, f"{c.value:g} {c.unit}", f"{c.node}, {c.voltage}", c.source, c.status
+
+
 def _constants_of(account: Priced) -> Sequence[tuple[str, ...]]:
     model = account.model
-    rows = [
-        (model.name, name, f"{c.value:g} {c.unit}", f"{c.node}, {c.voltage}", c.source, c.status)
-        for name, c in model.constants()
-    ]
+    rows = [_constant_row(model.name, name, constant) for name, constant in model.constants()]
     if account.numbers.name not in model.formats:  # made for a rival
-        rows += [
-            (model.name, f"{account.numbers.name} {name}", f"{c.value:g} {c.unit}", f"{c.node}, {c.voltage}", c.source, c.status)
-            for name, c in account.numbers.constants.items()
-        ]  # fmt: skip
+        name = account.numbers.name
+        rows += [_constant_row(model.name, f"{name} {part}", c) for part, c in account.numbers.constants.items()]
     made_of = {
         kind: " + ".join(f"{n:g} {name}" for name, n in parts.items()) for kind, parts in model.operations.items()
     }

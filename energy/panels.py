@@ -96,7 +96,7 @@ def _panel(report: Report, group: Group, chosen: bool) -> Panel:
         dataflow=shown.dataflow.name if shown.spiking.model.memory else "",
         shares=[_share(pair, longest) for pair in beside],
         line=100 / longest,
-        made=_made(shown.spiking, [pair for pair in rivals.values()]),
+        made=_made(shown.spiking, list(rivals.values())),
         pairs=pair_tables(group),
         layers=layer_table(shown.spiking, shown.dense),
     )

@@ -93,7 +93,8 @@ def hybrid(spiking: Priced, dense: Priced) -> Priced:
 
     Where spikes come one by one, a dense node counts those that arrive: an add each, and a write of each count.
     """
-    rows, modes, conversions = [], [], []
+    rows, conversions = [], []
+    modes: list[Mode] = []
     for i, (node, spikes, counted) in enumerate(zip(spiking.counts.nodes, spiking.rows, dense.rows, strict=True)):
         converting = _conversion(spiking, node)
         extra = price_operations(spiking.model, Work(converting), dense.prices(i))

@@ -85,8 +85,8 @@ class Report:
 
     @property
     def headline(self) -> Comparison | None:
-        """The pair that decides: in integers against the network of the same function, with memory, sums in registers on
-        both sides; the nearest to it that is there."""
+        """The pair that decides: in integers against the network of the same function, with memory, sums in registers
+        on both sides; the nearest to it that is there."""
 
         def rank(pair: Comparison) -> tuple[bool, ...]:
             flow = pair.dataflow
@@ -135,10 +135,12 @@ def build_report(
     """
     if hybrid and counts.graph.schedule != "phased":
         raise ConfigError(
-            "--hybrid: the schedule is concurrent, and a dense unit reads the count of a window; only a phased network has "
-            "one"
+            "--hybrid: the schedule is concurrent, and a dense unit reads the count of a window; only a phased network "
+            "has one"
         )
-    accounts, twins, comparisons = [], [], []
+    accounts: list[Priced] = []
+    twins: list[Priced] = []
+    comparisons: list[Comparison] = []
     for model in models:
         sides = Sides(counts, model, dense_model or model, teacher, hybrid, force)
         flows = dataflows(counts, model, chosen)

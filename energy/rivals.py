@@ -8,7 +8,8 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from neurotool.energy.comparison import FAIR, OTHER, REUSE, TEACHER, TWIN, ZERO_SKIPPING, Comparison, compare
 from neurotool.energy.costs import CostModel, NumberFormat, quantised
@@ -60,7 +61,7 @@ def _reason_against(counts: Counts, flow: Dataflow) -> str | None:
 
 @dataclass(frozen=True)
 class Sides:
-    """How both sides are priced. dense: cost model of the rivals. mixing: of technologies is forced."""
+    """How both sides are priced. dense: cost model of the rivals. mixing: of technologies is forced. made: so far."""
 
     counts: Counts
     model: CostModel
@@ -68,14 +69,22 @@ class Sides:
     teacher: Counts | None = None
     hybrid: bool = False
     mixing: bool = False
+    made: dict[tuple[Any, ...], Priced] = field(default_factory=dict, compare=False, repr=False)
+
+    def _priced(self, counts: Counts, model: CostModel, numbers: NumberFormat, network: Network = "spiking") -> Priced:
+        """Each once: a network meets several rivals."""
+        key = (id(counts), model.name, numbers.name, network)
+        if key not in self.made:
+            self.made[key] = priced(counts, model, numbers, network)
+        return self.made[key]
 
     def ours(self, flow: Dataflow, numbers: NumberFormat, rival: NumberFormat) -> Priced:
         """The spiking network, or the hybrid, whose dense units multiply as the rival's do."""
         counts = self.counts.under(flow, int8=numbers.integer)
-        account = priced(counts, self.model, numbers)
+        account = self._priced(counts, self.model, numbers)
         if not self.hybrid:
             return account
-        return hybrid(account, priced(counts, self.model, rival, "dense mode"))
+        return hybrid(account, self._priced(counts, self.model, rival, "dense mode"))
 
     def pair(
         self,
@@ -89,7 +98,7 @@ class Sides:
     ) -> Comparison:
         counts = (rival or self.counts).under(flow, int8=theirs.integer)
         ours = self.ours(flow, numbers, theirs if self.counts.graph.is_spiking else numbers)
-        return compare(words, ours, priced(counts, self.dense, theirs, network), kind, self.mixing)
+        return compare(words, ours, self._priced(counts, self.dense, theirs, network), kind, self.mixing)
 
 
 def pairs(sides: Sides, numbers: str | None, chosen: list[Dataflow] | None) -> Iterator[Comparison]:

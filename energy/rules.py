@@ -89,7 +89,8 @@ class Setting:
 
 
 def _multiplying(setting: Setting, macs: int, biases: int, stored: int) -> Work:
-    """A weight matrix or a product of activations; macs, biases and stored, the values multiplied by: of one run.
+    """A weight matrix or a product of activations; of one run macs, biases and stored, the weights and biases that a
+    text needs.
 
     Memory after Lemaire et al. 2022: dense, every input once, a weight and an address per MAC; spiking, every message
     once, and per message and target a weight and an address. Sums on both sides: in memory they are read and written
@@ -107,7 +108,7 @@ def _multiplying(setting: Setting, macs: int, biases: int, stored: int) -> Work:
         work = replace(work, always=work.always + Operations(value_writes=setting.elements * runs))
     else:
         work = replace(work, always=work.always + Operations(state_writes=biases * runs))
-    return _read_once(work, (stored + biases) * runs) if flow.reuse else work
+    return _read_once(work, stored * runs) if flow.reuse else work
 
 
 def _driven(setting: Setting) -> Operations:
@@ -145,21 +146,21 @@ def _read_once(work: Work, stored: int) -> Work:
 def _linear(node: Linear, setting: Setting) -> Work:
     """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run."""
     tokens, inputs = setting.activity.tokens, setting.activity.inputs
-    biases = 0 if node.bias is None else tokens * len(node.bias)
-    return _multiplying(setting, tokens * setting.weights, biases, inputs * setting.weights)
+    biases = 0 if node.bias is None else len(node.bias)
+    return _multiplying(setting, tokens * setting.weights, tokens * biases, inputs * (setting.weights + biases))
 
 
 def _conv1d(node: Conv1d, setting: Setting) -> Work:
     """Dense: out x in x pairs of tokens within reach; spiking: spikes x out x tokens within reach; biases once a run.
 
-    What lies beyond the ends of a text costs nothing. Dense, every MAC reads its input anew, and there is an address for
-    every input, output and place of the kernel (Lemaire et al. 2022, equations 3 and following).
+    What lies beyond the ends of a text costs nothing. Dense, every MAC reads its input anew, and there is an address
+    for every input, output and place of the kernel (Lemaire et al. 2022, equations 3 and following).
     """
     out, width, kernel = node.weight.shape
     pairs = sum(setting.activity.pairs_at(distance) for distance in range(-node.before, node.after + 1))
     macs, tokens, inputs = pairs * out * width, setting.activity.tokens, setting.activity.inputs
-    biases = 0 if node.bias is None else tokens * out
-    counted = _multiplying(setting, macs, biases, inputs * node.weight.size)
+    biases = 0 if node.bias is None else out
+    counted = _multiplying(setting, macs, tokens * biases, inputs * (node.weight.size + biases))
     if setting.arriving:
         return counted
     addresses = tokens * (width + out) + inputs * out * kernel
@@ -183,7 +184,7 @@ def _readout(node: Readout, setting: Setting) -> Work:
     """Labels x width MACs, once."""
     inputs = setting.activity.inputs
     biases = 0 if node.bias is None else inputs * len(node.bias)
-    return _multiplying(setting, inputs * node.weight.size, biases, inputs * node.weight.size)
+    return _multiplying(setting, inputs * node.weight.size, biases, inputs * node.weight.size + biases)
 
 
 def _neuron(node: Neuron, setting: Setting) -> Work:

@@ -149,10 +149,8 @@ def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> li
 def _share(report: Report, account: Priced, kind: str) -> float | None:
     """Of the energy of the rival of this kind under this cost model, in the same dataflow; of the zero-skipping one and
     the fair rival in integers."""
-    flow = account.counts.dataflow
-    found = [
-        c for c in report.comparisons if c.kind == kind and c.spiking.model == account.model and c.dataflow == flow
-    ]
+    flow, model = account.counts.dataflow, account.model
+    found = [c for c in report.comparisons if (c.kind, c.spiking.model, c.dataflow) == (kind, model, flow)]
     return found[-1].share if found else None
 
 

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -18,8 +20,14 @@ from transformers import AutoTokenizer
 
 from neurotool.checkpoint import read_checkpoint, write_checkpoint
 from neurotool.cli.main import cli
+from neurotool.energy.costs import load_cost_model
+from neurotool.energy.counts import count
+from neurotool.energy.measure import measure
+from neurotool.energy.page import notes
+from neurotool.energy.report import build_report
 from neurotool.evaluation import evaluate
 from neurotool.export.nir import write_nir
+from neurotool.graph import Embedding, GraphBuilder, Linear, Neuron
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import load_data, tokenise
@@ -96,7 +104,9 @@ def test_table_and_verdict(checkpoint: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for text in ("encoder.1.output", "Neuron", "total", "arithmetic only, 45 nm", "with memory, 45 nm", "fair rival"):
         assert text in result.stdout
-    assert len(re.findall(r"loses above|LOSES|lose only above|would lose", result.stdout)) == 6
+    said = [line for line in result.stdout.splitlines() if line.startswith("- ")]
+    assert said[0].startswith("- With memory, 45 nm, int8 against int4×8, output-stationary: the spiking network")
+    assert len(re.findall("the spiking network (?:needs|LOSES)", " ".join(result.stdout.split()))) == 4
     assert "Padding is left out" in result.stdout and "Not counted: nothing" in result.stdout
 
 
@@ -365,3 +375,64 @@ def requests_of_pages(net_log: Path) -> set[str]:
         if parameters.get("initiator", "not an origin") != "not an origin":
             urls.add(parameters.get("url", ""))
     return urls
+
+
+@pytest.mark.parametrize("options", [[], ["--hybrid"], ["--numbers", "int8", "--dataflow", "graded"]])
+def test_the_audit_sums_to_the_printed_figures(checkpoint: Path, tmp_path: Path, options: list[str]) -> None:
+    """To the last digit, as decimals; and every line is its count times its price."""
+    report = json.loads(run("report", checkpoint, "--json", *options).stdout)
+    result = run("audit", checkpoint, "-o", tmp_path / "audit.csv", *options)
+    assert result.exit_code == 0, result.stderr
+    sums: dict[str, Decimal] = {}
+    with (tmp_path / "audit.csv").open(encoding="utf-8") as stream:
+        for line in csv.DictReader(stream):
+            if not line["pJ"]:
+                assert line["source"] == "left out of this model" and int(line["count"])
+                continue
+            assert Decimal(line["pJ"]) == int(line["count"]) * Decimal(line["pJ_each"])
+            assert line["rule"] and line["source"] and line["node"]
+            sums[line["account"]] = sums.get(line["account"], Decimal(0)) + Decimal(line["pJ"])
+    printed = {account["label"]: Decimal(account["picojoule"]) for account in report["accounts"]}
+    assert len(printed) > 3 and all(sums[label] == total for label, total in printed.items())
+    assert any(label.startswith("its teacher") for label in sums) and sum("×8" in label for label in printed) > 0
+    for pair in report["comparisons"]:
+        assert pair["spiking_picojoule"] == pytest.approx(float(printed[pair["spiking"]] / report["inputs"]))
+    if "--hybrid" in options:
+        hybrids = [account for account in report["accounts"] if account["network"] == "hybrid"]
+        assert hybrids and all(set(each["schedule"].values()) <= {"dense", "spiking"} for each in hybrids)
+        assert {"dense", "spiking"} == {mode for each in hybrids for mode in each["schedule"].values()}
+        assert "encoder.0.key.linear" in hybrids[0]["schedule"] and "readout" not in hybrids[0]["schedule"]
+
+
+def test_the_fair_rival_is_in_every_table(checkpoint: Path) -> None:
+    """Its counts, its energy at every node, and its smaller multiplier: 4 bits of 8 in 0.2 pJ."""
+    report = json.loads(run("report", checkpoint, "--json").stdout)
+    fair = [account for account in report["accounts"] if account["numbers"] == "int4×8"]
+    assert {account["network"] for account in fair} == {"dense twin", "zero-skipping"}
+    assert all(account["constants"]["multiply"]["value"] == pytest.approx(0.1) for account in fair)
+    assert all(account["operations"]["macs"] > 0 for account in fair)
+    names = {account["label"] for account in fair}
+    assert names <= set(report["nodes"][0]["picojoule"])
+    header = run("report", checkpoint, "--format", "csv").stdout.splitlines()[0]
+    assert all(f"pJ {name}" in header for name in names)
+
+
+def test_nothing_priced_is_said(checkpoint: Path) -> None:
+    result = run("report", checkpoint, "--cost-model", "loihi1-silicon")
+    softmax = next(line for line in result.stdout.splitlines() if "Softmax" in line)
+    assert "not priced" in softmax
+    nodes = json.loads(run("report", checkpoint, "--cost-model", "loihi1-silicon", "--json").stdout)["nodes"]
+    priced = {node["kind"]: list(node["picojoule"].values()) for node in nodes}
+    assert priced["Softmax"] == [None] and priced["Linear"][0] > 0
+
+
+def test_notes_speak_of_what_there_is() -> None:
+    """A network of one matrix has no norms, no softmax and no biases to leave out."""
+    build = GraphBuilder()
+    s = build.add("s", Neuron(0.5), build.add("word", Embedding(np.ones((9, 4)))))
+    build.add("last", Neuron(), build.add("linear", Linear(np.ones((3, 4))), s))
+    graph = build.build(time_steps=4, schedule="phased", tokens=6)
+    counts = count(graph, *measure(graph, [{"input_ids": np.array([1, 5])}]))
+    said = " ".join(notes(build_report("m", "", counts, [load_cost_model("horowitz-45nm")])))
+    assert "neuron updates too" in said
+    assert not [word for word in ("norm", "softmax", "GELU", "biases") if word in said]

@@ -105,8 +105,9 @@ def report(
 
     flows = _dataflows(dataflow)
     models, dense = _models(cost_models), load_cost_model(dense_cost_model) if dense_cost_model else None
-    measured = measure_file(model, Conventions(**conventions), Source(data, samples, tokenizer, skip_zero))  # type: ignore[typeddict-item]
-    made = _report(measured, models, numbers, dense, force, chosen=flows, hybrid=hybrid)
+    source = Source(data, samples, tokenizer, skip_zero)
+    measured = measure_file(model, Conventions(**conventions), source)  # type: ignore[typeddict-item]
+    made = _report(measured, models, numbers, dense, force, source, chosen=flows, hybrid=hybrid)
     from neurotool.energy.formats import to_csv, to_json, to_latex
     from neurotool.energy.page import report_page
 
@@ -117,6 +118,46 @@ def report(
         _show(report_page(made, figures=chosen == "html"), chosen, output, model)
     if strict and made.not_counted:
         raise NotCountedError(f"{model}: --strict, and not counted: {'; '.join(made.not_counted)}")
+
+
+@energy.command(
+    epilog="""\b
+Examples:
+  neurotool energy audit model.ckpt -o account.csv
+  neurotool energy audit model.ckpt --dataflow output-stationary -o a.csv
+"""
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--cost-model", "cost_models", multiple=True, help="As for `energy report`.")
+@click.option("--numbers", type=click.Choice(["fp32", "fp16", "int8"]), help="As for `energy report`.")
+@click.option("--data", help="As for `energy report`.")
+@click.option("--samples", type=click.IntRange(min=1), help="As for `energy report`.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="As for `energy report`.")
+@click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
+@_dataflow_option
+@click.option("--hybrid", is_flag=True, help="As for `energy report`.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write.  [default: the terminal]")
+@nir_options
+def audit(
+    model: Path,
+    cost_models: tuple[str, ...],
+    numbers: str | None,
+    data: str | None,
+    samples: int | None,
+    tokenizer: Path | None,
+    skip_zero: bool,
+    dataflow: str | None,
+    hybrid: bool,
+    output: Path | None,
+    **conventions: Any,
+) -> None:
+    """Every count x price of a report, line by line, as CSV."""
+    _format("csv", False, output)
+    from neurotool.energy.audit import audit_csv
+
+    flows, models, source = _dataflows(dataflow), _models(cost_models), Source(data, samples, tokenizer, skip_zero)
+    measured = measure_file(model, Conventions(**conventions), source)  # type: ignore[typeddict-item]
+    _write(audit_csv(_report(measured, models, numbers, chosen=flows, hybrid=hybrid)), output, model, "csv")
 
 
 @energy.command(
@@ -227,10 +268,14 @@ def _report(
     numbers: str | None,
     dense_model: "CostModel | None" = None,
     force: bool = False,
+    source: Source | None = None,
     **how: Any,
 ) -> "Report":
+    from neurotool.energy.provenance import provenance
     from neurotool.energy.report import build_report
 
+    if source is not None:
+        how["provenance"] = provenance(measured.path, source.file, measured.counts, measured.training)
     return build_report(
         str(measured.path),
         measured.measured,
