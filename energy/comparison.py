@@ -95,6 +95,15 @@ class Comparison:
         how = f"{title}: {who} {'needs' if self.wins else 'LOSES: it needs'} {percent(self.share)} of {self.rival}"
         return f"{how}. {self.border()}".rstrip() if spiking else f"{how}."
 
+    def headline(self) -> str:
+        """The verdict and the matched pair in one sentence."""
+        ours = self.spiking
+        who = "this hybrid network" if ours.modes else "this network"
+        flow = f", {self.dataflow_in_words} on both sides," if ours.model.memory else ""
+        how = f"{ours.model.title.split(',')[0]} and in {ours.numbers.name}{flow}"
+        verdict = "It wins" if self.wins else "It loses"
+        return f"{verdict}: {how} {who} needs {percent(self.share)} of the energy of {self.rival}."
+
     def border(self) -> str:
         """Where the break-even is, in words; empty where activity decides nothing."""
         slope = self._border()[1]
@@ -112,7 +121,9 @@ class Comparison:
 
 
 def percent(share: float) -> str:
-    """Three digits, and no exponent."""
+    """Three digits, one more next to 100 %, which decides who wins, and no exponent."""
+    if 0.995 <= share < 1.005 and share != 1:
+        return f"{100 * share:.4g} %" if f"{100 * share:.4g}" != "100" else f"{100 * share:.6g} %"
     return f"{100 * share:.3g} %" if share < 9.995 else f"{100 * share:,.0f} %"
 
 

@@ -125,7 +125,7 @@ class NodeCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """nodes: in emission order; uncounted: names of nodes that no rule covers. made: what `under` has counted before."""
+    """nodes: in emission order; uncounted: names of nodes that no rule covers. made: what `under` counted before."""
 
     graph: Graph
     activity: Activity

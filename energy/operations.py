@@ -1,7 +1,9 @@
 """Operations as whole numbers: arithmetic and memory accesses of a node, a network or a side of a comparison."""
 
 import dataclasses
+import operator
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Operations:
     addresses: int = 0
 
     def __add__(self, other: "Operations") -> "Operations":
-        return Operations(**{name: getattr(self, name) + getattr(other, name) for name in OPERATIONS})
+        return Operations(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def times(self, factor: int) -> "Operations":
         return Operations(**{name: getattr(self, name) * factor for name in OPERATIONS})
@@ -62,6 +64,6 @@ class Work:
     always: Operations = Operations()
     driven: Operations = Operations()
 
-    @property
+    @cached_property
     def total(self) -> Operations:
         return self.always + self.driven

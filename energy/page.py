@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from neurotool.energy.costs import Constant
 from neurotool.energy.events import spiking_sources
 from neurotool.energy.figures import Point, accuracy_energy, heat_map
 from neurotool.energy.formats import digits, joule, latex_table, microjoule, nonzero, si
-from neurotool.energy.panels import Panel, Table, groups, layer_table, leading, pair_tables, panels
+from neurotool.energy.panels import GROUPS, Panel, Table, groups, layer_table, leading, pair_tables, panels
 from neurotool.energy.priced import Priced
 from neurotool.energy.report import Report
 from neurotool.graph import Add
@@ -37,11 +38,22 @@ class Page:
     panels: list[Panel] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def groups(self) -> list[str]:
+        """Of operations, in the order of their colours."""
+        return list(GROUPS)
+
 
 def to_html(page: Page) -> str:
     """One file: styles and figures within, no script, nothing fetched."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    environment.filters["whole"] = _whole
     return environment.get_template("page.html.j2").render(page=page)
+
+
+def _whole(text: str) -> str:
+    """With numbers that no line end parts from their unit."""
+    return re.sub(r"(?<=\d) (?=%|[kMGT]\b|pJ|nJ|µJ|mJ)", "\u00a0", text) if text else text
 
 
 def report_page(report: Report, figures: bool = True) -> Page:
@@ -64,7 +76,7 @@ def report_page(report: Report, figures: bool = True) -> Page:
     drawn = [(caption, draw(report)) for caption, draw in drawings.items() if figures]
     by_group = groups(report)
     points = [(pair.verdict(), pair.wins) for pair in map(leading, by_group) if pair is not head]
-    first = [(head.verdict(), head.wins)] if head else []
+    first = [(head.headline() if figures else head.verdict(), head.wins)] if head else []
     twin = report.twins[0] if report.twins else None
     tables = [] if figures and by_group else [layer_table(report.accounts[0], twin)]
     if not figures:

@@ -25,7 +25,8 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. folded: shown in a page only when opened; narrow: the columns that a narrow terminal shows;
+    """Cells are text. folded: shown in a page only when opened; narrow, phone: the columns that a narrow terminal and a
+    phone show;
     data: the same lines as numbers in base units, for JSON and CSV; kind: of styling in a page."""
 
     caption: str
@@ -33,19 +34,30 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     folded: bool = False
     narrow: tuple[str, ...] = ()
+    phone: tuple[str, ...] = ()
     data: Sequence[dict[str, Any]] = ()
     kind: str = ""
 
 
 @dataclass(frozen=True)
+class Part:
+    """Of a stacked bar, or of its legend. colour: place in GROUPS; width: of the longest bar, in percent."""
+
+    name: str
+    colour: int
+    width: float = 0.0
+    value: str = ""
+
+
+@dataclass(frozen=True)
 class Bar:
-    """label, value: in words; width: of the longest bar, in percent; parts: (group, percent of the width, in words)."""
+    """label, value: in words; width: of the longest bar, in percent."""
 
     label: str
     value: str
     width: float
     good: bool | None = None
-    parts: tuple[tuple[str, float, str], ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,12 @@ class Panel:
     made: list[Bar]
     pairs: list[Table]
     layers: Table
+
+    @property
+    def legend(self) -> list[Part]:
+        """The groups that occur."""
+        there = {part.colour for bar in self.made for part in bar.parts}
+        return [Part(name, colour) for colour, name in enumerate(GROUPS) if colour in there]
 
 
 Group = list[Comparison]
@@ -92,7 +110,7 @@ def _panel(report: Report, group: Group, chosen: bool) -> Panel:
     return Panel(
         title=group_title(group),
         chosen=chosen,
-        verdicts=[(shown.verdict(), shown.wins)],
+        verdicts=[(shown.border() if shown is report.headline else shown.verdict(), shown.wins)],
         dataflow=shown.dataflow.name if shown.spiking.model.memory else "",
         shares=[_share(pair, longest) for pair in beside],
         line=100 / longest,
@@ -128,10 +146,10 @@ def _made(spiking: Priced, rivals: list[Comparison]) -> list[Bar]:
 def _stack(label: str, account: Priced, longest: float) -> Bar:
     inputs, by_kind = account.counts.activity.inputs, account.total.by_kind
     parts = []
-    for group, kinds in GROUPS.items():
+    for colour, (group, kinds) in enumerate(GROUPS.items()):
         energy = sum(by_kind.get(kind, 0.0) for kind in kinds) / inputs
         if energy:
-            parts.append((group, 100 * energy / longest, joule(energy)))
+            parts.append(Part(group, colour, 100 * energy / longest, joule(energy)))
     return Bar(label, joule(account.per_inference), 100 * account.per_inference / longest, None, tuple(parts))
 
 
@@ -186,4 +204,6 @@ def layer_table(account: Priced, rival: Priced | None) -> Table:
         against = f"; ANN: {network}, {rival.numbers.name}"
     flow = f", {account.counts.dataflow.name}" if account.model.memory else ""
     caption = f"Layers, per inference; energies: {account.title}{flow}{against}"
-    return Table(caption, headings, cells, narrow=tuple(n for n in narrow if n in headings), kind="layers")
+    phone = ("layer", "mode", "spikes/synapse", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
+    shown = [tuple(name for name in some if name in headings) for some in (narrow, phone)]
+    return Table(caption, headings, cells, narrow=shown[0], phone=shown[1], kind="layers")
