@@ -44,8 +44,8 @@ def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = 
                 steps = np.broadcast_to(given, (graph.time_steps, *given.shape[-2:]))
                 sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
                 _add(activity.entered, name, _windows(graph, np.concatenate([steps != 0] * sweeps)), mask)
-        for port, synapse in run.events.items():
-            events[port] = events.get(port, SynapseEvents(0, 0)) + synapse
+        for at, synapse in run.events.items():
+            events[at] = events.get(at, SynapseEvents(0, 0)) + synapse
         for reader, port in graph.feedback:  # all but the last pass
             spikes = run.spikes[graph.source(reader, port)]
             last = graph.time_steps if graph.schedule == "phased" else 1

@@ -2,13 +2,14 @@
 spiking, trained at the equilibrium of its firing rates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from neurotool.graph import Graph
+from neurotool.graph import Add, Graph, GraphBuilder
+from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node
 from neurotool.student.configuration import SpikingBertConfig
 from neurotool.student.emission import (
     Emission,
@@ -24,7 +25,6 @@ from neurotool.student.emission import (
 from neurotool.student.encoder import PLACES, EncoderLayer
 from neurotool.student.equilibrium import implicit_gradient
 from neurotool.student.student import Student, StudentOutput
-from neurotool.student.to_graph import spikingbert_graph
 
 
 class SpikingBertLayer(EncoderLayer):
@@ -32,6 +32,7 @@ class SpikingBertLayer(EncoderLayer):
 
     def __init__(self, config: SpikingBertConfig, index: int) -> None:
         super().__init__(config)
+        self.time_steps = config.time_steps
         for place in PLACES:
             name = f"encoder.{index}.{place}"
             neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics)
@@ -39,7 +40,24 @@ class SpikingBertLayer(EncoderLayer):
 
     def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:
         """As EncoderLayer, on what the previous neuron layer sent."""
-        return self.run(s, mask, lambda place, current: emit(getattr(self, f"{place}_neurons"), current), scores)
+        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), scores)
+
+    def neurons(self, place: str) -> NeuronLayer:
+        neurons: NeuronLayer = getattr(self, f"{place}_neurons")
+        return neurons
+
+    def windows(self, s: Tensor, mask: Tensor, with_scores: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The rates of the windows at all PLACES, and the attention scores on request: what `fuse` compiles. It reads
+        no name of a layer, so that one compiled piece serves them all."""
+        sent: dict[str, Tensor] = {}
+        scores: list[Tensor] = []
+
+        def send(place: str, current: Tensor) -> Tensor:
+            sent[place] = self.neurons(place).rate(current, self.time_steps)
+            return sent[place]
+
+        self.run(s, mask, send, scores if with_scores else None)
+        return sent, scores
 
 
 class SpikingBertForSequenceClassification(Student):
@@ -85,6 +103,8 @@ class SpikingBertForSequenceClassification(Student):
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
     ) -> Tensor:
         """Differentiable at the equilibrium."""
+        if self.fused is not None and output.spike_counts is None and time_steps == self.config.time_steps:
+            return self._run_fused(current, mask, output, scores)
         rates, counts = output.rates, output.spike_counts
         sweep = self._sweep(current, mask)
         emission: Emission
@@ -105,6 +125,31 @@ class SpikingBertForSequenceClassification(Student):
         if rates is not None:
             output.hidden = tuple(rates[name] for name in self.output_names)
         return last
+
+    @property
+    def can_fuse(self) -> bool:
+        return self.config.schedule == "phased" and self.feedback is None and self.config.dynamics.has_closed_form
+
+    def fuse(self) -> None:
+        self.fused = torch.compile(SpikingBertLayer.windows, dynamic=True)
+
+    def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, scores: list[Tensor] | None) -> Tensor:
+        """The phased schedule, every encoder layer by the compiled `windows`."""
+        assert self.fused is not None
+        key_mask = mask.bool()[:, None, None, :]
+        s = self.embedding_neurons.rate(current, self.config.time_steps)
+        rates = {"embedding": s}
+        for index, layer in enumerate(self.layers):
+            sent, of_layer = self.fused(layer, s, key_mask, scores is not None)
+            s = sent["output"]
+            if output.rates is not None:
+                rates |= {f"encoder.{index}.{place}": sent[place] for place in PLACES}
+            if scores is not None:
+                scores += of_layer
+        if output.rates is not None:
+            output.rates |= rates
+            output.hidden = tuple(rates[name] for name in self.output_names)
+        return s
 
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         """One pass through all neuron layers as a function of the emission and of what the last layer feeds back."""
@@ -152,8 +197,15 @@ class SpikingBertForSequenceClassification(Student):
         return windows.rates if phased else membranes.rates
 
     def to_graph(self) -> Graph:
-        """The student as a layer graph, which export, simulation and counting read. Raises GraphError."""
-        return spikingbert_graph(self)
+        build = GraphBuilder()
+        current = add_embeddings(build, self.embeddings)
+        if self.feedback is not None:
+            fed_back = build.add_feedback("feedback", linear_node(self.feedback), self.output_names[-1])
+            current = build.add("feedback.add", Add(), current, fed_back)
+        s = build.add("embedding", neuron_node(self.embedding_neurons), current)
+        for i, layer in enumerate(self.layers):
+            s = cast(EncoderLayer, layer).add_to(build, f"encoder.{i}", s)
+        return finished(build, self.config, self.classifier, s, self.sweeps)
 
     def steady_state(self, current: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The rates every schedule should reach as T grows: each layer clamp(f(a)/v_threshold)."""
