@@ -80,7 +80,8 @@ class Setting:
     @property
     def registers(self) -> bool:
         """Whether sums stay in registers until they are whole."""
-        return self.dataflow.registers or (self.dataflow.free and self.network != "spiking")
+        spikes = self.network == "spiking" and bool(self.arriving)
+        return self.dataflow.registers or (self.dataflow.free and not spikes)
 
     @property
     def driver(self) -> str:
