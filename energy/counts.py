@@ -271,6 +271,8 @@ class _Counting:
             for layer, _ in self.spiking[self.graph.source(name, port)]
         ]
         ternary = any(not isinstance(node, Neuron) or node.spikes == "ternary" for node in sources)
+        if any(isinstance(node, Neuron) and node.spikes == "several" for node in sources):
+            return VALUE_BITS
         return count_bits(self.activity.time_steps if self.phased else 1, ternary)
 
     def _weights(self, node: Node) -> int:
@@ -289,7 +291,7 @@ class _Counting:
             steps -= steps // self.passes  # it reads the pass before
         spikes = setting.arriving[port].events
         ternary = any(not isinstance(node := graph.nodes[s], Neuron) or node.spikes == "ternary" for s in sources)
-        zero = steps * sum(setting.size(self.shapes[source]) for source in sources) - spikes
+        zero = max(steps * sum(setting.size(self.shapes[source]) for source in sources) - spikes, 0)
         return Elements(zero, ternary=spikes) if ternary else Elements(zero, binary=spikes)
 
     def _sizes(self, node: Node, setting: Setting) -> Sizes:
@@ -308,6 +310,10 @@ class _Counting:
             other = "a" if setting.arriving and setting.driver == "b" else "b"
             return Sizes(size(setting.at_ports["b"]), size(setting.at_ports[other]), values, states, values)
         return Sizes(setting.weights, setting.weights, values, states, values)
+
+
+VALUE_BITS = 8
+"""Of a payload whose largest count is not known, where a neuron may send several spikes in a step."""
 
 
 def count_bits(time_steps: int, ternary: bool) -> int:

@@ -191,6 +191,7 @@ def _readout(node: Readout, setting: Setting) -> Work:
 def _neuron(node: Neuron, setting: Setting) -> Work:
     """T updates of each neuron, a comparison more where ternary, a product where leaky, a reset a spike; dense: none.
 
+    A bias of its own is an add more, and a floor under the potential a comparison.
     Where leak is 0 no potential is kept. Where the spikes of a window go together, its potential is read and written
     once; in registers it is not, as a window starts afresh. In the concurrent schedule potentials live on.
     """
@@ -203,7 +204,8 @@ def _neuron(node: Neuron, setting: Setting) -> Work:
         kept = 0 if flow.registers else kept // setting.steps * setting.windows
     always = Operations(
         updates=updates,
-        compares=updates if node.spikes == "ternary" else 0,  # the second threshold
+        adds=_share(updates, np.not_equal(node.bias, 0)),
+        compares=updates * ((node.spikes == "ternary") + (node.v_min is not None)),  # a second threshold, the floor
         leaks=_share(updates, _between(node.leak)),
         value_reads=setting.elements * setting.runs,
         state_reads=kept,
