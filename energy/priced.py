@@ -52,7 +52,7 @@ class Priced:
         """What tells it from other accounts of a report."""
         side = "hybrid" if self.modes else self.network
         flow = self.counts.dataflow
-        how = flow.name + " reuse" * flow.reuse + " free" * (flow.free and side != "spiking")
+        how = flow.name + " reuse" * flow.reuse + " free" * flow.free
         return f"{self.model.name} {self.numbers.name} {side} {how}"
 
     @cached_property

@@ -10,6 +10,7 @@ from neurotool.energy.dataflow import OUTPUT_STATIONARY, Dataflow
 from neurotool.energy.priced import Priced, priced
 from neurotool.energy.rivals import ACTIVE, Sides, dataflows, pairs, rate_code_bits
 from neurotool.errors import ConfigError
+from neurotool.graph import Conv1d, Linear, Readout
 
 __all__ = [
     "DEFAULT_MODELS", "Comparison", "Priced", "Published", "Report", "Row", "build_report", "compare", "priced",
@@ -38,7 +39,8 @@ class Published:
         kinds, total = {node.kind for node in self.account.counts.nodes}, self.account.counts.total()
         known = {"LayerNorm": "norms", "Softmax": "softmax", "Gelu": "GELU", "Add": "sums of activations"}
         left = [words for kind, words in known.items() if kind in kinds]
-        biases = any(getattr(node, "bias", None) is not None for node in self.account.counts.graph.nodes.values())
+        nodes = self.account.counts.graph.nodes.values()
+        biases = any(node.bias is not None for node in nodes if isinstance(node, (Linear, Conv1d, Readout)))
         return left + ["biases"] * biases + ["neuron updates"] * bool(total.updates)
 
 
@@ -151,7 +153,7 @@ def build_report(
             continue
         plain = model.format(numbers)
         theirs = against.format(numbers if against == model else None)
-        accounts.append(sides.ours(shown.dataflow, plain, theirs))
+        accounts.append(sides.ours(shown.dataflow, plain))
         twins.append(priced(shown, against, theirs, "dense"))
         comparisons += pairs(sides, numbers, chosen)
     arithmetic = next((model for model in models if model.name == ARITHMETIC), None)

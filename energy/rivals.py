@@ -78,13 +78,14 @@ class Sides:
             self.made[key] = priced(counts, model, numbers, network)
         return self.made[key]
 
-    def ours(self, flow: Dataflow, numbers: NumberFormat, rival: NumberFormat) -> Priced:
-        """The spiking network, or the hybrid, whose dense units multiply as the rival's do."""
+    def ours(self, flow: Dataflow, numbers: NumberFormat) -> Priced:
+        """The spiking network, or the hybrid, whose dense units multiply counts, as the fair rival does."""
         counts = self.counts.under(flow, int8=numbers.integer)
         account = self._priced(counts, self.model, numbers)
         if not self.hybrid:
             return account
-        return hybrid(account, self._priced(counts, self.model, rival, "dense mode"))
+        fewer = quantised(self.model, rate_code_bits(counts)) if numbers.integer else numbers
+        return hybrid(account, self._priced(counts, self.model, fewer, "dense mode"))
 
     def pair(
         self,
@@ -97,7 +98,7 @@ class Sides:
         rival: Counts | None = None,
     ) -> Comparison:
         counts = (rival or self.counts).under(flow, int8=theirs.integer)
-        ours = self.ours(flow, numbers, theirs if self.counts.graph.is_spiking else numbers)
+        ours = self.ours(flow, numbers)
         return compare(words, ours, self._priced(counts, self.dense, theirs, network), kind, self.mixing)
 
 
