@@ -28,7 +28,8 @@ class Signal:
     """value: (batch, tokens, width), without tokens (batch, …), or (batch, heads, tokens, tokens); in units of
     FixedPoint.scale where there is one.
 
-    sent: where these are spikes, how many each token sent, (batch, tokens, 1); or each element, in the shape of value.
+    sent: where these are spikes, how many each token sent, and how many of its neurons sent any: (2, batch, tokens, 1);
+    or the same of each element, (2, batch, …).
     """
 
     value: np.ndarray
@@ -42,6 +43,7 @@ class Emulation:
     logits: (batch, labels), real numbers; None without a Readout.
     events, synaptic_operations: int64 (batch,) for each (node, port) that reads spikes: spikes received, and the
       accumulations that they caused; padding left out.
+    active, active_operations: the same two where all spikes that a neuron sends in a window count once.
 
     With observe or record:
     rates: average spiking rate of every neuron layer, (batch, tokens, width), real numbers; of the last sweep.
@@ -58,6 +60,8 @@ class Emulation:
     logits: np.ndarray | None = None
     events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    active: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    active_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     rates: dict[str, np.ndarray] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     messages: dict[str, np.ndarray] = field(default_factory=dict)
@@ -179,6 +183,8 @@ def joined(parts: list[Emulation]) -> Emulation:
         logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),
         events=of("events"),
         synaptic_operations=of("synaptic_operations"),
+        active=of("active"),
+        active_operations=of("active_operations"),
         rates=of("rates"),
         messages=of("messages"),
         spikes=of("spikes"),
@@ -194,6 +200,7 @@ class _Run:
         self.context, self.shapes = inputs.context, emulator.graph.shapes()
         through_states = (node.hands_on_spikes and isinstance(node, Stateful) for node in self.graph.nodes.values())
         self.each_element = not self.graph.has_tokens or any(through_states)
+        self.spiking = self.graph.spiking
         self.observe, self.record = observe, record
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, State] = {}
@@ -250,7 +257,7 @@ class _Run:
         return Signal(value, node.sent(self.context, *sent) if self.each_element else np.sum(sent, 0))
 
     def _enter(self, name: str, node: Input, t: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Value and, of a spiking Input, number of spikes."""
+        """Value and, of a spiking Input, `Signal.sent`."""
         values, time_steps = self.inputs.values[name], self.graph.time_steps
         if values.ndim == 1 + len(node.shape()):
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
@@ -260,7 +267,9 @@ class _Run:
 
     def _sent(self, spikes: np.ndarray) -> np.ndarray:
         """`Signal.sent` of the number of spikes of each element."""
-        return spikes if self.each_element else spikes.sum(-1, keepdims=True)
+        if self.each_element:
+            return np.stack([spikes, spikes != 0]).astype(np.int64)
+        return np.stack([spikes.sum(-1, keepdims=True), np.count_nonzero(spikes, -1, keepdims=True)])
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
@@ -281,12 +290,13 @@ class _Run:
         return Signal(s, self._sent(abs(s)))
 
     def _stepped(self, name: str, node: Stateful, signal: Signal) -> Signal:
-        hands_on = node.hands_on_spikes and signal.sent is not None
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, signal.value.shape)
-            self.sent[name] = node.at_rest(signal.value.shape, np.int64)
         value = self.membranes[name].step(self.arithmetic.at_port(name, 0, signal.value))
-        sent = self.sent[name].step(signal.sent) if hands_on and signal.sent is not None else None
+        sent = signal.sent if node.hands_on_spikes else None
+        if sent is not None:
+            self.sent.setdefault(name, node.at_rest(sent.shape, np.int64))
+            sent = self.sent[name].step(sent)
         return Signal(self.arithmetic.checked(name, value), sent)
 
     def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
@@ -314,6 +324,10 @@ class _Run:
     def _fed_back(self, before: dict[str, Signal], name: str, port: str) -> Signal:
         source, (batch, tokens) = self.graph.source(name, port), self.inputs.real.shape
         silence = np.zeros((batch, *sizes(self.shapes[source], tokens)), self.arithmetic.dtype)
+        if (
+            source not in before and name in self.spiking
+        ):  # silence is no spikes, and no reason to take others for graded
+            return Signal(silence, self._sent(silence))
         return before.get(source, Signal(silence))
 
     def _read_out(self, gathered: dict[str, np.ndarray]) -> None:
@@ -331,11 +345,14 @@ class _Run:
             return
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                sent = signal.sent.astype(np.int64)
+                sent, active = signal.sent.astype(np.int64)
                 if self.graph.has_tokens:
-                    sent = sent * self.context.real[..., None]
+                    sent, active = (spikes * self.context.real[..., None] for spikes in (sent, active))
+                reach, result = node.reach(self.context), self.result
                 for counts, caused in (
-                    (self.result.events, sent),
-                    (self.result.synaptic_operations, sent * node.reach(self.context)),
+                    (result.events, sent),
+                    (result.synaptic_operations, sent * reach),
+                    (result.active, active),
+                    (result.active_operations, active * reach),
                 ):
                     counts[name, port] = counts.get((name, port), 0) + caused.reshape(len(caused), -1).sum(1)

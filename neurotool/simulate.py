@@ -3,6 +3,7 @@
 Torch students, the executor and Lava must give the same spikes.
 """
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +24,18 @@ class SynapseEvents:
       and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
       the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
       operands of a MatMul spike, each port has its own count.
+    active, active_operations: the same two where the spikes of a window, which are known before they are sent, count
+      once: neurons that sent any, and these times the fan-out. In the concurrent schedule a window is one step.
     Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
     """
 
     events: int
     synaptic_operations: int
+    active: int = 0
+    active_operations: int = 0
+
+    def __add__(self, other: "SynapseEvents") -> "SynapseEvents":
+        return SynapseEvents(*map(operator.add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,12 @@ def simulate_batch(graph: Graph, batch: dict[str, Any], dtype: Any = np.float64)
 
 @dataclass(frozen=True)
 class _Signal:
-    """What a node hands on: its value, and the number of spikes behind each element where these are spikes."""
+    """What a node hands on: its value and, where these are spikes, behind each element the number of spikes and of
+    neurons that sent any."""
 
     value: np.ndarray
     sent: np.ndarray | None = None
+    active: np.ndarray | None = None
 
 
 class _Layer:
@@ -115,7 +125,7 @@ class _Run:
     def __init__(
         self, graph: Graph, ids: Any, mask: Any, types: Any, values: dict[str, np.ndarray], dtype: np.dtype
     ) -> None:
-        self.graph, self.dtype, self.shapes = graph, dtype, graph.shapes()
+        self.graph, self.dtype, self.shapes, self.spiking = graph, dtype, graph.shapes(), graph.spiking
         self.values = {name: _input(graph, name, values, dtype) for name in graph.of_type(Input)}
         self.ids = _ids(graph, ids, types)
         lengths = {name: len(x) for name, x in self.ids.items()}
@@ -175,6 +185,10 @@ class _Run:
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
         source = self.graph.source(name, port)
         silence = np.zeros(sizes(self.shapes[source], self.tokens), self.dtype)
+        if (
+            source not in before and name in self.spiking
+        ):  # silence is no spikes, and no reason to take others for graded
+            return _spikes(silence, silence)
         return before.get(source, _Signal(silence))
 
     def _apply(self, name: str, node: Node, t: int, *at_ports: _Signal) -> _Signal:
@@ -186,9 +200,11 @@ class _Run:
             case Stateful():
                 return self._stepped(name, node, at_ports[0])
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
+        active = [signal.active for signal in at_ports if signal.active is not None]
         value = self._compute(node, *(signal.value for signal in at_ports))
-        return _Signal(value, node.sent(self.context, *sent) if hands_on else None)
+        if node.hands_on_spikes and len(sent) == len(at_ports):
+            return _Signal(value, node.sent(self.context, *sent), node.sent(self.context, *active))
+        return _Signal(value)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
         y = node.compute(self.context, *(value.astype(np.float64, copy=False) for value in x))
@@ -202,20 +218,22 @@ class _Run:
         if not phased:
             s = layer.step(drive)
             self.spikes[name].append(layer.spikes[-1])
-            return _Signal(s, abs(s))
+            return _spikes(s, abs(s))
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _Signal(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
 
     def _stepped(self, name: str, node: Stateful, signal: _Signal) -> _Signal:
         """One step of a layer that keeps a state, and of a second one through which the numbers of spikes pass."""
-        shape, hands_on = signal.value.shape, node.hands_on_spikes and signal.sent is not None
+        shape = signal.value.shape
         if name not in self.states:
-            self.states[name] = node.at_rest(shape, self.dtype), node.at_rest(shape, np.int64)
+            self.states[name] = node.at_rest(shape, self.dtype), node.at_rest((2, *shape), np.int64)
         values, spikes = self.states[name]
         value = values.step(node.drive(signal.value))
-        return _Signal(value, spikes.step(signal.sent) if hands_on and signal.sent is not None else None)
+        if not node.hands_on_spikes or signal.sent is None or signal.active is None:
+            return _Signal(value)
+        return _Signal(value, *spikes.step(np.stack([signal.sent, signal.active])))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == len(node.shape())
@@ -225,7 +243,7 @@ class _Run:
             value, sent = values, (values != 0) * self.graph.time_steps
         else:
             value, sent = values.sum(0) / self.graph.time_steps, (values != 0).sum(0)
-        return _Signal(value, sent.astype(np.int64) if node.spiking else None)
+        return _spikes(value, sent.astype(np.int64)) if node.spiking else _Signal(value)
 
     def _logits(self, averages: dict[str, np.ndarray]) -> np.ndarray | None:
         """What acts at the end reads averages over the run: rates where they come from neurons."""
@@ -241,13 +259,17 @@ class _Run:
             return
         reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
-            if signal.sent is not None:
+            if signal.sent is not None and signal.active is not None:
                 # The axis of tokens, where there is one, is the last but one of what spikes can be.
                 real = self.context.real[:, None] if self.graph.has_tokens else 1
-                sent = (signal.sent * real).astype(np.int64)
+                sent, active = ((spikes * real).astype(np.int64) for spikes in (signal.sent, signal.active))
+                arrived = (sent, sent * reach, active, active * reach)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))
-                operations = so_far.synaptic_operations + int((sent * reach).sum())
-                self.events[name, port] = SynapseEvents(so_far.events + int(sent.sum()), operations)
+                self.events[name, port] = so_far + SynapseEvents(*(int(each.sum()) for each in arrived))
+
+
+def _spikes(value: np.ndarray, sent: np.ndarray) -> _Signal:
+    return _Signal(value, sent, (sent != 0).astype(np.int64))
 
 
 def _ids(graph: Graph, input_ids: Any, token_type_ids: Any) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs, random_batch, random_input, shaped_graphs
 
 from neurotool.graph import Graph, Input
-from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.emulator import Emulation, Emulator
 from neurotool.simulate import SynapseEvents, simulate
 
 
@@ -39,6 +39,12 @@ def padded(inputs: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     return {"values": {"spikes_in": values}, "attention_mask": mask}
 
 
+def executed(result: Emulation, i: int) -> dict[tuple[str, str], SynapseEvents]:
+    """Events of the i-th input."""
+    kinds = (result.events, result.synaptic_operations, result.active, result.active_operations)
+    return {port: SynapseEvents(*(int(counts[port][i]) for counts in kinds)) for port in result.events}
+
+
 @given(graphs(), st.integers(0, 2**32 - 1))
 @settings(max_examples=150)
 def test_batches_with_padding_equal_the_oracle_one_by_one(graph: Graph, seed: int) -> None:
@@ -54,11 +60,7 @@ def test_batches_with_padding_equal_the_oracle_one_by_one(graph: Graph, seed: in
             np.testing.assert_allclose(
                 result.potentials[name][i][:tokens], oracle.potentials[name], rtol=1e-9, atol=1e-9
             )
-        executed = {
-            port: SynapseEvents(int(count[i]), int(result.synaptic_operations[port][i]))
-            for port, count in result.events.items()
-        }
-        assert executed == oracle.events
+        assert executed(result, i) == oracle.events
 
 
 @given(graphs(), st.integers(0, 2**32 - 1))
@@ -88,8 +90,4 @@ def test_networks_without_tokens_equal_the_oracle(graph: Graph, seed: int) -> No
             assert getattr(result, kind).keys() == getattr(oracle, kind).keys()
             for name, array in getattr(oracle, kind).items():
                 np.testing.assert_allclose(getattr(result, kind)[name][i], array, rtol=1e-9, atol=1e-9, err_msg=name)
-        executed = {
-            port: SynapseEvents(int(count[i]), int(result.synaptic_operations[port][i]))
-            for port, count in result.events.items()
-        }
-        assert executed == oracle.events
+        assert executed(result, i) == oracle.events

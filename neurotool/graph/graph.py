@@ -66,6 +66,16 @@ class Graph:
         return not any(isinstance(node, Input) and isinstance(node.width, tuple) for node in self.nodes.values())
 
     @property
+    def spiking(self) -> set[str]:
+        """Nodes that send spikes or hand on spikes alone."""
+        found = {name for name, node in self.nodes.items() if node.sends_spikes or node.hands_on_spikes}
+        while graded := {
+            name for name in found if not self.nodes[name].sends_spikes and not found.issuperset(self.inputs[name])
+        }:
+            found -= graded
+        return found
+
+    @property
     def analog(self) -> list[str]:
         """Nodes whose value in every step is to be seen: they keep a state and send no spikes, or are declared outputs.
         Only in the concurrent schedule, where they act in every step."""
@@ -111,9 +121,13 @@ class Graph:
                 elif known and node.one_shape:  # what a feedback port reads is only known later
                     shapes[name] = known[0]
             if missing == [name for name in self.nodes if name not in shapes]:
-                raise GraphError(f"{self._title(missing[0])}: its shape depends on feedback alone")
+                alone = ((name, self.nodes[name].shape_alone(self.has_tokens)) for name in missing)
+                found = next(((name, shape) for name, shape in alone if shape), None)
+                if found is None:
+                    raise GraphError(f"{self._title(missing[0])}: its shape depends on feedback alone")
+                shapes[found[0]] = found[1]
         for name, _ in self.feedback:
-            self._shape(name, *(shapes[source] for source in self.inputs[name]))
+            shapes[name] = self._shape(name, *(shapes[source] for source in self.inputs[name]))
         return {name: shapes[name] for name in self.nodes}
 
     def _shape(self, name: str, *at_ports: Shape) -> Shape:

@@ -53,6 +53,10 @@ class Node:
         """Shape of the output for the shapes at the ports. Raises GraphError, naming the port."""
         raise NotImplementedError
 
+    def shape_alone(self, has_tokens: bool) -> Shape | None:
+        """Of the output, where what it reads depends on it; None where that says nothing."""
+        return None
+
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
         """The output for what is at the ports, exactly as the equation says, with any leading batch axes.
 

@@ -65,6 +65,9 @@ class Weighted(Synapse):
         expect_shape("x", inputs[0], (TOKENS, self.in_width), f"weight is {self.weight.shape}")
         return TOKENS, self.weight.shape[0]
 
+    def shape_alone(self, has_tokens: bool) -> Shape | None:
+        return (TOKENS, len(self.weight)) if has_tokens else (len(self.weight),)
+
     def sums(self, context: Context, *x: np.ndarray) -> np.ndarray:
         return x[0] @ self.weight.T.astype(x[0].dtype, copy=False)
 
