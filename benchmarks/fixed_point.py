@@ -12,7 +12,7 @@ import click
 import numpy as np
 from rich.progress import track
 
-from neurotool.cli.lowering import RANGE_BATCHES, ranges
+from neurotool.api.lowering import RANGE_BATCHES, ranges
 from neurotool.cli.reading import read_texts, student_reader
 from neurotool.evaluation import evaluate
 from neurotool.export.lower import lower

@@ -4,12 +4,13 @@ A fixed-point graph gives bit for bit what the Lava processes give; any other gr
 `neurotool.simulate`. Windows of IF neurons are computed in closed form unless spikes are asked for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from neurotool.errors import DataError
+from neurotool.executor import Record, Run, joined, reached
 from neurotool.graph import Add, Concat, Conv1d, Embedding, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
 from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
 from neurotool.lava_runtime.floating import FloatArithmetic
@@ -30,34 +31,6 @@ class Signal:
     sent: np.ndarray | None = None
 
 
-@dataclass
-class Emulation:
-    """What a batch did. Integers of a fixed-point graph are in units of `FixedPoint.scale` of their node.
-
-    logits: (batch, labels), real numbers; None without a Readout.
-    events, synaptic_operations: int64 (batch,) for each (node, port) that reads spikes: spikes received, and the
-      accumulations that they caused; padding left out.
-
-    With observe or record:
-    rates: average spiking rate of every neuron layer, (batch, tokens, width), real numbers; of the last sweep.
-    largest: max |output| of every node, padding included, real numbers.
-
-    With record:
-    messages: last output of every node.
-    spikes: int8 (batch, steps, tokens, width) of every neuron layer; step 0 is the first of its own window.
-    potentials: (batch, tokens, width) after the last step; in units of the threshold for a float graph.
-    """
-
-    logits: np.ndarray | None = None
-    events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    rates: dict[str, np.ndarray] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
-    messages: dict[str, np.ndarray] = field(default_factory=dict)
-    spikes: dict[str, np.ndarray] = field(default_factory=dict)
-    potentials: dict[str, np.ndarray] = field(default_factory=dict)
-
-
 def arithmetic(graph: Graph, overflow: Overflow = "error") -> Arithmetic:
     """The arithmetic that `graph` asks for."""
     return IntegerArithmetic(graph, overflow) if graph.fixed_point else FloatArithmetic(graph)
@@ -76,21 +49,26 @@ class Emulator:
         attention_mask: Any = None,
         token_type_ids: Any = None,
         values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
         observe: bool = False,
-        record: bool = False,
-    ) -> Emulation:
-        """Run a batch.
-
-        input_ids, token_type_ids, attention_mask: (batch, tokens) integers; values: for every Input node (batch,
-        tokens, width), constant, or (batch, T, tokens, width); observe, record: what to keep (see Emulation); record
-        steps through every window.
-        Raises DataError for inputs the graph cannot take.
-        """
+    ) -> Run:
+        """Run a batch: see `Executor.run`. record: steps through every window; observe: keep rates and largest."""
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
         inputs_at_once = max(1, TOKENS_AT_ONCE // inputs.real.shape[1])
         starts = range(0, len(inputs.real), inputs_at_once)
         parts = (inputs.rows(start, start + inputs_at_once) for start in starts)
-        return joined([_Run(self, part, observe or record, record).run() for part in parts])
+        recording = bool(record)
+        run = joined([_Run(self, part, observe or recording, recording).run() for part in parts])
+        return run if observe and not recording else run.keep(record)
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """See `Executor.drive`."""
+        source = self.graph.source(layer, "x")
+        if self.graph.fixed_point:
+            currents = np.rint(currents / self.graph.fixed_point[source].scale).astype(np.int64)
+        membrane = self.arithmetic.membrane(layer, currents.shape)
+        drive = self.arithmetic.at_port(layer, 0, currents)
+        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -144,24 +122,6 @@ def entering(
     return Entering(tables, arrays, real)
 
 
-def joined(parts: list[Emulation]) -> Emulation:
-    """One batch of several."""
-
-    def of(name: str) -> dict[Any, np.ndarray]:
-        return {key: np.concatenate([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
-
-    return Emulation(
-        logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),
-        events=of("events"),
-        synaptic_operations=of("synaptic_operations"),
-        rates=of("rates"),
-        messages=of("messages"),
-        spikes=of("spikes"),
-        potentials=of("potentials"),
-        largest={name: max(part.largest[name] for part in parts) for name in parts[0].largest},
-    )
-
-
 class _Run:
     def __init__(self, emulator: Emulator, inputs: Entering, observe: bool, record: bool) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
@@ -169,9 +129,9 @@ class _Run:
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, Membrane] = {}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
-        self.result = Emulation()
+        self.result = Run()
 
-    def run(self) -> Emulation:
+    def run(self) -> Run:
         graph = self.graph
         gathered: dict[str, Any] = dict.fromkeys((graph.source(name, "x") for name in graph.of_type(MeanPool)), 0)
         before: dict[str, Signal] = {}
@@ -279,17 +239,6 @@ class _Run:
                 sent = signal.sent.astype(np.int64) * real
                 for counts, caused in (
                     (self.result.events, sent),
-                    (self.result.synaptic_operations, sent * self._reached(node)),
+                    (self.result.synaptic_operations, sent * reached(node, real)),
                 ):
                     counts[name, port] = counts.get((name, port), 0) + caused.sum(-1)
-
-    def _reached(self, node: Linear | Conv1d | MatMul) -> np.ndarray | int:
-        """Accumulations that one spike of each token causes, (batch, tokens)."""
-        real = self.inputs.real
-        if isinstance(node, MatMul):  # one for every token that is paired with it
-            return real.sum(-1, keepdims=True)
-        if isinstance(node, Linear):
-            return len(node.weight)
-        # Token j is read by the outputs j - after … j + before.
-        padded = np.pad(real.astype(np.int64), ((0, 0), (node.after, node.before)))
-        return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(node.weight.shape[2]))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from neurotool.cli import json_option
+from neurotool.cli.options import json_option
 from neurotool.errors import ConfigError
 from neurotool.train.recipes import BASE, RECIPES, default, defaults_text, teacher_default
 
