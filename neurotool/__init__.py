@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neurotool.api.comparing import compare
+    from neurotool.api.distilling import distil
     from neurotool.api.executors import EXECUTORS
     from neurotool.api.model import Model
     from neurotool.api.model import open_model as open
@@ -25,11 +26,12 @@ PUBLIC = {
     "Model": "neurotool.api.model:Model",
     "Run": "neurotool.executor:Run",
     "compare": "neurotool.api.comparing:compare",
+    "distil": "neurotool.api.distilling:distil",
     "open": "neurotool.api.model:open_model",
 }
 """Name -> module:attribute."""
 
-__all__ = ["EXECUTORS", "PUBLIC", "Model", "Run", "__version__", "compare", "open"]
+__all__ = ["EXECUTORS", "PUBLIC", "Model", "Run", "__version__", "compare", "distil", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,9 @@ COMMANDS = {
     "run": LazyCommand(
         "neurotool.cli.run:run", "Run a model on any executor: texts or arrays in, predictions and spikes out."
     ),
+    "show": LazyCommand(
+        "neurotool.cli.show:show", "Say what a model file is: student, layers, spikes, task, metrics, versions."
+    ),
     "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
