@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neurotool.graph import Add, Concat, Conv1d, Graph, Input, Linear, MatMul
+from neurotool.graph import Context, Graph, Input, Synapse
 
 Inputs = dict[str, Any]
 """Keyword arguments of `simulate` for one input, of `Executor.run` for a batch."""
@@ -110,10 +110,10 @@ class Run:
         sent = self.sent | {name: _entered(graph, name, inputs) for name in graph.of_type(Input)}
         for (name, port), spikes in _arriving(graph, sent).items():
             node = graph.nodes[name]
-            assert isinstance(node, (Linear, Conv1d, MatMul))
-            by_token = spikes.sum(1) * real
-            self.events[name, port] = by_token.sum(-1)
-            self.synaptic_operations[name, port] = (by_token * reached(node, real)).sum(-1)
+            assert isinstance(node, Synapse)
+            by_token = (spikes.sum(1) * real)[..., None]
+            self.events[name, port] = by_token.sum((1, 2))
+            self.synaptic_operations[name, port] = (by_token * node.reach(Context(real))).sum((1, 2))
         return self
 
 
@@ -199,17 +199,6 @@ def runs(executor: Executor, inputs: Iterable[Inputs], at_once: int = 1) -> Iter
         yield from ((one, run.one(i)) for i, one in enumerate(part))
 
 
-def reached(node: Linear | Conv1d | MatMul, real: np.ndarray) -> np.ndarray | int:
-    """Accumulations that one spike of each token causes, (inputs, tokens)."""
-    if isinstance(node, MatMul):  # one for every token that is paired with it
-        return real.sum(-1, keepdims=True)
-    if isinstance(node, Linear):
-        return len(node.weight)
-    # Token j is read by the outputs j - after … j + before.
-    padded = np.pad(real.astype(np.int64), ((0, 0), (node.after, node.before)))
-    return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(node.weight.shape[2]))
-
-
 def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
     """`sent` of an Input node, None where it holds no spikes."""
     node = graph.nodes[name]
@@ -222,16 +211,16 @@ def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
 
 
 def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None]) -> dict[tuple[str, str], np.ndarray]:
-    """(inputs, passes, tokens) for each (node, port) that adds up spikes, which an Add or a Concat hands on."""
+    """(inputs, passes, tokens) for each (node, port) that adds up spikes, which nodes such as Add hand on."""
     known = dict(sent)
     for name, node in graph.nodes.items():
-        if isinstance(node, (Add, Concat)):
+        if node.hands_on_spikes:
             parts = [known.get(source) for source in graph.inputs[name]]
             known[name] = None if any(part is None for part in parts) else np.sum(parts, 0)  # type: ignore[arg-type]
     return {
         (name, port): spikes[:, :-1] if (name, port) in graph.feedback else spikes
         for name, node in graph.nodes.items()
-        if isinstance(node, (Linear, Conv1d, MatMul))
+        if isinstance(node, Synapse)
         for port, source in zip(node.ports, graph.inputs[name], strict=True)
         if (spikes := known.get(source)) is not None
     }

@@ -15,7 +15,8 @@ from scipy.special import erf
 
 from neurotool.errors import ExportError, OverflowingError
 from neurotool.executor import Run
-from neurotool.export.lower import SPREAD, dyadic, lower, mantissas, row_mantissas
+from neurotool.export.lower import SPREAD, lower
+from neurotool.export.rounding import dyadic, mantissas, row_mantissas
 from neurotool.graph import (
     Add,
     Concat,

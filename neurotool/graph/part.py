@@ -67,4 +67,4 @@ def _spikes(graph: Graph, source: str) -> bool:
     node = graph.nodes[source]
     if isinstance(node, Neuron):
         return graph.schedule == "concurrent" or bool(np.all(np.asarray(node.leak) == 1))
-    return isinstance(node, Input) and node.spiking
+    return node.sends_spikes
