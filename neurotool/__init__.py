@@ -4,20 +4,13 @@
     model = neurotool.open("model.ckpt")
     run = model.run(["a moving film"], executor="emulator")
 
-What is listed in PUBLIC is imported when it is first used: torch is not loaded before it is needed. docs/python.md.
+What is listed in PUBLIC is imported when it is first used: torch is not loaded before it is needed. Type checkers read
+__init__.pyi. docs/python.md.
 """
 
 import importlib
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from neurotool.api.comparing import compare
-    from neurotool.api.distilling import distil
-    from neurotool.api.executors import EXECUTORS
-    from neurotool.api.model import Model
-    from neurotool.api.model import open_model as open
-    from neurotool.executor import Run
+from typing import Any
 
 __version__ = version("neurotool")
 
@@ -31,7 +24,7 @@ PUBLIC = {
 }
 """Name -> module:attribute."""
 
-__all__ = ["EXECUTORS", "PUBLIC", "Model", "Run", "__version__", "compare", "distil", "open"]
+__all__ = [*PUBLIC, "PUBLIC", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,19 @@ def test_import_is_light(module: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_public_names_are_there_and_typed(repository: Path) -> None:
+    """What is imported on first use, what type checkers see, and rooms that keep their names."""
+    import neurotool
+
+    stub = ast.parse((repository / "neurotool" / "__init__.pyi").read_text("utf-8"))
+    seen = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(neurotool.PUBLIC)
+    assert all(callable(getattr(neurotool, name)) or name == "EXECUTORS" for name in neurotool.PUBLIC)
+    assert not set(neurotool.PUBLIC) & set(ROOMS) and set(neurotool.PUBLIC) <= set(dir(neurotool))
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        _ = neurotool.opne  # type: ignore[attr-defined]
+
+
 def imported_names(source: str, package: str) -> Iterator[str]:
     """Every absolute dotted name that the source of a module in `package` imports, at any depth of nesting.
 
