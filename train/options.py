@@ -39,7 +39,10 @@ WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
     **dict.fromkeys(("kernel_sizes", "layer_map"), tuple),
 }
-OPTIONS: dict[str, type] = {name: type(value) for name, value in (BASE | DEFAULTS).items()} | WITHOUT_DEFAULT
+OPTIONS: dict[str, type] = {
+    **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
+    **WITHOUT_DEFAULT,
+}
 """Name -> type of value. v_threshold is a number or "learned"; layer_map holds whole numbers, and "-" or None."""
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
 

@@ -16,10 +16,12 @@ def distil(data: Path | str | None = None, *, output: Path | str = "model.ckpt",
     Progress is shown on standard error.
     Raises ConfigError for an option that does not exist or does not fit, and what training raises.
     """
-    from neurotool.train.options import plan_from
+    from neurotool.train.options import OPTIONS, plan_from
     from neurotool.train.pipeline import train
 
-    paths = {name: Path(options[name]) for name in ("run_folder",) if options.get(name) is not None}
-    plan = plan_from(options | paths | {"data": None if data is None else Path(data), "output": Path(output)})
+    given = {**options, "data": data, "output": output}
+    paths = {name: OPTIONS[name](value) for name, value in given.items() if isinstance(value, Path) and name in OPTIONS}
+    paths |= {name: Path(given[name]) for name in ("data", "output", "run_folder") if isinstance(given.get(name), str)}
+    plan = plan_from(given | paths)
     train(plan, Console(stderr=True))
     return open_model(output)
