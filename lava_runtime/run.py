@@ -76,7 +76,7 @@ def run_jobs(
 ) -> list[Run]:
     """Run several networks, one after another in one worker, which saves its start. See run_on_lava."""
     if python == sys.executable and (problem := compatibility.installation_problem()):
-        way_out = f"use the emulator (neurotool run … --backend emulator), or run: {compatibility.install_command()}"
+        way_out = f"use the emulator (neurotool run … --executor emulator), or run: {compatibility.install_command()}"
         raise LavaError(f"Lava cannot be used: {problem}; {way_out}")
     with tempfile.TemporaryDirectory(prefix="neurotool-lava-") as root:
         folders = [Path(root, str(i)) for i in range(len(jobs))]

@@ -189,5 +189,5 @@ def test_without_lava_the_way_out_is_named(bundle: Path, monkeypatch: pytest.Mon
     result = run(bundle, TEXTS[0])
     assert result.exit_code == 1
     assert "lava-nc is not installed" in result.stderr
-    assert "--backend emulator" in result.stderr
+    assert "--executor emulator" in result.stderr
     assert "pip install" in result.stderr

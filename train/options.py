@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "rate_penalty": 0.0,
     "max_length": 128,
     "warmup": 0.1,
+    "compile": "auto",
     "seed": 42,
 } | dict.fromkeys(("feedback", "bf16", "gradient_checkpointing", "resume", "force"), False)
 """Of what does not depend on the student (recipes.py) or the teacher."""
@@ -149,6 +150,7 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         precision="bfloat16" if options["bf16"] else "float32",
+        compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],
         seed=options["seed"],
         run_folder=options["run_folder"],

@@ -166,6 +166,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
 @_with_default("--warmup", type=float, help="Share of the steps.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
+@_with_default(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Layers by torch.compile, fewer passes over memory; auto: in long runs, where there is a compiler.",
+)
 @click.option(
     "--gradient-checkpointing",
     is_flag=True,
