@@ -69,7 +69,9 @@ class Emulator:
             currents = np.rint(currents / self.graph.fixed_point[source].scale).astype(np.int64)
         membrane = self.arithmetic.membrane(layer, currents.shape)
         drive = self.arithmetic.at_port(layer, 0, currents)
-        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(np.int8)
+        node = self.graph.nodes[layer]
+        assert isinstance(node, Neuron)
+        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(node.spike_type)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class _Run:
         self._read_out(gathered)
         if self.record:
             self.result.messages = {name: signal.value for name, signal in before.items()}
-            self.result.spikes = {name: np.stack(steps, 1).astype(np.int8) for name, steps in self.spikes.items()}
+            self.result.spikes = {name: self._recorded(name, steps) for name, steps in self.spikes.items()}
             self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
         return self.result
 
@@ -201,6 +203,11 @@ class _Run:
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
         return Signal(s, abs(s).sum(-1, keepdims=True))
+
+    def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        return np.stack(steps, 1).astype(node.spike_type)
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""

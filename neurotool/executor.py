@@ -40,8 +40,8 @@ class SynapseEvents:
 class Simulation:
     """What one input did.
 
-    spikes: per Neuron node, int8 (steps, tokens, width); steps is T, in the phased schedule T * feedback_sweeps, and
-      step 0 is the first of the layer's own window.
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
+      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
@@ -66,8 +66,8 @@ class Run:
 
     Of the nodes that are recorded:
     rates: average spiking rate of every neuron layer, (inputs, tokens, width), real numbers; of the last sweep.
-    spikes: int8 (inputs, steps, tokens, width) of every neuron layer; steps is T, in the phased schedule T *
-      feedback_sweeps, and step 0 is the first of the layer's own window.
+    spikes: int8 (int32 of several in a step), (inputs, steps, tokens, width) of every neuron layer; steps is T, in the
+      phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: (inputs, tokens, width) after the last step; in units of the threshold for a graph of real numbers.
     messages: last output of every node; torch has none.
 

@@ -90,7 +90,7 @@ class _Layer:
 
     def step(self, drive: np.ndarray) -> np.ndarray:
         s = self.membrane.step(drive)
-        self.spikes.append(s.astype(np.int8))
+        self.spikes.append(s.astype(self.membrane.node.spike_type))
         self._weighted = self._weighted * self.leak.astype(s.dtype) + s
         self._weight = self._weight * self.leak + 1
         return s

@@ -212,7 +212,11 @@ def open_model(
     not fit the kind of file.
     """
     path = Path(path)
-    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value]
+    given = [
+        "--from" if name == "tool" else f"--{name.replace('_', '-')}"
+        for name, value in conventions.items()
+        if value not in (None, False)
+    ]
     if path.is_dir() or not is_nir(path):
         if given:
             raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; this file says it itself, leave it out")

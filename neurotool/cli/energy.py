@@ -14,6 +14,7 @@ from neurotool.cli.options import (
     PATH,
     executor_option,
     layers_option,
+    open_file,
     opening_options,
     time_steps_option,
     tokenizer_option,
@@ -80,9 +81,7 @@ class _Pricing:
         self.executor: str | None = pricing["executor"]
 
     def open(self, path: Path) -> "Model":
-        from neurotool.api.model import open_model
-
-        return open_model(path, **self.opening)
+        return open_file(path, **self.opening)
 
     def report(self, model: "Model", dense: "CostModel | None" = None, force: bool = False, **source: Any) -> "Report":
         from dataclasses import replace

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from neurotool.api.exporting import TARGETS
-from neurotool.cli.options import PATH, json_option, layers_option, opening_options, time_steps_option
+from neurotool.cli.options import PATH, json_option, layers_option, open_file, opening_options, time_steps_option
 from neurotool.cli.printing import one_by_one, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
@@ -83,7 +83,6 @@ def export(
 ) -> None:
     """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
     from neurotool.api.exporting import check_options
-    from neurotool.api.model import open_model
 
     if strict and not chip:
         raise ConfigError("--strict: names the rules of a chip; give it with --chip")
@@ -97,7 +96,7 @@ def export(
         "part": part,
     }
     check_options(target, **options)
-    report = open_model(model, **opening).export(output, target, samples=samples, force=force, **options)
+    report = open_file(model, **opening).export(output, target, samples=samples, force=force, **options)
     fit = report.pop("fit", None)
     report |= {"fit": fit.to_dict()} if fit and as_json else {}
     report |= {"seconds": round(time.perf_counter() - start, 2)}

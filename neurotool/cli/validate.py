@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from neurotool.cli.options import EXECUTORS, PATH, json_option, layers_option, opening_options, time_steps_option
+from neurotool.cli.options import (
+    EXECUTORS,
+    PATH,
+    json_option,
+    layers_option,
+    open_file,
+    opening_options,
+    time_steps_option,
+)
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
@@ -80,13 +88,13 @@ def validate(
 ) -> None:
     """Compare two models spike by spike on real sentences."""
     from neurotool.api.comparing import compare
-    from neurotool.api.model import is_nir, open_model
+    from neurotool.api.model import is_nir
 
     steps = opening.pop("time_steps")
     there = {path: is_nir(path) and not path.is_dir() for path in (a, b)}
     foreign = opening | {"tokenizer": tokenizer}
     models = [
-        open_model(path, time_steps=steps, **foreign if there[path] or not any(there.values()) else {})
+        open_file(path, time_steps=steps, **foreign if there[path] or not any(there.values()) else {})
         for path in (a, b)
     ]
     reading = [model for model in models if model.kind != "NIR file"]
