@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from neurotool.executor import Run, sent_of
 from neurotool.graph import Input, Neuron, Node, Readout, Stateful
 from neurotool.graph.nodes import State, sizes
-from neurotool.lava_runtime.emulator import Emulation, Entering, arithmetic
+from neurotool.lava_runtime.emulator import Entering, arithmetic
 from neurotool.lava_runtime.integer import Overflow
 from neurotool.lava_runtime.network import Network, Part
 
@@ -25,7 +26,7 @@ class Program:
         self.overflow = overflow
         self.arithmetic = arithmetic(self.graph, overflow)
         self.record = tuple(name for name in part.nodes if name in record and not self.graph.nodes[name].at_end)
-        self.results: list[Emulation] = []
+        self.results: list[Run] = []
         self.t = -1 - network.delays[part.name]
         self.steps = len(inputs.real) * self.time_line.steps
         self._silence: dict[str, np.ndarray] = {}
@@ -56,7 +57,7 @@ class Program:
             self.analog: dict[str, list[np.ndarray]] = {n: [] for n in self.record if n in self.graph.analog}
             self.gathered: dict[str, Any] = {}
             self.totals: dict[str, np.ndarray] = {}
-            self.result = Emulation()
+            self.result = Run()
         if self.at == 0:
             self.before, self.totals = self.totals, {}
 
@@ -135,6 +136,9 @@ class Program:
             return
         if name in self.record:
             self.spikes[name].append(s)
+        self.counts: np.ndarray = np.abs(s) + (self.counts if step else 0)  # of the window so far
+        sent = sent_of(self.counts, self.graph.has_tokens)
+        self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, *sent.shape), np.int64))[self.sweep] = sent
         self._send(name, s * self.arithmetic.emission_weights(name)[step] if self.phased else s)
 
     def _read_out(self, name: str, node: Node) -> None:

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs, random_batch, random_input, shaped_graphs
 
+from neurotool.executor import Run, SynapseEvents
 from neurotool.graph import Graph, Input
-from neurotool.lava_runtime.emulator import Emulation, Emulator
-from neurotool.simulate import SynapseEvents, simulate
+from neurotool.lava_runtime.emulator import Emulator
+from neurotool.simulate import simulate
 
 
 def rows(graph: Graph, seed: int) -> list[dict[str, Any]]:
@@ -39,7 +40,7 @@ def padded(inputs: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     return {"values": {"spikes_in": values}, "attention_mask": mask}
 
 
-def executed(result: Emulation, i: int) -> dict[tuple[str, str], SynapseEvents]:
+def executed(result: Run, i: int) -> dict[tuple[str, str], SynapseEvents]:
     """Events of the i-th input."""
     kinds = (result.events, result.synaptic_operations, result.active, result.active_operations)
     return {port: SynapseEvents(*(int(counts[port][i]) for counts in kinds)) for port in result.events}

@@ -10,6 +10,7 @@ import pytest
 from neurotool.energy.counts import count
 from neurotool.energy.measure import measure
 from neurotool.errors import DataError, GraphError
+from neurotool.executor import COUNTS
 from neurotool.export.chip import load_chip
 from neurotool.export.fit import fit_report
 from neurotool.export.lower import lower
@@ -38,8 +39,8 @@ from neurotool.lava_runtime.bundle import Bundle, read_bundle, write_bundle
 from neurotool.lava_runtime.emulator import Emulator
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.run import run_on_lava
-from neurotool.simulate import simulate
-from neurotool.validate import GraphModel, compare
+from neurotool.simulate import Interpreter, simulate
+from neurotool.validate import compare
 
 lava_installed = pytest.mark.skipif(
     compatibility.installation_problem() is not None, reason=f"Lava: {compatibility.installation_problem()}"
@@ -198,9 +199,9 @@ def image_graph() -> Graph:
     build = GraphBuilder()
     x = build.add("in", Input(IMAGE, spiking=True))
     s = build.add("cuba", CubaLIF(rng.uniform(0.5, 1, IMAGE), np.array([[[0.5]], [[0.75]]]), current_leak=0.5), x)
-    x = build.add("scaled", Scale(np.array([[[0.5]], [[2.0]]])), s)
-    x = build.add("delayed", Delay(rng.integers(0, 3, IMAGE)), x)
+    x = build.add("delayed", Delay(rng.integers(0, 3, IMAGE)), s)
     x = build.add("linear", Linear(rng.normal(size=(2, 2))), x)
+    x = build.add("scaled", Scale(np.array([[[0.5]], [[2.0]]])), x)
     build.feedback.append(("sum", "b"))
     last = build.add("last", Neuron(0.83, 0.9), build.add("sum", Add(), x, "last"))
     joined = build.add("joined", Concat(2, axis=-3), s, last)
@@ -240,6 +241,10 @@ def test_interpreter_emulator_and_lava_agree() -> None:
             assert getattr(lava, kind).keys() == getattr(expected, kind).keys()
             for name, array in getattr(expected, kind).items():
                 np.testing.assert_allclose(getattr(lava, kind)[name], array, rtol=0, atol=1e-12, err_msg=name)
+        for kind in COUNTS:
+            assert getattr(expected, kind)
+            for port, counts in getattr(expected, kind).items():
+                np.testing.assert_array_equal(getattr(lava, kind)[port], counts)
 
 
 def test_integers_of_an_integrator_and_a_current() -> None:
@@ -340,10 +345,10 @@ def test_others_are_our_own(changes: dict[str, Any]) -> None:
 def test_validate_compares_networks_without_tokens() -> None:
     graph = image_graph()
     inputs = [{"values": {"in": values}} for values in BATCH["values"]["in"]]
-    same = compare(GraphModel(graph), GraphModel(graph), inputs)
+    same = compare(Interpreter(graph), Interpreter(graph), inputs)
     assert not same.problems and same.layers["last"].compared == 3 * 8 * 12
     other = replace(graph, nodes=graph.nodes | {"last": Neuron(0.73, 0.9)})
-    assert compare(GraphModel(graph), GraphModel(other), inputs).problems
+    assert compare(Interpreter(graph), Interpreter(other), inputs).problems
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from neurotool.errors import GraphError
 from neurotool.graph.nodes.neurons import Membrane, Neuron
-from neurotool.graph.nodes.node import Shape, Stateful, check_numbers, expect_activation, expect_fitting, register
+from neurotool.graph.nodes.node import (
+    TOKENS,
+    Shape,
+    Stateful,
+    check_numbers,
+    expect_activation,
+    expect_fitting,
+    register,
+)
 
 
 @register
@@ -100,7 +109,8 @@ class Integrated:
 @register
 @dataclass(frozen=True, eq=False)
 class Delay(Stateful):
-    """y_t = x_(t - steps), 0 before the first; steps: one whole number, or one per element. Spikes stay spikes."""
+    """y_t = x_(t - steps), 0 before the first; steps: one whole number or, without tokens, one per element. Spikes stay
+    spikes."""
 
     steps: int | np.ndarray = 1
     hands_on_spikes: ClassVar[bool] = True
@@ -111,6 +121,8 @@ class Delay(Stateful):
     def shape(self, *inputs: Shape) -> Shape:
         expect_activation("x", inputs[0], "it delays activations")
         expect_fitting(self, ("steps",), inputs[0])
+        if TOKENS in inputs[0] and np.ndim(self.steps):
+            raise GraphError("steps is an array: tokens are delayed by one number of steps")
         return inputs[0]
 
     def at_rest(self, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> "Waiting":
