@@ -58,7 +58,7 @@ demo: install
 	$(BIN)/neurotool run $(DEMO:.ckpt=.lava) "a moving and very funny film" "two hours of my life that I want back"
 	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.lava)
 	$(BIN)/neurotool energy report $(DEMO)
-	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html)
+	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html) --force
 
 # The same commands on a fraction of the training, for .ci/run.
 demo-short:

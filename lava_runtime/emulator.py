@@ -46,6 +46,7 @@ class Emulation:
     messages: last output of every node.
     spikes: int8 (batch, steps, tokens, width) of every neuron layer; step 0 is the first of its own window.
     potentials: (batch, tokens, width) after the last step; in units of the threshold for a float graph.
+    outputs: of every node of Graph.outputs, real numbers: (batch, steps or sweeps, …); a MeanPool once.
     """
 
     logits: np.ndarray | None = None
@@ -56,6 +57,7 @@ class Emulation:
     messages: dict[str, np.ndarray] = field(default_factory=dict)
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def arithmetic(graph: Graph, overflow: Overflow = "error") -> Arithmetic:
@@ -158,6 +160,7 @@ def joined(parts: list[Emulation]) -> Emulation:
         messages=of("messages"),
         spikes=of("spikes"),
         potentials=of("potentials"),
+        outputs=of("outputs"),
         largest={name: max(part.largest[name] for part in parts) for name in parts[0].largest},
     )
 
@@ -169,6 +172,7 @@ class _Run:
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, Membrane] = {}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
+        self.outputs: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.outputs if record}
         self.result = Emulation()
 
     def run(self) -> Emulation:
@@ -187,6 +191,8 @@ class _Run:
                 self._count(name, at_ports)
                 signals[name] = self._signal(name, t, at_ports)
                 self._observe(name, signals[name].value, t)
+                if name in self.outputs:
+                    self.outputs[name].append(self.arithmetic.real(name, signals[name].value))
                 if name in gathered:
                     gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
             before = signals
@@ -195,6 +201,7 @@ class _Run:
             self.result.messages = {name: signal.value for name, signal in before.items()}
             self.result.spikes = {name: np.stack(steps, 1).astype(np.int8) for name, steps in self.spikes.items()}
             self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
+            self.result.outputs = {name: np.stack(given, 1) for name, given in self.outputs.items()}
         return self.result
 
     def _signal(self, name: str, t: int, at_ports: tuple[Signal, ...]) -> Signal:
@@ -267,6 +274,8 @@ class _Run:
                 source = (gathered[self.graph.source(name, "x")],)
                 gathered[name] = self.arithmetic.evaluate(name, source, self.inputs.real)
                 self._observe(name, gathered[name])
+                if name in self.outputs:
+                    self.outputs[name] = [self.arithmetic.real(name, gathered[name])]
                 if isinstance(node, Readout):
                     self.result.logits = self.arithmetic.real(name, gathered[name])
 

@@ -26,8 +26,9 @@ class EmulatedModel:
 
     def run(self, inputs: Inputs) -> Run:
         result = self._emulate(inputs)
-        spikes, rates = ({name: x[0] for name, x in of.items()} for of in (result.spikes, result.rates))
-        return Run(spikes, rates, None if result.logits is None else result.logits[0])
+        parts = ({name: x[0] for name, x in of.items()} for of in (result.spikes, result.rates, result.outputs))
+        spikes, rates, outputs = parts
+        return Run(spikes, rates, None if result.logits is None else result.logits[0], outputs)
 
     def execute(self, graph: Graph, **inputs: Any) -> Executed:
         """Spikes and executed events of one input, for operation counts. graph: the model's own."""

@@ -5,7 +5,7 @@ Torch students, the executor and Lava must give the same spikes.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Simulation:
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
     logits: (labels,); None where the graph has no Readout.
+    outputs: per node of Graph.outputs what it gave in each step (phased: sweep), (steps, …); a MeanPool once.
     """
 
     spikes: dict[str, np.ndarray]
@@ -64,6 +65,7 @@ class Simulation:
     rates: dict[str, np.ndarray]
     events: dict[tuple[str, str], SynapseEvents]
     logits: np.ndarray | None
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def simulate(
@@ -170,6 +172,7 @@ class _Run:
         phased = graph.schedule == "phased"
         before: dict[str, _Signal] = {}
         pooled = {graph.source(name, "x") for name in graph.of_type(MeanPool)}
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in graph.outputs}
         total: dict[str, np.ndarray] = dict.fromkeys(pooled, np.zeros((), self.dtype))
         passes = graph.feedback_sweeps if phased else graph.time_steps
         for t in range(passes):
@@ -183,17 +186,22 @@ class _Run:
                 ]
                 self._count(name, node, at_ports)
                 signals[name] = self._apply(name, node, t, *at_ports)
+                if name in outputs:
+                    outputs[name].append(signals[name].value)
                 if name in pooled:
                     total[name] = total[name] + signals[name].value
             before = signals
         averages = {name: before[name].value if phased else total[name] / passes for name in pooled}
         rates = {name: membrane.rate for name, membrane in self.membranes.items()}
+        averages |= rates
+        logits = self._logits(averages)
         return Simulation(
             spikes={name: np.stack(spikes) for name, spikes in self.spikes.items()},
             potentials={name: membrane.u for name, membrane in self.membranes.items()},
             rates=rates,
             events=self.events,
-            logits=self._logits(averages | rates),
+            logits=logits,
+            outputs={name: np.stack(given or [averages[name]]) for name, given in outputs.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:

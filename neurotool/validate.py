@@ -24,6 +24,7 @@ class Run(NamedTuple):
     spikes: dict[str, np.ndarray]
     rates: dict[str, np.ndarray]
     logits: np.ndarray | None
+    outputs: dict[str, np.ndarray] = {}  # noqa: RUF012  nobody writes to it
 
 
 class Model(Protocol):
@@ -45,7 +46,7 @@ class GraphModel:
 
     def run(self, inputs: Inputs) -> Run:
         result = simulate(self.graph, **inputs, dtype=self.dtype)
-        return Run(result.spikes, result.rates, result.logits)
+        return Run(result.spikes, result.rates, result.logits, result.outputs)
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
@@ -91,9 +92,34 @@ class LayerComparison:
 
 
 @dataclass
+class OutputComparison:
+    """What a node of `Graph.outputs` gave in both: real numbers, every one of every step. largest: |value|."""
+
+    values: int = 0
+    sum_of_differences: float = 0.0
+    sum_of_values: float = 0.0
+    max_difference: float = 0.0
+    largest: float = 0.0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        difference, size = np.abs(a - b), np.maximum(np.abs(a), np.abs(b))
+        self.values += difference.size
+        self.sum_of_differences += float(difference.sum())
+        self.sum_of_values += float(size.sum())
+        self.max_difference = float(np.maximum(self.max_difference, difference.max()))  # keeps what is no number
+        self.largest = float(np.maximum(self.largest, size.max()))
+
+    @property
+    def relative_difference(self) -> float:
+        """Mean |difference| as a share of the mean |value|."""
+        return self.sum_of_differences / self.sum_of_values if self.sum_of_differences else 0.0
+
+
+@dataclass
 class Comparison:
     """problems: why the models differ, one line each; empty where they agree within the tolerance.
 
+    decided: whether anything was compared that could have differed: without it there is a problem, and no verdict.
     quantised: one of the two, and only one, is a fixed-point network.
     """
 
@@ -101,6 +127,8 @@ class Comparison:
     quantised: bool = False
     inputs: int = 0
     layers: dict[str, LayerComparison] = field(default_factory=dict)
+    outputs: dict[str, OutputComparison] = field(default_factory=dict)
+    decided: bool = True
     first_difference: Difference | None = None
     max_logit_difference: float | None = None
     predictions_agreeing: int | None = None
@@ -116,6 +144,11 @@ class Comparison:
             for name, layer in self.layers.items()
         }
         return asdict(self) | {"layers": layers, "passed": self.passed}
+
+    @property
+    def silent(self) -> list[str]:
+        """Neuron layers that sent nothing in either: what drives them was not compared."""
+        return [name for name, layer in self.layers.items() if not layer.spikes_a + layer.spikes_b]
 
 
 QUANTISED_TOLERANCE = 0.2
@@ -145,15 +178,23 @@ def compare(
         return result
     result.problems += _structure(a.graph, b.graph)
     result.layers = {name: LayerComparison() for name in _common_layers(a.graph, b.graph)}
+    result.outputs = {name: OutputComparison() for name in _common_outputs(a.graph, b.graph)}
     scale = 1.0
     for i, one in enumerate(inputs):
         run_a, run_b = a.run(one), b.run(one)
         for name, layer in result.layers.items():
             _compare_layer(layer, name, i, run_a, run_b, one.get("attention_mask"))
+        for name, output in result.outputs.items():
+            if name in run_a.outputs and name in run_b.outputs:
+                real = (_of_tokens(run.outputs[name], one.get("attention_mask")) for run in (run_a, run_b))
+                output.add(*real)
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1
     if not result.inputs:
         raise ConfigError("no inputs to compare on: give at least one")
+    if nothing := _nothing_compared(result):
+        result.decided = False
+        result.problems.append(f"{nothing}: no verdict")
     result.first_difference = _first(result, a.graph)
     result.problems += _far_apart(result) if quantised else _beyond(result, rounding, scale)
     if tolerance == 0 and not quantised:
@@ -165,6 +206,28 @@ def _common_layers(a: Graph, b: Graph) -> list[str]:
     """Neuron layers of the same name and shape."""
     shapes_a, shapes_b, layers_b = a.shapes(), b.shapes(), b.of_type(Neuron)
     return [name for name in a.of_type(Neuron) if name in layers_b and shapes_a[name] == shapes_b[name]]
+
+
+def _common_outputs(a: Graph, b: Graph) -> list[str]:
+    """Outputs of the same name and shape."""
+    shapes_a, shapes_b = a.shapes(), b.shapes()
+    return [name for name in a.outputs if name in b.outputs and shapes_a[name] == shapes_b[name]]
+
+
+def _nothing_compared(result: Comparison) -> str:
+    """Why two networks that agree have not been shown to be alike; empty where they have."""
+    if result.layers:
+        return "nothing fired" if len(result.silent) == len(result.layers) else ""
+    given = any(output.values for output in result.outputs.values()) or result.max_logit_difference is not None
+    return "" if given else "neither network has neurons or outputs"
+
+
+def _of_tokens(x: np.ndarray, mask: Any) -> np.ndarray:
+    """The values (steps, [heads,] tokens, …) of tokens that are not padding; (steps, width) has no tokens."""
+    if mask is None or x.ndim < 3:
+        return x
+    real = np.asarray(mask).astype(bool)
+    return x[:, real] if x.ndim == 3 else x[:, :, real][..., real]
 
 
 def _different_networks(a: Graph, b: Graph) -> str:
@@ -202,6 +265,7 @@ def _structure(a: Graph, b: Graph) -> list[str]:
         problems.append(f"the readout has {outputs_a} outputs in A, {outputs_b} in B")
     layers_a, layers_b = a.of_type(Neuron), b.of_type(Neuron)
     shapes_a, shapes_b, common = a.shapes(), b.shapes(), _common_layers(a, b)
+    problems += _outputs_apart(a, b)
     apart = {
         "only in A": [name for name in layers_a if name not in layers_b],
         "only in B": [name for name in layers_b if name not in layers_a],
@@ -216,6 +280,16 @@ def _structure(a: Graph, b: Graph) -> list[str]:
         first = next(i for i, (x, y) in enumerate(zip(layers_a, layers_b, strict=True)) if x != y)
         problems.append(f"neuron layers emit in another order: {layers_a[first]} in A where {layers_b[first]} is in B")
     return problems
+
+
+def _outputs_apart(a: Graph, b: Graph) -> list[str]:
+    common = _common_outputs(a, b)
+    apart = {
+        "only in A": [name for name in a.outputs if name not in b.outputs],
+        "only in B": [name for name in b.outputs if name not in a.outputs],
+        "of another shape": [name for name in a.outputs if name in b.outputs and name not in common],
+    }
+    return [f"outputs {how}: {_listing(names)}" for how, names in apart.items() if names]
 
 
 def _shape(shape: tuple[object, ...]) -> str:
@@ -250,7 +324,7 @@ def _compare_logits(result: Comparison, a: np.ndarray | None, b: np.ndarray | No
     """Returns the largest |logit|. Readouts of different size are a matter of _structure."""
     if a is None or b is None or a.shape != b.shape:
         return 0.0
-    result.max_logit_difference = max(result.max_logit_difference or 0.0, float(np.abs(a - b).max()))
+    result.max_logit_difference = float(np.maximum(result.max_logit_difference or 0.0, np.abs(a - b).max()))
     if len(a) > 1:
         result.predictions_agreeing = (result.predictions_agreeing or 0) + int(a.argmax() == b.argmax())
     return float(np.abs(a).max())
@@ -271,7 +345,12 @@ def _beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
             problems.append(f"{name}: {layer.differing} of {layer.compared} spikes differ")
         elif layer.max_rate_difference > result.tolerance + rounding:
             problems.append(f"{name}: rates differ by up to {layer.max_rate_difference:.3g}")
-    if (result.max_logit_difference or 0.0) > result.tolerance + rounding * scale:
+    for name, output in result.outputs.items():
+        if not output.values:
+            problems.append(f"{name}: the output could not be compared")
+        elif not output.max_difference <= result.tolerance + rounding * max(1.0, output.largest):
+            problems.append(f"{name}: outputs differ by up to {output.max_difference:.3g}")
+    if not (result.max_logit_difference or 0.0) <= result.tolerance + rounding * scale:
         problems.append(f"logits differ by up to {result.max_logit_difference:.3g}")
     return problems
 
@@ -282,6 +361,11 @@ def _far_apart(result: Comparison) -> list[str]:
         f"{name}: rates differ by {layer.mean_rate_difference:.3g} on average"
         for name, layer in result.layers.items()
         if layer.mean_rate_difference > result.tolerance
+    ]
+    problems += [
+        f"{name}: outputs differ by {output.relative_difference:.3g} of their mean size"
+        for name, output in result.outputs.items()
+        if not output.values or not output.relative_difference <= result.tolerance
     ]
     if result.predictions_agreeing is not None:
         differing = result.inputs - result.predictions_agreeing

@@ -184,7 +184,7 @@ def test_an_old_checkpoint_names_the_way_out(
     [
         (["--data", "nothing/here.tsv"], "no such file"),
         (["--cost-model", "intel"], "horowitz-45nm"),
-        (["--cost-model", "loihi1-silicon", "--dense-cost-model", "horowitz-45nm"], "--force"),
+        (["--cost-model", "loihi1-silicon", "--dense-cost-model", "horowitz-45nm"], "--across-technologies"),
         (["--json", "--format", "csv"], "contradict"),
         (["-o", "no/such/folder/x.html"], "folder does not exist"),
         (["--reset", "soft"], "foreign .nir"),
@@ -192,7 +192,7 @@ def test_an_old_checkpoint_names_the_way_out(
         (["--data", "two\ttexts"], "2 came"),
         (["--tokenizer", "x.ckpt"], "for a .nir"),
         (["--cost-model", "loihi2", "--cost-model", "loihi2"], "twice"),
-        (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--force"], "no energy"),
+        (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--across-technologies"], "no energy"),
         (["--cost-model", "loihi2", "--numbers", "fp32"], "int8"),
     ],
 )

@@ -12,7 +12,9 @@ from rich.console import Console
 
 from neurotool.cli.graphs import Conventions, is_nir, nir_options
 from neurotool.cli.measured import Measured, Source, measure_file, measure_student, refuse_tokenizer
-from neurotool.errors import ConfigError, ExportError, NeurotoolError
+from neurotool.cli.options import SAMPLES, TIME_STEPS_LIST
+from neurotool.errors import ConfigError, NeurotoolError
+from neurotool.files import check_free, write_bytes
 
 if TYPE_CHECKING:
     from neurotool.energy.costs import CostModel
@@ -45,12 +47,13 @@ def _pricing_options(command: Command) -> Command:
         click.option("--cost-model", "cost_models", multiple=True, help=models),
         click.option("--numbers", type=numbers, help="Number format.  [default: the cost model's first]"),
         click.option("--data", help=data),
-        click.option("--samples", type=click.IntRange(min=1), help="Use so many texts.  [default: all; 8 for a .nir]"),
+        click.option("--samples", type=SAMPLES, help="Use so many texts.  [default: all; 8 for a .nir]"),
         click.option("--tokenizer", type=click.Path(path_type=Path), help=tokenizer),
         click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="Weights that are zero cost nothing."),
         click.option("--format", "output_format", type=formats, help=by_ending),
         click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: the terminal]"),
+        click.option("--force", is_flag=True, help="Replace the output."),
     )
     for option in reversed(options):
         command = option(command)
@@ -70,7 +73,7 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @_pricing_options
 @click.option("--dense-cost-model", help="Price the dense rivals by another model.")
-@click.option("--force", is_flag=True, help="Put two technologies into one ratio all the same.")
+@click.option("--across-technologies", is_flag=True, help="Put two technologies into one ratio all the same.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) where something is not counted.")
 @nir_options
 def report(
@@ -84,26 +87,27 @@ def report(
     output_format: str | None,
     as_json: bool,
     output: Path | None,
-    dense_cost_model: str | None,
     force: bool,
+    dense_cost_model: str | None,
+    across_technologies: bool,
     strict: bool,
     **conventions: Any,
 ) -> None:
     """Operations and energy of a model, layer by layer."""
-    chosen = _format(output_format, as_json, output)
+    chosen, output = _destination(output_format, as_json, output, model, force, data, tokenizer)
     from neurotool.energy.costs import load_cost_model
 
     models, dense = _models(cost_models), load_cost_model(dense_cost_model) if dense_cost_model else None
     measured = measure_file(model, Conventions(**conventions), Source(data, samples, tokenizer, skip_zero))  # type: ignore[typeddict-item]
-    made = _report(measured, models, numbers, dense, force)
+    made = _report(measured, models, numbers, dense, across_technologies)
     from neurotool.energy.formats import to_csv, to_json, to_latex
     from neurotool.energy.page import report_page
 
     writers = {"json": to_json, "csv": to_csv, "latex": to_latex}
     if chosen in writers:
-        _write(writers[chosen](made), output, model, chosen)
+        _write(writers[chosen](made), output, force)
     else:
-        _show(report_page(made, figures=chosen == "html"), chosen, output, model)
+        _show(report_page(made, figures=chosen == "html"), chosen, output, force)
     if strict and made.not_counted:
         raise NotCountedError(f"{model}: --strict, and not counted: {'; '.join(made.not_counted)}")
 
@@ -135,9 +139,10 @@ def compare(
     output_format: str | None,
     as_json: bool,
     output: Path | None,
+    force: bool,
 ) -> None:
     """Students and dense networks side by side."""
-    chosen = _format(output_format, as_json, output)
+    chosen, output = _destination(output_format, as_json, output, Path("compare"), force, data, *models)
     from neurotool.energy.dense import dense_graph, named_config
     from neurotool.energy.tables import compare_page
 
@@ -148,7 +153,7 @@ def compare(
     measured = [measure_file(path, conventions, source) for path in models]
     _check_names(models)
     reports = [_report(m, priced_by, numbers) for m in measured]
-    _show(compare_page(reports, dense), chosen, output, Path("compare"))
+    _show(compare_page(reports, dense), chosen, output, force)
 
 
 @energy.command(
@@ -159,12 +164,19 @@ Examples:
 """
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--time-steps", "-T", default="1,2,4,8,16", show_default=True, help="Every T to run.")
+@click.option(
+    "--time-steps",
+    "-T",
+    type=TIME_STEPS_LIST,
+    default="1,2,4,8,16",
+    show_default=True,
+    help="Every T to run, 1 to a million.",
+)
 @_pricing_options
 @click.option("--plot", type=click.Path(path_type=Path), help="Accuracy against energy as .svg.")
 def sweep(
     model: Path,
-    time_steps: str,
+    time_steps: tuple[int, ...],
     cost_models: tuple[str, ...],
     numbers: str | None,
     data: str | None,
@@ -174,15 +186,18 @@ def sweep(
     output_format: str | None,
     as_json: bool,
     output: Path | None,
+    force: bool,
     plot: Path | None,
 ) -> None:
     """Accuracy against energy for several T."""
-    chosen = _format(output_format, as_json, output)
-    steps = _steps(time_steps)
+    chosen, output = _destination(output_format, as_json, output, model, force, data)
+    steps = sorted(time_steps)
     if model.is_dir() or is_nir(model):
         raise ConfigError(f"{model}: a sweep runs a checkpoint at other T; give a .ckpt")
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError(f"--plot {plot}: plots are written as .svg")
+    if plot is not None:
+        check_free(plot, force, read=[model])
     from neurotool.energy.tables import sweep_page
     from neurotool.student.serialise import load_student
 
@@ -191,13 +206,13 @@ def sweep(
     refuse_tokenizer(model, source)
     reports = [_report(measure_student(model, student, source, t), priced_by, numbers) for t in steps]
     page = sweep_page(reports)
-    _show(page, chosen, output, model)
+    _show(page, chosen, output, force)
     if plot is not None:
         if not page.figures:
             raise ConfigError(f"--plot {plot}: {reports[0].measured} has no accuracy to draw; give a table with --data")
         from neurotool.energy.figures import standalone
 
-        _write(standalone(page.figures[0][1]), plot, model, "svg")
+        _write(standalone(page.figures[0][1]), plot, force)
 
 
 def _models(names: tuple[str, ...]) -> "list[CostModel]":
@@ -233,22 +248,18 @@ def _report(
     )
 
 
-def _format(output_format: str | None, as_json: bool, output: Path | None) -> str:
+def _destination(
+    output_format: str | None, as_json: bool, output: Path | None, model: Path, force: bool, *read: str | Path | None
+) -> tuple[str, Path | None]:
+    """The format and the file, if any, whose name is checked before the work. read: what the command reads, too."""
     if as_json and output_format not in (None, "json"):
         raise ConfigError(f"--json and --format {output_format} contradict each other: leave one out")
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
-    return output_format or ("json" if as_json else FORMATS.get(output.suffix, "table") if output else "table")
-
-
-def _steps(text: str) -> list[int]:
-    try:
-        steps = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise ConfigError(f"--time-steps {text}: give whole numbers such as 1,2,4,8") from None
-    if steps[0] < 1:
-        raise ConfigError(f"--time-steps {text}: every T must be at least 1")
-    return steps
+    chosen = output_format or ("json" if as_json else FORMATS.get(output.suffix, "table") if output else "table")
+    if output is None and chosen == "html":  # a page has a file's name in any case
+        output = model.with_suffix(".html")
+    if output is not None:
+        check_free(output, force, read=[model, *(Path(source) for source in read if source is not None)])
+    return chosen, output
 
 
 def _check_names(models: tuple[Path, ...]) -> None:
@@ -256,28 +267,24 @@ def _check_names(models: tuple[Path, ...]) -> None:
         raise ConfigError(f"{' '.join(map(str, models))}: a model is named twice; name each once")
 
 
-def _write(text: str, output: Path | None, model: Path, kind: str) -> None:
-    """To a file, or to the terminal; a page has a file's name in any case."""
-    from neurotool.files import replacing
-
-    if output is None and kind == "html":
-        output = model.with_suffix(".html")
+def _write(text: str, output: Path | None, force: bool) -> None:
+    """To a file, or to the terminal."""
     if output is None:
         click.echo(text.rstrip("\n"))
         return
-    with replacing(output, force=True, error_type=ExportError) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    click.echo(f"wrote {output}", err=kind != "html")
+    write_bytes(output, text.encode(errors="replace"), force)
+    click.echo(f"wrote {output}", err=output.suffix != ".html")
 
 
-def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
+def _show(page: "Page", chosen: str, output: Path | None, force: bool) -> None:
     from neurotool.energy.page import page_text
 
     if chosen != "table":
-        _write(page_text(page, chosen), output, model, chosen)
+        _write(page_text(page, chosen), output, force)
         return
     # A table needs its width where no terminal limits it.
-    console = Console(file=io.StringIO(), width=WIDE) if output or not sys.stdout.isatty() else Console()
+    wide = output or not sys.stdout.isatty()
+    console = Console(file=io.StringIO(), width=WIDE, markup=False) if wide else Console(markup=False)
     console.print(page.title, style="bold", highlight=False)
     console.print(page.lead, highlight=False, markup=False)
     for table in page.tables:
@@ -286,7 +293,7 @@ def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
     for line in (*(text for text, _ in page.points), *page.notes):
         console.print(f"- {line}", highlight=False, markup=False)
     if isinstance(console.file, io.StringIO):
-        _write(console.file.getvalue(), output, model, chosen)
+        _write(console.file.getvalue(), output, force)
 
 
 def _print_table(console: Console, table: "Table") -> None:

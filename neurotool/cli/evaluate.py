@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from neurotool.cli import json_option
+from neurotool.cli.options import BATCH_SIZE, TIME_STEPS_LIST
 from neurotool.errors import ConfigError
+from neurotool.files import check_free
 
 if TYPE_CHECKING:
     from neurotool.convergence import Errors
@@ -19,16 +21,6 @@ if TYPE_CHECKING:
 
 CONVERGENCE_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 _BAR = 25  # characters of a rate of 1: with the longest layer name the table fits into 80 columns
-
-
-def _time_steps(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        steps = tuple(int(part) for part in value.split(",")) if value else ()
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2,4,8") from None
-    if any(t < 1 for t in steps):
-        raise ConfigError(f"--time-steps {value}: every T must be at least 1")
-    return steps
 
 
 @click.command(
@@ -41,7 +33,7 @@ Examples:
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="File or folder.  [default: the task it was trained on]")
-@click.option("--time-steps", "-T", callback=_time_steps, help="One or several T, e.g. 1,2,4,8.  [default: its own]")
+@click.option("--time-steps", "-T", type=TIME_STEPS_LIST, help="One or several, 1 to a million.  [default: its own]")
 @click.option("--convergence", is_flag=True, help="Mean |ASR - steady state| per layer against T, both schedules.")
 @click.option(
     "-o",
@@ -49,15 +41,17 @@ Examples:
     type=click.Path(path_type=Path),
     help="Plot of --convergence.  [default: convergence.png; none with --json]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Texts at once.")
+@click.option("--batch-size", type=BATCH_SIZE, default=64, show_default=True, help="Texts at once.")
+@click.option("--force", is_flag=True, help="Replace the plot.")
 @json_option
 def evaluate(
     checkpoint: Path,
     data: Path | None,
-    time_steps: tuple[int, ...],
+    time_steps: tuple[int, ...] | None,
     convergence: bool,
     output: Path | None,
     batch_size: int,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure a student on labelled text."""
@@ -73,17 +67,17 @@ def evaluate(
         raise ConfigError(f"-o {output} is the plot of --convergence: add --convergence or leave out -o")
     if convergence and not as_json:
         output = output or Path("convergence.png")
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
+    if output is not None:
+        check_free(output, force, read=[checkpoint, *([data] if data else [])])
     datasets.disable_progress_bars()
     student, tokenizer, task, loaded = load_student(checkpoint)
-    for t in time_steps:
+    for t in time_steps or ():
         check_time_steps(student, t)
     if convergence:
         from neurotool.convergence import check_convergent, measure_convergence, plot_convergence
 
         check_convergent(student)
-    console = Console()
+    console = Console(markup=False)  # names of classes and files are no markup
     plan = loaded.training.get("plan", {})
     examples = validation_examples(data, task, loaded.training)
     length = min(plan.get("max_length", 512), student.config.max_position_embeddings)
@@ -96,7 +90,7 @@ def evaluate(
         batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")
         errors = measure_convergence(student, dict(batch), list(time_steps or CONVERGENCE_STEPS))
         if output is not None:
-            plot_convergence(errors, output)
+            plot_convergence(errors, output, force)
         if as_json:
             plot = None if output is None else str(output)
             click.echo(json.dumps({"mean_absolute_error": errors, "texts": len(sample), "plot": plot}))

@@ -14,6 +14,7 @@ from rich.table import Table
 from neurotool import files
 from neurotool.cli import json_option
 from neurotool.cli.graphs import Conventions, load_graph, nir_options
+from neurotool.cli.options import SAMPLES
 from neurotool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ Examples:
     "--data", type=click.Path(path_type=Path), help="Text to calibrate on (lava, netx).  [default: the validation data]"
 )
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Texts to calibrate on (lava, netx)."
+    "--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx)."
 )
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")

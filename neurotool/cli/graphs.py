@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from neurotool.cli.options import TIME_STEP, TIME_STEPS
 from neurotool.errors import ConfigError, GraphError
 from neurotool.graph import Graph
 from neurotool.lava_runtime.bundle import is_bundle, read_bundle
@@ -33,8 +34,8 @@ def nir_options(command: Command) -> Command:
     """Adds the options of `Conventions`."""
     options = (
         click.option("--reset", type=click.Choice(["soft", "hard"]), help="Of neurons in a foreign .nir file."),
-        click.option("--time-step", type=float, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
-        click.option("--time-steps", "-T", type=int, help="T of a foreign .nir file; another T for a checkpoint."),
+        click.option("--time-step", type=TIME_STEP, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
+        click.option("--time-steps", "-T", type=TIME_STEPS, help="T of a foreign .nir file; another T for a checkpoint."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
@@ -46,6 +47,8 @@ def nir_options(command: Command) -> Command:
 def is_nir(path: Path) -> bool:
     """A .nir file by its first bytes, or by its name where it is too damaged to have them."""
     try:
+        if not path.is_file():  # reading from a pipe would take what it holds, or wait for ever
+            return path.suffix == ".nir"
         with path.open("rb") as file:
             return file.read(8) == _HDF5 or path.suffix == ".nir"
     except OSError:

@@ -2,7 +2,9 @@
 
 import errno
 import importlib
+import io
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,9 +58,12 @@ class NeurotoolGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         with _usage_errors_on_one_line():
-            return super().make_context(*args, **extra)
+            for number, argument in enumerate(args, start=1):
+                if "\0" in argument:
+                    raise click.UsageError(f"Argument {number} has a NUL character, which no name and no text has")
+            return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -76,6 +81,10 @@ class NeurotoolGroup(click.Group):
             raise click.exceptions.Exit(exit_code) from error
 
 
+LONGEST_USAGE_ERROR = 240
+"""Characters: it quotes what was given, which may be anything."""
+
+
 class _UsageError(click.ClickException):
     exit_code = 2
 
@@ -90,6 +99,7 @@ def _usage_errors_on_one_line() -> Iterator[None]:
             raise
         command = error.ctx.command_path if error.ctx else "neurotool"
         message = " ".join(error.format_message().split())
+        message = message if len(message) <= LONGEST_USAGE_ERROR else message[:LONGEST_USAGE_ERROR] + "…"
         stop = "" if message.endswith((".", "?")) else "."
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
@@ -101,8 +111,18 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, NeurotoolError):
         return error.exit_code, str(error)
     if isinstance(error, OSError):
-        return 1, str(error)
+        return _explain_system(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return 1, "there is not enough memory; take smaller batches, fewer samples or shorter texts"
     return 1, f"{_describe_bug(error)}; `neurotool --debug …` shows the traceback"
+
+
+def _explain_system(error: OSError) -> tuple[int, str]:
+    """A full disk may be that of temporary files; a name that cannot be is bad input."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 1, f"{error}: make room; the folder of temporary files is the one that TMPDIR names"
+    bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+    return (2 if bad_name else 1), str(error)[:LONGEST_USAGE_ERROR]
 
 
 def _describe_bug(error: BaseException) -> str:
@@ -122,6 +142,21 @@ def cli(debug: bool) -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
 
 
+def open_streams() -> None:
+    """Standard streams that can be used: a closed one is empty, and letters that a terminal lacks are replaced."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened takes its number, and with it what is printed
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Entry point of the script `neurotool`."""
+    open_streams()
     cli(prog_name="neurotool")

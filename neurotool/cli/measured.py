@@ -1,5 +1,6 @@
 """From any model file to operation counts, for the energy commands: whose activity, measured on what."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,11 +54,12 @@ class Source:
         if not self.data.strip():
             raise DataError(f"--data {self.data!r}: the text is empty; give a table, a folder or a text")
         path = Path(self.data)
-        if not path.exists() and (path.suffix in SUFFIXES or ("/" in self.data and " " not in self.data)):
+        exists = os.path.exists(path)  # a text may be longer than any name
+        if not exists and (path.suffix in SUFFIXES or ("/" in self.data and " " not in self.data)):
             raise DataError(
                 f"{self.data}: no such file or folder; give a table, a folder with a validation file or a text"
             )
-        return path if path.exists() else None
+        return path if exists else None
 
 
 def measure_file(path: Path, conventions: Conventions, source: Source) -> Measured:

@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from neurotool.cli import json_option
+from neurotool.cli.options import BATCH_SIZE
 from neurotool.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Examples:
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1, required=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
+@click.option("--batch-size", type=BATCH_SIZE, default=32, show_default=True, help="Texts at once.")
 @json_option
 def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: bool) -> None:
     """Classify or score texts."""
@@ -77,6 +78,8 @@ def _lines() -> Iterator[tuple[str, str]]:
 def prediction(task: "Task", text: str | None, logits: np.ndarray) -> dict[str, Any]:
     """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
     known = {} if text is None else {"text": text}
+    if not np.isfinite(logits).all():
+        raise DataError(f"the network's answer to {str(text)[:40]!r} is no number: its weights are damaged or too large")
     if task.regression:
         return known | {"score": float(logits[0])}
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()

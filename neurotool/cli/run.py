@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from neurotool.cli import json_option
+from neurotool.cli.options import SAMPLES, SECONDS
 from neurotool.cli.predict import numbered, prediction, shown, split_columns
 from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts
 from neurotool.errors import ConfigError
@@ -38,7 +39,7 @@ the layer's own window on, NAME.potentials after the last step and NAME.messages
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("texts", nargs=-1)
 @click.option("--data", type=click.Path(path_type=Path), help="File or folder with labelled text.")
-@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Texts of --data to run.")
+@click.option("--samples", type=SAMPLES, default=8, show_default=True, help="Texts of --data to run.")
 @click.option(
     "--backend", type=click.Choice(["lava", "emulator"]), default="lava", show_default=True, help="What runs it."
 )
@@ -54,7 +55,7 @@ the layer's own window on, NAME.potentials after the last step and NAME.messages
     show_default=True,
     help="What becomes of numbers beyond 24 bits (fixed point).",
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which Lava is stopped.")
+@click.option("--timeout", type=SECONDS, help="Seconds after which Lava is stopped.")
 @click.option("--force", is_flag=True, help="Replace output and raster.")
 @json_option
 def run(

@@ -1,7 +1,7 @@
 """The layer graph: nodes (nodes.py) and the graph that connects, checks and stores them (graph.py). No torch."""
 
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.graph import FORMAT_VERSION, Graph, GraphBuilder, Schedule
+from neurotool.graph.graph import FORMAT_VERSION, MAX_TIME_STEPS, Graph, GraphBuilder, Schedule
 from neurotool.graph.nodes import (
     NODE_TYPES,
     TOKENS,
@@ -25,6 +25,7 @@ from neurotool.graph.nodes import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_TIME_STEPS",
     "NODE_TYPES",
     "TOKENS",
     "Add",

@@ -11,6 +11,9 @@ from neurotool.graph.fixed_point import FixedPoint
 from neurotool.graph.nodes import NODE_TYPES, TOKENS, Conv1d, Embedding, Input, Linear, Neuron, Node, Readout, Shape
 
 FORMAT_VERSION = 1
+MAX_TIME_STEPS = 1_000_000
+MAX_TOKENS = 1_000_000
+MAX_SWEEPS = 10_000
 Schedule = Literal["phased", "concurrent"]
 
 
@@ -66,6 +69,13 @@ class Graph:
         return [name for name, node in self.nodes.items() if isinstance(node, kind)]
 
     @property
+    def outputs(self) -> list[str]:
+        """Nodes that nobody reads, other than neurons and the Readout: what the network gives in real numbers."""
+        read = {source for sources in self.inputs.values() for source in sources}
+        ends = (name for name in self.nodes if name not in read)
+        return [name for name in ends if not isinstance(self.nodes[name], (Input, Neuron, Readout))]
+
+    @property
     def is_spiking(self) -> bool:
         """Whether anything in it sends spikes: a neuron, or an input that holds spikes."""
         return any(
@@ -110,10 +120,13 @@ class Graph:
         return f"node {name} ({type(self.nodes[name]).__name__})"
 
     def _check_settings(self) -> None:
-        for setting in ("time_steps", "tokens", "feedback_sweeps"):
+        limits = {"time_steps": MAX_TIME_STEPS, "tokens": MAX_TOKENS, "feedback_sweeps": MAX_SWEEPS}
+        for setting, limit in limits.items():
             value = getattr(self, setting)
             if type(value) is not int or value < 1:
                 raise GraphError(f"{setting} is {value!r}: it must be a whole number of at least 1")
+            if value > limit:
+                raise GraphError(f"{setting} is {value}: it must be at most {limit}")
         if self.feedback_sweeps > 1 and not self.feedback:
             raise GraphError(f"feedback_sweeps is {self.feedback_sweeps}: without feedback it must be 1")
         if self.schedule not in get_args(Schedule):
