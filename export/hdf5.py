@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from neurotool.errors import GraphError
 
@@ -16,11 +15,11 @@ DEEPEST = 32
 """Groups within groups."""
 MOST_OBJECTS = 1_000_000
 FREE_BYTES, PACKING = 64 * 2**20, 100
-"""A file may declare FREE_BYTES and PACKING times its own size: what compression makes of trained weights is far less."""
+"""A file may declare FREE_BYTES and PACKING times its own size: compression makes far less of trained weights."""
 
 
 def read_tree(path: Path, group: str) -> dict[str, Any]:
-    """The datasets of `group` and the groups in it, by name; text as str, numbers in this machine's byte order.
+    """The datasets of `group` and the groups in it, by name; text as str.
 
     Raises GraphError for what is refused; h5py raises OSError, RuntimeError and others for a damaged file.
     """
@@ -46,7 +45,7 @@ class _Reader:
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 target = getattr(link, "filename", "") or getattr(link, "path", "")
-                self._refuse(at, f"is a link to {target!r}: a network must lie in its file, write it again without links")
+                self._refuse(at, f"is a link to {target!r}: a network lies in its file, write it without links")
             item = group[key]
             if isinstance(item, h5py.Group):
                 self.check(item, at, depth + 1)
@@ -102,8 +101,6 @@ class _Reader:
 def _value(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf8")
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iuf" and not value.dtype.isnative:
-        return value.astype(value.dtype.newbyteorder("="))
     return value
 
 
@@ -115,8 +112,5 @@ def _product(sizes: Any) -> int:
 
 
 def _bytes(count: int) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            break
-        count //= 1000
-    return f"{count} {unit}"
+    exponent = min((len(str(count)) - 1) // 3, 4)
+    return f"{count // 1000**exponent} {('B', 'kB', 'MB', 'GB', 'TB')[exponent]}"

@@ -7,7 +7,7 @@ values within 24 bits are chosen from the ranges seen on calibration inputs, wit
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -70,9 +70,20 @@ def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False, shif
     """
     if graph.fixed_point:
         raise ExportError("the graph is a fixed-point graph already")
+    graph = replace(graph, nodes={name: _widened(node) for name, node in graph.nodes.items()})
     lowering = Lowering(graph, largest, 0 if per_layer else SPREAD, shift_softmax)
     nodes = {name: lowering.add(name, node) for name, node in graph.nodes.items()}
     return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
+
+
+def _widened(node: Node) -> Node:
+    """With parameters that hold what is computed from them: half precision ends at 65504, 8-bit integers at 127."""
+    narrow = {
+        f.name: value.astype(np.float64)
+        for f in fields(node)
+        if isinstance(value := getattr(node, f.name), np.ndarray) and value.dtype not in (np.float32, np.float64)
+    }
+    return replace(node, **narrow) if narrow else node
 
 
 def weight_error(exact: Graph, fixed: Graph, name: str) -> float:

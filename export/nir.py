@@ -1,7 +1,6 @@
 """Reading and writing .nir files (HDF5, https://neuroir.org). docs/nir.md says what they hold."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any, get_args
 

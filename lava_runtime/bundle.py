@@ -76,8 +76,8 @@ def check_free(path: Path, force: bool) -> None:
         raise BundleError(f"{path}: its {MANIFEST} is not that of a bundle; choose another name, or remove it yourself")
     elif foreign := sorted(file.name for file in path.iterdir() if not _is_ours(file)):
         raise BundleError(
-            f"{path}: holds {foreign[0]}, which is not the bundle's ({len(foreign)} such files): move it away, or choose "
-            "another name"
+            f"{path}: holds {foreign[0]}, which is not the bundle's ({len(foreign)} such files): move it away, or "
+            "choose another name"
         )
 
 
@@ -119,8 +119,8 @@ def _create(path: Path, files: dict[str, bytes], manifest: bytes) -> None:
 
 
 def _replace(path: Path, files: dict[str, bytes], manifest: bytes) -> None:
-    """The manifest decides which bundle it is, and changes in one step. Until then the new files wait beside the old ones
-    as NAME.new, where a reader of the new manifest finds them, too."""
+    """The manifest decides which bundle it is, and changes in one step. Until then the new files wait beside the old
+    ones as NAME.new, where a reader of the new manifest finds them, too."""
     _settle(path)
     waiting = [path / (name + NEW) for name in (*files, MANIFEST)]
     try:
@@ -170,8 +170,8 @@ def _is_ours(file: Path) -> bool:
 def read_bundle(path: str | Path) -> Bundle:
     """Only files that the manifest lists are read, and only with the content that it says.
 
-    Raises BundleError: no bundle, another format version, a file that is missing or was altered, a manifest or graph that
-    is damaged or contradicts itself.
+    Raises BundleError: no bundle, another format version, a file that is missing or was altered, a manifest or graph
+    that is damaged or contradicts itself.
     """
     path = Path(path)
     check_name(path, BundleError)

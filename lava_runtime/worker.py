@@ -99,14 +99,14 @@ def connect(source: Any, target: Any) -> None:
 
 
 def _watch(first: Any, folder: Path, done: threading.Event) -> None:
-    """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone; from before the first of
-    them starts, as Lava waits for ever for one that ends while the network is built."""
+    """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone; from before the first
+    of them starts, as Lava waits for ever for one that ends while the network is built."""
     while not done.wait(POLL):
         with contextlib.suppress(ValueError, OSError):  # Lava is closing them: it has noticed
             _fail_with_process(first.runtime, folder)
             for process in _processes(first.runtime):
                 if process.exitcode:
-                    killed = "; it was killed, perhaps for want of memory" if process.exitcode == -signal.SIGKILL else ""
+                    killed = "; perhaps memory ran out" if process.exitcode == -signal.SIGKILL else ""
                     reason = f"process {process.pid} ended with exit code {process.exitcode}{killed}"
                     _fail(folder, RuntimeError(reason), "")
         if os.getppid() != PARENT:

@@ -148,7 +148,9 @@ class Activity:
         _counts("padding", [self.padding])
         _counts("lengths", [*self.lengths, *self.lengths.values()], 1)
         if self.steps % self.time_steps or not self.lengths:
-            raise ValueError(f"lengths or steps: {self.steps} steps of {self.time_steps} time steps, {self.inputs} inputs")
+            raise ValueError(
+                f"lengths or steps: {self.steps} steps of {self.time_steps} time steps, {self.inputs} inputs"
+            )
         for name, layer in (self.layers | self.fed_back).items():
             _counts(f"neurons of {name}", [layer.neurons], 1)
             positions = layer.by_position + layer.from_end

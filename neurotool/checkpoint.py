@@ -92,7 +92,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     for name, tensor in tensors.items():
         if _layout(tensor) != header["tensors"][name]:
             raise CheckpointError(
-                f"{path}: tensor {name} is {_layout(tensor)}, but the header says {shown(header['tensors'][name])}; "
+                f"{path}: tensor {name} is {_layout(tensor)}, but the header says {str(header['tensors'][name])[:80]}; "
                 "the file was altered"
             )
         _check_values(path, name, tensor)
@@ -128,7 +128,7 @@ def _read_tensor(path: Path, file: Any, name: str) -> np.ndarray:
         return file.get_tensor(name)
     except (TypeError, AttributeError, ValueError) as error:  # bfloat16 and the like, or more than 64 axes
         raise CheckpointError(
-            f"{path}: tensor {name} has a type or shape that numpy lacks ({one_line(error)}); a checkpoint holds float32"
+            f"{path}: tensor {name} has a type that numpy lacks ({one_line(error)}); a checkpoint holds float32"
         ) from error
 
 

@@ -23,8 +23,8 @@ def check_free(
     """The file that `path` stands for (a symbolic link stays one). Called before the work whose result goes there, too.
 
     read: what the command reads, which its result never replaces.
-    Raises `error_type`: `path` exists and `force` is not set, is no regular file (a folder, a device, a pipe), is one of
-    `read`, or is in a folder that cannot be written to.
+    Raises `error_type`: `path` exists and `force` is not set, is no regular file (a folder, a device, a pipe), is one
+    of `read`, or is in a folder that cannot be written to.
     """
     check_name(path, error_type)
     target = Path(os.path.realpath(path))

@@ -6,11 +6,12 @@ that contradicts itself is refused before anything is built from it. All checks 
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from neurotool.activity import Activity
 from neurotool.checkpoint import Checkpoint
-from neurotool.errors import DataError
+from neurotool.errors import DataError, one_line
 from neurotool.graph import MAX_TIME_STEPS, Embedding, Graph, Readout
 from neurotool.schema import (
     Check,
@@ -75,7 +76,7 @@ _CONFIG_OF: dict[str, dict[str, Check]] = {
     "snn-textcnn": {"kernel_sizes": listing(whole(1, 10_000), 1, unique=True), "channels": _SIZE},
 }
 _TRAINING = record(
-    {"task": _TASK},
+    {},
     {
         "plan": _PLAN,
         "metrics": _METRICS,
@@ -117,47 +118,59 @@ _MANIFEST = record(
 
 def check_student(checkpoint: Checkpoint) -> None:
     """That the header of a checkpoint describes a student, and the one whose tensors it holds."""
-    config, labels = checkpoint.config, checkpoint.labels
-    needed = CONFIG | _CONFIG_OF.get(config.get("model_type", ""), {})
-    record(needed, _OTHER_CONFIG)(config, "config")
-    _check_tensors(config, {name: tensor.shape for name, tensor in checkpoint.tensors.items()})
-    listing(text(1000), unique=True)(labels, "labels")
-    _TRAINING(checkpoint.training, "training")
-    if checkpoint.training["task"]["label_names"] != labels:
-        raise ValueError("training.task.label_names are not the labels")
-    if len(config["id2label"]) != (len(labels) or 1) or (labels and [*config["id2label"].values()] != labels):
-        raise ValueError("config.id2label does not hold the labels")
-    check_tokenizer(checkpoint.tokenizer, config["vocab_size"])
+    config, labels, training = checkpoint.config, checkpoint.labels, checkpoint.training
+    with _said_of("its configuration is not valid"):
+        record(CONFIG | _CONFIG_OF.get(config.get("model_type", ""), {}), _OTHER_CONFIG)(config, "")
+        listing(text(1000), unique=True)(labels, "labels")
+        _check_tensors(config, {name: tensor.shape for name, tensor in checkpoint.tensors.items()}, len(labels) or 1)
+    with _said_of("its training record does not describe the task"):
+        record({"task": _TASK})(training, "training")
+        if training["task"]["label_names"] != labels:
+            raise ValueError("training.task.label_names are not the labels")
+    with _said_of("its training record is not valid"):
+        _TRAINING(training, "training")
+    with _said_of("its tokenizer cannot be read"):
+        check_tokenizer(checkpoint.tokenizer, config["vocab_size"])
     if "lengths" in checkpoint.activity:  # else of an older neurotool; energy asks for --data
-        _check_activity(checkpoint.activity, config)
+        with _said_of("its record of the activity is not valid"):
+            _check_activity(checkpoint.activity, config)
 
 
-def _check_tensors(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+@contextmanager
+def _said_of(part: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
+
+
+def _check_tensors(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], labels: int) -> None:
     """What a small file could make enormous; the student compares every shape."""
     sizes = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
     for table, field in sizes.items():
-        name = f"embeddings.{table}_embeddings.weight"
-        if (shape := shapes.get(name)) != (config[field], config["hidden_size"]):
-            asked = (config[field], config["hidden_size"])
-            raise ValueError(f"config asks for a tensor {name} of shape {asked}, and the file has {shape}")
-    heads = len(config["id2label"])
-    if shapes.get("classifier.weight", ())[:1] != (heads,):
-        raise ValueError(f"config.id2label has {heads} entries, and classifier.weight has another number of rows")
+        name, asked = f"embeddings.{table}_embeddings.weight", (config[field], config["hidden_size"])
+        if shapes.get(name) != asked:
+            raise ValueError(f"{field} and hidden_size ask for a tensor {name} {asked}, it is {shapes.get(name)}")
+    rows = shapes.get("classifier.weight", ())[:1]
+    if not len(config["id2label"]) == labels or rows != (labels,):
+        raise ValueError(
+            f"{labels} labels, {len(config['id2label'])} in id2label, rows of classifier.weight: {rows}"
+        )
     if config["num_hidden_layers"] > len(shapes):
-        raise ValueError(f"config.num_hidden_layers is {config['num_hidden_layers']}, of {len(shapes)} tensors")
+        raise ValueError(f"num_hidden_layers is {config['num_hidden_layers']}, of {len(shapes)} tensors")
     if (config.get("pad_token_id") or 0) >= config["vocab_size"]:
-        raise ValueError(f"config.pad_token_id is {config['pad_token_id']}, of {config['vocab_size']} tokens")
+        raise ValueError(f"pad_token_id is {config['pad_token_id']}, of {config['vocab_size']} tokens")
 
 
 def _check_activity(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     try:
         activity = Activity.from_dict(dict(stored))
     except DataError as error:
-        raise ValueError(f"activity: {error}") from error
+        raise ValueError(str(error)) from error
     if activity.time_steps != config["time_steps"]:
-        raise ValueError(f"activity.time_steps is {activity.time_steps}, but config.time_steps {config['time_steps']}")
-    if max(activity.lengths, default=0) > config["max_position_embeddings"]:
-        raise ValueError(f"activity.lengths has {max(activity.lengths)} tokens: the network takes fewer")
+        raise ValueError(f"its time_steps is {activity.time_steps}, that of the configuration {config['time_steps']}")
+    if max(activity.lengths) > config["max_position_embeddings"]:
+        raise ValueError(f"it has texts of {max(activity.lengths)} tokens: the network takes fewer")
 
 
 def check_manifest(manifest: Any, names: tuple[str, ...]) -> None:
@@ -250,3 +263,20 @@ def check_expression(expression: str) -> None:
     branches = [flat] if "(" in flat else flat.split("|")
     if endless or any(len(_REPEAT.findall(branch)) > MOST_REPEATS for branch in branches):
         raise ValueError(f"the tokenizer's expression {shown(expression)} has repeats that could go on for ever")
+
+
+def try_tokenizer(tokenizer: Any, vocabulary: int, segments: int) -> None:
+    """Use a tokenizer once, as later: some files are only found wanting then."""
+    try:
+        columns = ["a film, Ж 中 é", ""], ["x\u0301 yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", "b"]
+        encoded = tokenizer(*columns, truncation=True, max_length=8, return_token_type_ids=True)
+        padded = tokenizer.pad(encoded, padding="max_length", max_length=16, return_tensors="np")
+        ids, types = padded["input_ids"], padded["token_type_ids"]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library raises plain Exceptions, and panics outside of them
+        raise ValueError(one_line(error)[:200]) from error
+    if not 0 <= ids.min() <= ids.max() < vocabulary or not 0 <= types.min() <= types.max() < segments:
+        raise ValueError(
+            f"it gives token {ids.max()} of {vocabulary}, segment {types.max()} of {segments}"
+        )

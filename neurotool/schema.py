@@ -14,8 +14,8 @@ LONGEST_SHOWN = 60
 
 
 def strict_json(text: str | bytes, finite: bool = True) -> Any:
-    """What a JSON text says. Raises ValueError for what two readers may take differently, or no writer can write again: a
-    name given twice, half of a surrogate pair, nesting without end; with `finite` also NaN and Infinity."""
+    """What a JSON text says. Raises ValueError for what two readers may take differently, or no writer can write again:
+    a name given twice, half of a surrogate pair, nesting without end; with `finite` also NaN and Infinity."""
     try:
         value = json.loads(text, object_pairs_hook=_named_once, parse_float=_finite if finite else float)
         json.dumps(value, ensure_ascii=False, allow_nan=not finite).encode()
@@ -131,10 +131,10 @@ def record(needed: Mapping[str, Check], others: Mapping[str, Check] | None = Non
             _refuse(value, where, "a JSON object")
         for name in needed:
             if name not in value:
-                raise ValueError(f"{where} lacks {name}")
+                raise ValueError(f"{where or 'it'} lacks {name}")
         for name, entry in value.items():
             if name in known:
-                known[name](entry, f"{where}.{name}")
+                known[name](entry, f"{where}.{name}" if where else name)
             elif closed:
                 raise ValueError(f"{where} has {shown(name)}, which is not known")
 

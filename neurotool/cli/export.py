@@ -67,9 +67,7 @@ Examples:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Text to calibrate on (lava, netx).  [default: the validation data]"
 )
-@click.option(
-    "--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx)."
-)
+@click.option("--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx).")
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")
 @click.option("--force", is_flag=True, help="Replace the output.")

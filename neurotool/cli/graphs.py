@@ -34,8 +34,8 @@ def nir_options(command: Command) -> Command:
     """Adds the options of `Conventions`."""
     options = (
         click.option("--reset", type=click.Choice(["soft", "hard"]), help="Of neurons in a foreign .nir file."),
-        click.option("--time-step", type=TIME_STEP, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
-        click.option("--time-steps", "-T", type=TIME_STEPS, help="T of a foreign .nir file; another T for a checkpoint."),
+        click.option("--time-step", type=TIME_STEP, help="dt of a foreign .nir file: norse has 1, snnTorch 1e-4."),
+        click.option("--time-steps", "-T", type=TIME_STEPS, help="T of a foreign .nir file, or another one."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )

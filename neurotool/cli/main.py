@@ -1,5 +1,6 @@
 """The `neurotool` command group: lazy commands, one-line errors, exit codes."""
 
+import codecs
 import errno
 import importlib
 import io
@@ -119,7 +120,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 def _explain_system(error: OSError) -> tuple[int, str]:
     """A full disk may be that of temporary files; a name that cannot be is bad input."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(error.filename or temporary).startswith(temporary):
         return 1, f"{error}: make room; the folder of temporary files is the one that TMPDIR names"
     bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
     return (2 if bad_name else 1), str(error)[:LONGEST_USAGE_ERROR]
@@ -153,7 +155,16 @@ def open_streams() -> None:
                 os.close(opened)
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            if codecs.lookup(stream.encoding).name == "ascii":  # which click takes for a mistake, and writes UTF-8
+                lines = stream.line_buffering
+                setattr(sys, name, _AsciiStream(stream.detach(), "latin-1", line_buffering=lines))
+            else:
+                stream.reconfigure(errors="replace")
+
+
+class _AsciiStream(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        return super().write(text.encode("ascii", "replace").decode())
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def prediction(task: "Task", text: str | None, logits: np.ndarray) -> dict[str, 
     """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
     known = {} if text is None else {"text": text}
     if not np.isfinite(logits).all():
-        raise DataError(f"the network's answer to {str(text)[:40]!r} is no number: its weights are damaged or too large")
+        raise DataError(f"the network's answer to {str(text)[:40]!r} is no number: its weights are too large")
     if task.regression:
         return known | {"score": float(logits[0])}
     probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()

@@ -72,8 +72,8 @@ class Graph:
     def outputs(self) -> list[str]:
         """Nodes that nobody reads, other than neurons and the Readout: what the network gives in real numbers."""
         read = {source for sources in self.inputs.values() for source in sources}
-        ends = (name for name in self.nodes if name not in read)
-        return [name for name in ends if not isinstance(self.nodes[name], (Input, Neuron, Readout))]
+        ends = ((name, node) for name, node in self.nodes.items() if name not in read)
+        return [name for name, node in ends if not (node.sends_spikes or isinstance(node, (Input, Readout)))]
 
     @property
     def is_spiking(self) -> bool:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
 from neurotool.errors import CheckpointError, one_line
-from neurotool.header import CONFIG, check_student
+from neurotool.header import CONFIG, check_student, try_tokenizer
 from neurotool.schema import shown
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
@@ -59,9 +59,14 @@ def load_student(path: str | Path) -> LoadedStudent:
     try:
         check_student(checkpoint)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its header is not valid: {error}; the file was altered") from error
+        raise CheckpointError(f"{path}: {error}") from error
     model = _build(path, STUDENTS[kind], checkpoint)
-    return LoadedStudent(model.eval(), _load_tokenizer(path, checkpoint.tokenizer), _task(path, checkpoint), checkpoint)
+    tokenizer = _load_tokenizer(path, checkpoint.tokenizer)
+    try:
+        try_tokenizer(tokenizer, model.config.vocab_size, model.config.type_vocab_size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be used: {error}") from error
+    return LoadedStudent(model.eval(), tokenizer, _task(path, checkpoint), checkpoint)
 
 
 def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
@@ -74,7 +79,7 @@ def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
 
 
 def _build(path: str | Path, kind: type[Student], checkpoint: Checkpoint) -> Student:
-    """The student, with its tensors; built without memory first, as its configuration may ask for more than there is."""
+    """The student, with its tensors; built without memory first: its configuration may ask for more than there is."""
     known = {f.name for f in fields(kind.config_class)} - {f.name for f in fields(BertConfig)} | CONFIG.keys()
     try:
         config = kind.config_class(**{name: value for name, value in checkpoint.config.items() if name in known})
