@@ -25,7 +25,7 @@ from neurotool.errors import BundleError, GraphError, one_line
 from neurotool.files import check_folder, check_name, sync
 from neurotool.graph import Graph
 from neurotool.header import TOKENIZER_FILES, check_manifest, check_network
-from neurotool.schema import strict_json
+from neurotool.schema import shown, strict_json
 
 FORMAT_VERSION = 1
 MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.json", "weights.safetensors"
@@ -180,10 +180,11 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path}: {what}; write one with: neurotool export model.ckpt --target lava")
     try:
         manifest = strict_json((path / MANIFEST).read_bytes())
-        if isinstance(manifest, dict) and manifest.get("format_version") != FORMAT_VERSION:
+        version = manifest.get("format_version") if isinstance(manifest, dict) else FORMAT_VERSION
+        if version != FORMAT_VERSION:
             raise BundleError(
-                f"{path}: bundle format version {manifest.get('format_version')!r}, but this neurotool reads version "
-                f"{FORMAT_VERSION}; export the checkpoint again"
+                f"{path}: bundle format version {shown(version)}, but this neurotool reads version {FORMAT_VERSION}; "
+                "export the checkpoint again"
             )
         check_manifest(manifest, NAMES)
         files = {name: _checked(path, name, digest) for name, digest in manifest["files"].items()}

@@ -153,9 +153,7 @@ def _check_tensors(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
             raise ValueError(f"{field} and hidden_size ask for a tensor {name} {asked}, it is {shapes.get(name)}")
     rows = shapes.get("classifier.weight", ())[:1]
     if not len(config["id2label"]) == labels or rows != (labels,):
-        raise ValueError(
-            f"{labels} labels, {len(config['id2label'])} in id2label, rows of classifier.weight: {rows}"
-        )
+        raise ValueError(f"{labels} labels, {len(config['id2label'])} in id2label, rows of classifier.weight: {rows}")
     if config["num_hidden_layers"] > len(shapes):
         raise ValueError(f"num_hidden_layers is {config['num_hidden_layers']}, of {len(shapes)} tensors")
     if (config.get("pad_token_id") or 0) >= config["vocab_size"]:
@@ -277,6 +275,4 @@ def try_tokenizer(tokenizer: Any, vocabulary: int, segments: int) -> None:
     except BaseException as error:  # the tokenizers library raises plain Exceptions, and panics outside of them
         raise ValueError(one_line(error)[:200]) from error
     if not 0 <= ids.min() <= ids.max() < vocabulary or not 0 <= types.min() <= types.max() < segments:
-        raise ValueError(
-            f"it gives token {ids.max()} of {vocabulary}, segment {types.max()} of {segments}"
-        )
+        raise ValueError(f"it gives token {ids.max()} of {vocabulary}, segment {types.max()} of {segments}")
