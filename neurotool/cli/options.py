@@ -50,5 +50,6 @@ SAMPLES = click.IntRange(1, 100_000_000)
 BATCH_SIZE = click.IntRange(1, 65_536)
 TIME_STEP = Number(0, 1e6, min_open=True)
 """dt of a .nir file, in the unit of its time constants."""
+POTENTIAL = Number(-1e30, 1e30)
 TOLERANCE = Number(0, 1, max_open=True)
 SECONDS = Number(0, 1e7, min_open=True)

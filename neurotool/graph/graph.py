@@ -8,7 +8,7 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, Embedding, Input, Node, Readout, Shape
+from neurotool.graph.nodes import NODE_TYPES, Embedding, Input, Node, Readout, Shape, same_value
 
 FORMAT_VERSION = 1
 MAX_TIME_STEPS = 1_000_000
@@ -70,9 +70,12 @@ class Graph:
 
     @property
     def outputs(self) -> list[str]:
-        """Nodes that nobody reads, other than neurons and the Readout: what the network gives in real numbers."""
+        """Nodes whose real numbers the network gives: that nobody reads, or that metadata["outputs"] name, as those of a
+        .nir file do. Neurons and the Readout are left out: spikes and logits are given in any case."""
         read = {source for sources in self.inputs.values() for source in sources}
-        ends = ((name, node) for name, node in self.nodes.items() if name not in read)
+        said = self.metadata.get("outputs")
+        named = [name for name in said.values() if isinstance(name, str)] if isinstance(said, dict) else []
+        ends = ((name, node) for name, node in self.nodes.items() if name not in read or name in named)
         return [name for name, node in ends if not (node.sends_spikes or isinstance(node, (Input, Readout)))]
 
     @property
@@ -214,7 +217,11 @@ class Graph:
         arrays: dict[str, np.ndarray] = {}
         nodes = []
         for name, node in self.nodes.items():
-            parameters = {f.name: getattr(node, f.name) for f in fields(node)}
+            parameters = {
+                f.name: value
+                for f in fields(node)
+                if not (same_value(value := getattr(node, f.name), f.default) and f.name in node.later)
+            }
             for key, value in parameters.items():
                 if isinstance(value, np.ndarray):
                     arrays[f"{name}.{key}"] = value
@@ -298,6 +305,7 @@ def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
     if kind is None:
         raise GraphError(f"node {entry['name']} has type {entry['type']!r}: known types are {', '.join(NODE_TYPES)}")
     parameters = dict(entry["parameters"])
+    parameters = {f.name: f.default for f in fields(kind) if f.name in kind.later} | parameters
     if difference := {f.name for f in fields(kind)} ^ set(parameters):
         raise GraphError(
             f"node {entry['name']} ({entry['type']}): parameter {sorted(difference)[0]} is missing or unknown"
