@@ -82,7 +82,6 @@ def outcome(read: Callable[[], Any]) -> Any:
         return read()
     except NeurotoolError as error:
         assert "\n" not in str(error) and error.exit_code == 2
-        assert len(str(error)) < 2000
         str(error).encode()
         return None
 

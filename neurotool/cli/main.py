@@ -78,12 +78,14 @@ class NeurotoolGroup(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             exit_code, message = _explain(error)
-            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            line = " ".join(message.split())
+            line = line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}…"
+            click.echo(f"Error: {line}", err=True)
             raise click.exceptions.Exit(exit_code) from error
 
 
-LONGEST_USAGE_ERROR = 240
-"""Characters: it quotes what was given, which may be anything."""
+LONGEST_ERROR, LONGEST_USAGE_ERROR = 1000, 240
+"""Characters: errors quote what was given, which may be anything."""
 
 
 class _UsageError(click.ClickException):

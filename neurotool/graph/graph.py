@@ -70,8 +70,8 @@ class Graph:
 
     @property
     def outputs(self) -> list[str]:
-        """Nodes whose real numbers the network gives: that nobody reads, or that metadata["outputs"] name, as those of a
-        .nir file do. Neurons and the Readout are left out: spikes and logits are given in any case."""
+        """Nodes whose real numbers the network gives: that nobody reads, or that metadata["outputs"] name, as those of
+        a .nir file do. Neurons and the Readout are left out: spikes and logits are given in any case."""
         read = {source for sources in self.inputs.values() for source in sources}
         said = self.metadata.get("outputs")
         named = [name for name in said.values() if isinstance(name, str)] if isinstance(said, dict) else []
