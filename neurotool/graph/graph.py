@@ -137,6 +137,8 @@ class Graph:
                 raise GraphError(f"node name {name!r} must be text without '/', which separates names in files")
         if not all(isinstance(label, str) for label in self.labels):
             raise GraphError(f"labels are {self.labels!r}: they must be text")
+        if not isinstance(self.metadata, dict):
+            raise GraphError(f"metadata is a {type(self.metadata).__name__}: it must be a dict")
         try:
             json.dumps(self.metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
