@@ -65,7 +65,7 @@ def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
     assert file.read_text() == "somebody else's" and list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("command", ["energy report", "energy compare", "energy sweep"])
+@pytest.mark.parametrize("command", ["energy report", "energy compare", "energy sweep", "energy audit"])
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_an_energy_report_replaces_neither_its_model_nor_its_data(
     command: str, force: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
