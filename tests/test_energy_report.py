@@ -202,7 +202,7 @@ def test_an_old_checkpoint_names_the_way_out(
         (["--cost-model", "intel"], "horowitz-45nm"),
         (["--cost-model", "loihi1-silicon", "--dense-cost-model", "horowitz-45nm"], "--across-technologies"),
         (["--json", "--format", "csv"], "contradict"),
-        (["-o", "no/such/folder/x.html"], "folder does not exist"),
+        (["-o", "no/such/folder/x.html"], "cannot be written: No such file"),
         (["--reset", "soft"], "foreign .nir"),
         (["--data", " "], "empty"),
         (["--data", "two\ttexts"], "has 2 part(s)"),
@@ -425,7 +425,7 @@ def test_the_fair_rival_is_in_every_table(checkpoint: Path) -> None:
 
 
 def test_nothing_priced_is_said(checkpoint: Path) -> None:
-    result = run("report", checkpoint, "--cost-model", "loihi1-silicon")
+    result = run("report", checkpoint, "--cost-model", "loihi1-silicon", "--layers")
     softmax = next(line for line in result.stdout.splitlines() if "Softmax" in line)
     assert "not priced" in softmax
     nodes = json.loads(run("report", checkpoint, "--cost-model", "loihi1-silicon", "--json").stdout)["nodes"]
