@@ -425,7 +425,7 @@ def test_the_fair_rival_is_in_every_table(checkpoint: Path) -> None:
 
 
 def test_nothing_priced_is_said(checkpoint: Path) -> None:
-    result = run("report", checkpoint, "--cost-model", "loihi1-silicon")
+    result = run("report", checkpoint, "--cost-model", "loihi1-silicon", "--layers")
     softmax = next(line for line in result.stdout.splitlines() if "Softmax" in line)
     assert "not priced" in softmax
     nodes = json.loads(run("report", checkpoint, "--cost-model", "loihi1-silicon", "--json").stdout)["nodes"]
