@@ -127,7 +127,7 @@ def _load(node: NodeCount, inputs: int) -> Load:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How tokens share a chip. copies: of every part; where there is one copy, tokens take turns.
+    """How tokens share a chip: where there is one copy of every part, they take turns.
 
     latency: ns from an input to its answer, alone on the chip. interval: ns between answers when every layer works on
     another input. None where the machine has no times. chips: whole ones.
@@ -174,8 +174,8 @@ class Beyond:
         activity = self.counts.activity
         mean = activity.tokens / activity.inputs
         return [
-            self._arrangement("tokens take turns", 1, mean),
-            self._arrangement("a copy for each token", max(activity.lengths), 1.0),
+            self._arrangement("one copy", 1, mean),
+            self._arrangement("copy per token", max(activity.lengths), 1.0),
         ]
 
     def _arrangement(self, title: str, copies: int, turns: float) -> Arrangement:
@@ -240,7 +240,8 @@ class Beyond:
         price = self.machine.value("off_chip_read")
         if "off-chip" in self.without or self.on_chip is None or price is None:
             return None
-        bits = sum(node.sizes.weights for node in counts.nodes if node.kind != "MatMul") * numbers.bits["weight"]
+        matrices = [node for node in counts.nodes if node.elements and node.kind != "MatMul"]
+        bits = sum(node.sizes.weights for node in matrices) * numbers.bits["weight"]
         runs = 1
         if network == "spiking":
             activity = counts.activity
@@ -263,6 +264,8 @@ class Beyond:
             needs["off-chip"] = (False, "weights that do not fit take more chips")
         said += [f"{name} ({why})" for name, (known, why) in needs.items() if not known and name not in self.without]
         kinds = {node.kind for node in self.counts.nodes}
+        if "Embedding" in kinds and not machine.chip:
+            said.append("tables of embeddings, of which a text reads few rows")
         acting = [kind for kind in ("LayerNorm", "Softmax", "Gelu") if kind in kinds]
         if acting and machine.chip:
             said.append(f"the time of {', '.join(acting)} between windows")

@@ -175,7 +175,7 @@ def model_notes(report: Report) -> list[str]:
             if a.model.memory
             else ""
         )
-        for a in report.accounts
+        for a in {account.model.name: account for account in report.accounts}.values()
     ]
 
 

@@ -14,10 +14,9 @@ from neurotool.energy.costs import cost_models, load_cost_model
 from neurotool.energy.counts import Counts, count, events_of_activity
 from neurotool.energy.dataflow import OUTPUT_STATIONARY, SPIKE
 from neurotool.energy.latency import Beyond, Load, Part, parts_by_weights, phases
-from neurotool.energy.latency_page import check_technology, latency_page, lines
+from neurotool.energy.latency_page import Line, Timed, as_dict, check_technology, latency_page
 from neurotool.energy.machine import FOLDER, UNITS, Machine, Mesh, load_machine, machines
 from neurotool.energy.measure import measure
-from neurotool.energy.priced import priced
 from neurotool.energy.report import build_report
 from neurotool.errors import ConfigError
 from neurotool.graph import Embedding, Graph, GraphBuilder, Input, Linear, MeanPool, Neuron, Readout
@@ -154,17 +153,21 @@ def test_energies_of_two_technologies_are_not_added() -> None:
         check_technology(loihi, load_cost_model("horowitz-45nm"))
 
 
+def first_line(counts: Counts, name: str, **options: Any) -> Line:
+    report = build_report("m", "on nothing", counts, [load_cost_model(name)], chosen=[SPIKE])
+    return Timed(report, beyond(counts, **options)).lines[0]
+
+
 def test_the_sum_names_its_parts() -> None:
-    counts, model = two_layers(), load_cost_model("loihi1-pre-silicon")
-    account = priced(counts, model, INT8)
-    line = lines(beyond(counts), account)[0]
-    assert line.operations == account.per_inference > 0
-    assert line.energy == pytest.approx(account.per_inference + 100 * 206_000 + (line.transport or 0))
+    counts = two_layers()
+    line = first_line(counts, "loihi1-pre-silicon")
+    # 23.6 pJ for each of 100,000 operations, 52 for each of 6,000 updates, 81 - 52 + 1.7 for each of 2,300 spikes.
+    assert line.operations == pytest.approx(100_000 * 23.6 + 6_000 * 52 + 2_300 * 30.7)
+    assert line.energy == pytest.approx(line.operations + 100 * 206_000 + (line.transport or 0))
     assert line.energy_delay == pytest.approx((line.energy or 0) * 1e-12 * 206_000e-9)
-    quiet = lines(beyond(counts, without=frozenset({"static", "transport"})), account)[0]
-    assert quiet.energy == account.per_inference
-    nothing = load_cost_model("loihi2")
-    assert lines(beyond(counts), priced(counts, nothing, nothing.default_format))[0].energy is None
+    quiet = first_line(counts, "loihi1-pre-silicon", without=frozenset({"static", "transport"}))
+    assert quiet.energy == line.operations and quiet.data["static_pJ"] is None
+    assert first_line(counts, "loihi2").energy is None
 
 
 def test_loihi_2_needs_times_of_the_users() -> None:
@@ -181,14 +184,15 @@ def test_a_page_of_pairs_with_weights_outside() -> None:
     memory = load_cost_model("horowitz-45nm-memory")
     report = build_report("m", "on nothing", counts, [memory])
     outside = beyond(counts, machine, on_chip=1000)
-    page = latency_page("m", "on nothing", outside, report.accounts[0], list(report.comparisons))
-    assert [table.caption.split(",")[0] for table in page.tables][-1] == "Constants of 45 nm"
-    shares = {(row[0], row[1]): row[-2:] for row in page.tables[-2].rows}
-    pair = report.comparisons[0]
+    timed = Timed(report, outside)
+    page = latency_page(timed)
+    assert page.tables[-1].caption == "Constants of 45 nm"
+    shares = {row[0]: row[-2:] for row in page.tables[-2].rows}
+    pair = timed.pairs[0]
     ours, theirs = (outside.off_chip(side.counts, side.numbers, side.network) for side in (pair.spiking, pair.dense))
     assert ours == theirs == (5100 * 32 - 8000) / 64 * 1300
-    before, after = shares[f"{pair.spiking.numbers.name}: {pair.rival}", pair.dataflow_in_words]
-    assert before != after
+    before, after = shares[f"{pair.spiking.numbers.name}: {pair.rival}"]
+    assert before != after and as_dict(timed)["off_chip"][0]["rival_pJ"] == theirs
     assert "latency (it is no chip with cores)" in page.notes[0]
 
 
