@@ -21,6 +21,8 @@ from neurotool.energy.priced import Priced
 from neurotool.energy.report import Report
 from neurotool.graph import Add
 
+BEYOND = "Time, static power, transport between cores and weights off the chip"
+
 
 @dataclass(frozen=True)
 class Page:
@@ -48,6 +50,7 @@ def to_html(page: Page) -> str:
     """One file: styles and figures within, no script, nothing fetched."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters["whole"] = _whole
+    environment.filters["breakable"] = lambda name: re.sub(r"([._/])(?=\w)", "\\1\u200b", name)
     return environment.get_template("page.html.j2").render(page=page)
 
 
@@ -135,13 +138,14 @@ def notes(report: Report) -> list[str]:
     if activity.padding:
         share = 100 * activity.padding / padded
         lines.append(
-            f"Padding is left out: {activity.padding} of {padded} tokens ({share:.2g} %)"
+            f"Padding is left out: {activity.padding:,} of {padded:,} tokens ({share:.2g} %)"
             + (f", with {si(spikes)} spikes." if activity.layers else ".")
         )
     lines += _conventions(report)
     missing = report.not_counted
     lines.append(f"Not counted: {'; '.join(missing) if missing else 'nothing that occurs in the network'}.")
     lines += model_notes(report)
+    lines.append(f"{BEYOND} are in no figure here: `neurotool energy latency` has them, each by itself.")
     return lines
 
 
