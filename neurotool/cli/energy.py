@@ -1,4 +1,4 @@
-"""`neurotool energy report|audit|compare|sweep`."""
+"""`neurotool energy report|audit|compare|sweep|latency`."""
 
 import io
 import sys
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
+NUMBERS = click.Choice(["fp32", "fp16", "int8"])
 PRICING = ("cost_models", "numbers", "data", "samples", "skip_zero", "executor", "output_format", "as_json", "output",
            "dataflow", "hybrid", "force")  # fmt: skip
 
@@ -62,11 +63,11 @@ def _dataflow_options(command: Command) -> Command:
 def _pricing_options(command: Command) -> Command:
     models = "Name or .json file, repeatable.  [default: horowitz-45nm and horowitz-45nm-memory]"
     data = "Table, folder or one text to measure on.  [default: what the checkpoint stores]"
-    numbers, formats = click.Choice(["fp32", "fp16", "int8"]), click.Choice(["table", *FORMATS.values()])
+    formats = click.Choice(["table", *FORMATS.values()])
     by_ending = "[default: by the ending of -o, else table]"
     options = (
         click.option("--cost-model", "cost_models", multiple=True, help=models),
-        click.option("--numbers", type=numbers, help="Number format.  [default: the cost model's first]"),
+        click.option("--numbers", type=NUMBERS, help="Number format.  [default: the cost model's first]"),
         click.option("--data", help=data),
         click.option("--samples", type=SAMPLES, help="Use so many texts.  [default: all; 8 for a .nir]"),
         executor_option("torch; interpreter for a .nir, emulator for a bundle"),
@@ -171,7 +172,7 @@ Examples:
 )
 @click.argument("model", type=PATH)
 @click.option("--cost-model", "cost_models", multiple=True, help="As for `energy report`.")
-@click.option("--numbers", type=click.Choice(["fp32", "fp16", "int8"]), help="As for `energy report`.")
+@click.option("--numbers", type=NUMBERS, help="As for `energy report`.")
 @click.option("--data", help="As for `energy report`.")
 @click.option("--samples", type=SAMPLES, help="As for `energy report`.")
 @click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
@@ -204,6 +205,7 @@ Examples:
     help="Dense networks: bert-base, tinybert-4, distilbert, or config.json files; commas between.",
 )
 @_pricing_options
+@_dataflow_options
 @tokenizer_option
 def compare(models: tuple[Path, ...], against: str, **options: Any) -> None:
     """Students and dense networks side by side."""
@@ -235,6 +237,7 @@ Examples:
     help="Every T to run, 1 to a million.",
 )
 @_pricing_options
+@_dataflow_options
 @tokenizer_option
 @click.option("--plot", type=PATH, help="Accuracy against energy as .svg.")
 def sweep(model: Path, time_steps: tuple[int, ...], plot: Path | None, **options: Any) -> None:
@@ -256,6 +259,67 @@ def sweep(model: Path, time_steps: tuple[int, ...], plot: Path | None, **options
         from neurotool.energy.figures import standalone
 
         _write(standalone(page.figures[0][1]), plot, pricing.force)
+
+
+@energy.command(
+    epilog="""\b
+Examples:
+  neurotool energy latency model.ckpt --machine loihi1
+  neurotool energy latency model.ckpt --batch 32 --without static
+  neurotool energy latency model.ckpt --machine loihi2 \\
+      --constant synaptic_operation=0.5 --constant neuron_update=2
+  neurotool energy latency model.ckpt --machine 45nm --on-chip 1024
+"""
+)
+@click.argument("model", type=PATH)
+@click.option("--machine", default="loihi1", show_default=True, help="loihi1, loihi2, 45nm or a .json file.")
+@click.option("--constant", "constants", multiple=True, help="NAME=VALUE in ns, pJ or mW (docs/energy.md).")
+@click.option("--cost-model", help="Prices of its operations.  [default: the machine's first]")
+@click.option("--dataflow", help="As for `energy report`, one.  [default: spike; output-stationary for 45nm]")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Inputs, one after the other.")
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["latency", "static", "transport", "off-chip"]),
+    help="Leave it out, repeatable.",
+)
+@click.option("--on-chip", type=click.IntRange(min=0), help="KB of weights that fit, of a machine that is no chip.")
+@click.option("--data", help="As for `energy report`.")
+@click.option("--samples", type=click.IntRange(min=1), help="As for `energy report`.")
+@executor_option("as for `energy report`")
+@click.option("--format", "output_format", type=click.Choice(["table", "json", "html"]), help="As for `energy report`.")
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+@click.option("-o", "--output", type=PATH, help="As for `energy report`.")
+@opening_options
+@time_steps_option
+def latency(
+    model: Path,
+    machine: str,
+    constants: tuple[str, ...],
+    cost_model: str | None,
+    dataflow: str | None,
+    batch: int,
+    without: tuple[str, ...],
+    on_chip: int | None,
+    **options: Any,
+) -> None:
+    """Time on a chip, and energy beyond operations."""
+    import json
+
+    from neurotool.api.timing import timed
+    from neurotool.energy.latency_page import as_dict, latency_page
+    from neurotool.energy.machine import load_machine
+
+    computer = load_machine(machine).giving(constants)
+    pricing = _Pricing(options | {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow})
+    if pricing.chosen in ("csv", "latex"):
+        raise ConfigError(f"-o {pricing.output}: time is written as .json, .html or a table in text")
+    opened = pricing.open(model)
+    made = timed(opened, pricing.report(opened), computer, batch, frozenset(without), on_chip)
+    if pricing.chosen == "json":
+        _write(json.dumps(as_dict(made), indent=1, ensure_ascii=False), pricing.output, model, "json")
+    else:
+        _show(latency_page(made), pricing.chosen, pricing.output, model)
 
 
 def _models(names: tuple[str, ...]) -> "list[CostModel]":
