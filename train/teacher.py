@@ -46,6 +46,7 @@ class Teacher(nn.Module):
     def __init__(self, model: BertForSequenceClassification) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.width, self.depth = model.config.hidden_size, model.config.num_hidden_layers
         self._projections: dict[tuple[int, str], Tensor] = {}
         for index, layer in enumerate(model.bert.encoder.layer, start=1):
             for name in ("query", "key"):

@@ -28,7 +28,10 @@ from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.student import classification_loss
 from neurotool.student.unrolled import UnrolledStudent
 from neurotool.tasks import Task
+from neurotool.train.chains import StudentTeacher
+from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, soft_label_loss
+from neurotool.train.sparsity import EventTarget, Ramp, measure_density, split_thresholds
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
 
 
@@ -59,6 +62,10 @@ class LossWeights:
         return bool(self.embedding and self.hidden and (self.soft or self.hard))
 
 
+CHOOSES = "eval_chooses"
+"""What the best epoch has most of: the main metric, less where the asked sparsity is not reached."""
+TOLERANCE = 0.03
+"""Relative distance from an event target that counts as reached."""
 LayerMap = tuple[int | None, ...]
 """Teacher hidden states (0 = embedding) for the student's embedding and each of its layers; None teaches nothing."""
 
@@ -67,9 +74,19 @@ class Distiller(nn.Module):
     """A student and the learned maps from what its layers hand on to the teacher's hidden states: one linear map shared
     by all layers, or one MLP a layer where these hand on a stream of spikes (SpikeBERT)."""
 
-    def __init__(self, student: Student, teacher_width: int, layer_map: LayerMap, weights: LossWeights) -> None:
+    def __init__(
+        self,
+        student: Student,
+        teacher_width: int,
+        layer_map: LayerMap,
+        weights: LossWeights,
+        compressor: Compressor | None = None,
+        events: EventTarget | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
+        self.compressor = compressor or Compressor(student)
+        self.events = events
         self.layer_map = layer_map
         self.weights = weights
         width = student.config.hidden_size
@@ -86,6 +103,12 @@ class Distiller(nn.Module):
         weights = self.weights
         wanted = {tap: layer for tap, layer in enumerate(self.layer_map) if layer is not None}
         return {tap: layer for tap, layer in wanted.items() if (weights.hidden if tap else weights.embedding)}
+
+    def end_stage(self) -> None:
+        """What becomes sparse does so in the first stage, and stays so."""
+        self.compressor.first_stage = False
+        if self.events is not None:
+            self.events.done = True
 
     @torch.no_grad()
     def start_fit(self, batch: dict[str, Tensor], hidden: Sequence[Tensor]) -> None:
@@ -108,7 +131,7 @@ class Distiller(nn.Module):
     def forward(self, batch: dict[str, Tensor], taught: TeacherOutput, labels: Tensor | None) -> dict[str, Tensor]:
         """The loss and its terms. taught.hidden: for every one of `taps`."""
         weights, mask = self.weights, batch["attention_mask"]
-        output = self.student(**batch, output_scores=bool(taught.scores))
+        output = self.student(**batch, output_scores=bool(taught.scores), output_messages=self.events is not None)
         terms: dict[str, Tensor] = {}
         for tap, hidden in zip(self.taps, taught.hidden, strict=True):
             name = "hidden" if tap else "embedding"
@@ -125,6 +148,10 @@ class Distiller(nn.Module):
             terms["rate"] = torch.stack([r.abs().mean() for r in output.rates.values()]).mean()
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         shown = {name: term.detach() for name, term in terms.items()}
+        if self.events is not None:
+            penalty, densities = self.events(output.messages, output.rates, mask)
+            loss = loss + penalty
+            shown |= densities
         if output.rates:
             shown["spiking_rate"] = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
         return {"loss": loss} | shown
@@ -191,14 +218,14 @@ class DistillationTrainer(ReproducibleTrainer):
     def __init__(
         self,
         distiller: Distiller,
-        teacher: Teacher,
+        teacher: Teacher | StudentTeacher,
         arguments: TrainingArguments,
         train_dataset: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
         validation: datasets.Dataset | None = None,
         task: Task | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
+        ramp = [] if distiller.events is None else [Ramp(distiller.events)]
         super().__init__(
             distiller,
             arguments,
@@ -206,15 +233,24 @@ class DistillationTrainer(ReproducibleTrainer):
             train_dataset=train_dataset,
             eval_dataset=validation,
             processing_class=tokenizer,
-            callbacks=list(callbacks),
+            callbacks=[*ramp, distiller.compressor],
         )
         self.teacher = teacher.to(arguments.device)
         self.task = task
         if task is None:
             self.rate_option = "--general-learning-rate"
+        else:
+            self.args.metric_for_best_model = CHOOSES
         self.model_accepts_loss_kwargs = False
         self._terms: dict[str, Tensor] = {}
         self.control: TrainerControl
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """Thresholds learn faster where messages are penalised: they are what decides how many are sent."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        if self.distiller.events is not None:
+            split_thresholds(optimizer, self.distiller.student)
+        return optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
@@ -229,8 +265,7 @@ class DistillationTrainer(ReproducibleTrainer):
     @property
     def _score_layers(self) -> tuple[int, ...]:
         """The attention that reads the hidden state which the student's layer reads: the layer it was copied from."""
-        last = len(self.teacher.model.bert.encoder.layer)
-        return tuple(min(layer + 1, last) for layer in self.distiller.layer_map[:-1] if layer is not None)
+        return tuple(min(layer + 1, self.teacher.depth) for layer in self.distiller.layer_map[:-1] if layer is not None)
 
     @property
     def distiller(self) -> Distiller:
@@ -245,9 +280,23 @@ class DistillationTrainer(ReproducibleTrainer):
         metrics = {f"eval_{k}": v for k, v in result.metrics.items()}
         if result.activity.layers:
             metrics["eval_spiking_rate"] = result.activity.mean_rate
+        reached = self._reached(metrics)
         self.log(metrics)
+        metrics[CHOOSES] = metrics[f"eval_{self.task.metrics[0]}"] - 2 * (1 - reached)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _reached(self, metrics: dict[str, float]) -> float:
+        """How much of the asked sparsity is there, at most 1: epochs that lack some do not compete with those that have
+        it. Adds what was measured to `metrics`."""
+        events, student, reached = self.distiller.events, self.distiller.student, 1.0
+        if events is not None:
+            measured = measure_density(student, events.synapses, self.eval_dataset, self.processing_class)
+            metrics |= {f"eval_{name}": value for name, value in measured.items()}
+            reached = min(1.0, events.target * (1 + TOLERANCE) / max(measured["events_per_synapse"], 1e-9))
+        if not self.distiller.compressor.settled(self.state.global_step / self.state.max_steps):
+            reached /= 2
+        return reached
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:

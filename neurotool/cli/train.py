@@ -14,6 +14,8 @@ from neurotool.train.recipes import BASE, RECIPES, default, defaults_text, teach
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
 
+PER_CHANNEL = "learned-per-channel"
+
 EPILOG = """\b
 Examples:
   neurotool train
@@ -31,12 +33,12 @@ T (--time-steps) is how many steps a neuron has to say its rate: binary spikes g
 
 
 def _threshold(context: click.Context, option: click.Parameter, value: str | None) -> float | str | None:
-    if value is None or value == "learned":
+    if value is None or value in ("learned", PER_CHANNEL):
         return value
     try:
         return float(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'learned'") from None
+        raise click.BadParameter(f"{value!r} is neither a number nor 'learned' nor '{PER_CHANNEL}'") from None
 
 
 def _layer_map(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int | None, ...] | None:
@@ -105,7 +107,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student(
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
-@_by_student("--v-threshold", callback=_threshold, help="A value, or learned.")
+@_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
 @click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
 @click.option(
@@ -118,9 +120,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option(
     "--pooling",
     type=click.Choice(["mean", "cls"]),
-    default="mean",
-    show_default=True,
-    help="The head reads the mean over tokens, or the first token.",
+    help="The head reads the mean over tokens, or the first token.  [default: mean]",
 )
 @click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the student, in training.")
 @_by_student(
@@ -151,6 +151,20 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--hard-weight", type=float, help="True labels.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the teacher's logits.")
 @click.option("--rate-penalty", type=float, default=0.0, show_default=True, help="Weight of the mean spiking rate.")
+@click.option(
+    "--start-from",
+    type=click.Path(path_type=Path),
+    help="A trained student to start as; it gives the defaults of options that say what a student is.",
+)
+@click.option("--start-teaches", is_flag=True, help="It also teaches, in place of the BERT.")
+@click.option("--event-target", type=float, help="Events per synapse to reach, e.g. 0.15; windows of T steps only.")
+@click.option("--prune", type=float, help="Share of the weights that become 0, e.g. 0.5.")
+@click.option(
+    "--prune-scope",
+    type=click.Choice(["layer", "global"]),
+    help="That share of each matrix, or of all together.  [default: layer]",
+)
+@click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
@@ -202,18 +216,25 @@ def train(as_json: bool, **options: Any) -> None:
 
 def plan_from(options: dict[str, Any]) -> Any:
     """The TrainingPlan of the command's options."""
+    from neurotool.train.chains import inherited
     from neurotool.train.plan import StagePlan, TrainingPlan
     from neurotool.train.trainer import LossWeights
 
     if options["task"] and options["data"]:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
     kind = options["student"]
+    if options["start_from"]:
+        options |= {
+            name: value for name, value in inherited(options["start_from"]).items() if options[name] in (None, False)
+        }
+    elif options["start_teaches"]:
+        raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
     of_teacher = ("teacher_epochs", "teacher_learning_rate")
     options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
     if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
-    learned = options["v_threshold"] == "learned"
+    learned = options["v_threshold"] in ("learned", PER_CHANNEL)
     if options["v_init"] is None and options["spikes"]:
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
     student = {
@@ -227,6 +248,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "leak": options["leak"],
         "reset": options["reset"],
         "learn_v_threshold": learned or None,
+        "v_threshold_per_channel": options["v_threshold"] == PER_CHANNEL or None,
         "v_threshold": 1.0 if learned else options["v_threshold"],
         "v_init": options["v_init"],
         "feedback": options["feedback"] or None,
@@ -235,7 +257,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
-        "pooling": options["pooling"],
+        "pooling": options["pooling"] or "mean",
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],
     }
@@ -275,6 +297,12 @@ def plan_from(options: dict[str, Any]) -> Any:
         teacher_learning_rate=options["teacher_learning_rate"],
         max_length=options["max_length"],
         augment=options["augment"],
+        start_from=options["start_from"],
+        start_teaches=options["start_teaches"],
+        event_target=options["event_target"],
+        prune=options["prune"],
+        prune_scope=options["prune_scope"] or "layer",
+        weight_bits=options["weight_bits"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         precision="bfloat16" if options["bf16"] else "float32",

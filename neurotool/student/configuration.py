@@ -17,7 +17,8 @@ class StudentConfig(BertConfig):
 
     time_steps: T, steps of a neuron layer's window (phased) or of the whole simulation (concurrent).
     schedule: phased (layers emit in turn, each in its own window, exact) or concurrent (all together, step by step).
-    v_threshold: firing threshold all neuron layers start from; learn_v_threshold trains one gain per neuron layer.
+    v_threshold: firing threshold all neuron layers start from; learn_v_threshold trains one gain per neuron layer, or
+      one per neuron of a layer (v_threshold_per_channel).
     v_init: potential at the start of a window, in units of the threshold.
     pooling: tokens the classifier reads: their mean, or the first ([CLS]).
     """
@@ -37,6 +38,7 @@ class StudentConfig(BertConfig):
     reset: str = "soft"
     v_threshold: float | int = 1.0
     learn_v_threshold: bool = False
+    v_threshold_per_channel: bool = False
     v_init: float | int = 0.0
     pooling: str = "mean"
 
@@ -53,7 +55,13 @@ class StudentConfig(BertConfig):
         one_of("schedule", self.schedule, self.schedules)
         one_of("pooling", self.pooling, get_args(Pooling))
         positive("v_threshold", self.v_threshold)
+        if self.v_threshold_per_channel and not self.learn_v_threshold:
+            raise ConfigError("v_threshold_per_channel is True: only learned thresholds differ between channels")
         self.check_layers()
+
+    def own_thresholds(self, width: int) -> int | None:
+        """How many thresholds a layer of `width` neurons has of its own; None: one for all."""
+        return width if self.v_threshold_per_channel else None
 
     def check_layers(self) -> None:
         at_least("num_hidden_layers", self.num_hidden_layers, 1)
@@ -144,6 +152,7 @@ class AnnConfig(StudentConfig):
         "reset",
         "v_threshold",
         "learn_v_threshold",
+        "v_threshold_per_channel",
         "v_init",
     )
 

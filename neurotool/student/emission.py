@@ -9,6 +9,8 @@ schedules differ only in the emission they hand to it.
 | Membranes    | this step's spikes; potentials persist between calls          | concurrent schedule             |
 | Substituted  | a simulated rate, with the steady state's gradient            | training at the equilibrium     |
 | Unrolled     | the spikes of all steps, with a surrogate gradient            | concurrent, layer by layer      |
+
+`Recorded` and `SoftMessages` pass one of them through and keep what a layer returned, or how many of its neurons send.
 """
 
 from typing import Protocol
@@ -27,18 +29,21 @@ from neurotool.student.surrogate import unrolled_spikes
 
 
 class NeuronLayer(nn.Module):
-    """One threshold for a layer of neurons: v_threshold = base * exp(log_gain), gain learned or fixed at 1."""
+    """The threshold of a layer of neurons: v_threshold = base * exp(log_gain), gain learned or fixed at 1; one for the
+    layer, or one for each of `channels`."""
 
     base: Tensor
 
-    def __init__(self, name: str, v_threshold: float, learned: bool, dynamics: NeuronDynamics) -> None:
+    def __init__(
+        self, name: str, v_threshold: float, learned: bool, dynamics: NeuronDynamics, channels: int | None = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.dynamics = dynamics
         self.v_threshold_at_start = float(v_threshold)
         self.base = nn.Buffer(torch.tensor(self.v_threshold_at_start))
         self.unit = not learned and v_threshold == 1
-        self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=learned)
+        self.log_gain = nn.Parameter(torch.zeros(() if channels is None else channels), requires_grad=learned)
 
     @property
     def v_threshold(self) -> Tensor:
@@ -171,6 +176,19 @@ class Unrolled:
         if self.counts is not None:
             _count(self.counts, neurons.name, spikes.abs().sum(0))
         return spikes.flatten(0, 1)
+
+
+class SoftMessages:
+    """Passes another emission through and keeps how many neurons of each layer send anything, differentiably, as
+    `messages[name]`, (batch, tokens)."""
+
+    def __init__(self, emission: Emission, time_steps: int, messages: dict[str, Tensor]) -> None:
+        self.emission, self.time_steps, self.messages = emission, time_steps, messages
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        active = neurons.dynamics.soft_activity(neurons.drive(current), self.time_steps)
+        self.messages[neurons.name] = active.sum(-1)
+        return self.emission(neurons, current)
 
 
 class Recorded:

@@ -85,6 +85,13 @@ class NeuronDynamics:
         """a* = clamp(f(a)/v_threshold, 0, 1), or [-1, 1] for ternary spikes."""
         return drive.clamp(self.low, 1.0)
 
+    def soft_activity(self, drive: Tensor, time_steps: int, softness: float = 0.25) -> Tensor:
+        """Differentiable count of neurons that send anything in a window of constant drive: a soft L0. A logistic step,
+        `softness` levels wide, at the drive of the first spike of either sign."""
+        levels = drive * time_steps
+        active = torch.sigmoid((levels - (1 - self.offset)) / softness)
+        return active if self.low == 0 else active + torch.sigmoid((-self.offset - levels) / softness)
+
     def spike_count(self, drive: Tensor, time_steps: int) -> Tensor:
         """Spikes (signed sum) in a window of constant drive: clip(floor(v_init + T*drive), 0, T).
 
@@ -131,7 +138,8 @@ class NeuronDynamics:
 
 
 def closed_form_rate(current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
-    """spike_count(current / v_threshold) / T with the steady state's gradient; v_threshold None means 1.
+    """spike_count(current / v_threshold) / T with the steady state's gradient; v_threshold: one number, one for each
+    channel (the last axis), or None, which means 1.
 
     The threshold's gradient, -drive / v_threshold where not clamped, takes the middle of the drives that give a rate
     for the drive, which is unbiased and needs nothing kept beyond the rate itself.
@@ -168,7 +176,11 @@ class _ClosedFormRate(torch.autograd.Function):
             gradient.div_(v_threshold)
         to_threshold = None
         if rate is not None:
-            to_threshold = -torch.dot(gradient.flatten(), rate.flatten()) - ctx.to_middle * gradient.sum()
+            if v_threshold.ndim:
+                of_rates, of_all = (x.flatten(0, -2).sum(0) for x in (gradient * rate, gradient))
+                to_threshold = -of_rates - ctx.to_middle * of_all
+            else:
+                to_threshold = -torch.dot(gradient.flatten(), rate.flatten()) - ctx.to_middle * gradient.sum()
         return gradient, to_threshold, None, None
 
 

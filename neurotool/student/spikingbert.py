@@ -15,6 +15,7 @@ from neurotool.student.emission import (
     Membranes,
     NeuronLayer,
     Recorded,
+    SoftMessages,
     SpikeCounts,
     SteadyState,
     Substituted,
@@ -33,8 +34,9 @@ class SpikingBertLayer(EncoderLayer):
     def __init__(self, config: SpikingBertConfig, index: int) -> None:
         super().__init__(config)
         for place in PLACES:
-            name = f"encoder.{index}.{place}"
-            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics)
+            width = config.intermediate_size if place == "intermediate" else config.hidden_size
+            name, own = f"encoder.{index}.{place}", config.own_thresholds(width)
+            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics, own)
             self.add_module(f"{place}_neurons", neurons)
 
     def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:
@@ -54,7 +56,10 @@ class SpikingBertForSequenceClassification(Student):
         config.check()
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
-        self.embedding_neurons = NeuronLayer("embedding", config.v_threshold, config.learn_v_threshold, config.dynamics)
+        channels = config.own_thresholds(config.hidden_size)
+        self.embedding_neurons = NeuronLayer(
+            "embedding", config.v_threshold, config.learn_v_threshold, config.dynamics, channels
+        )
         self.layers = nn.ModuleList(SpikingBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.feedback = nn.Linear(config.hidden_size, config.hidden_size, bias=False) if config.feedback else None
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -100,6 +105,8 @@ class SpikingBertForSequenceClassification(Student):
                 rewind = _RandomState(current.device)
                 state, self.feedback_residuals = implicit_gradient(lambda z: sweep(emission, z, None), state)
                 rewind()  # the pass below must draw the same dropout masks
+        if output.messages is not None:
+            emission = SoftMessages(emission, time_steps, output.messages)
         last: Tensor = sweep(emission if rates is None else Recorded(emission, rates), state, scores)
         if rates is not None:
             output.hidden = tuple(rates[name] for name in self.output_names)

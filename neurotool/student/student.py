@@ -22,7 +22,8 @@ class StudentOutput(ModelOutput):
     """rates: ASR of every neuron layer by name, (batch, tokens, width). hidden: what the embedding and each layer hand
     on, averaged over the time steps, same shapes. attention_scores: per layer, before the softmax, (batch, heads,
     tokens, tokens); only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
-    rates; with feedback also those that entered node "feedback"; only on request."""
+    rates; with feedback also those that entered node "feedback"; only on request. messages: how many neurons of each
+    layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -30,6 +31,7 @@ class StudentOutput(ModelOutput):
     hidden: tuple[Tensor, ...] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
     spike_counts: SpikeCounts | None = None
+    messages: dict[str, Tensor] | None = None
 
 
 class Student(PreTrainedModel):
@@ -86,6 +88,7 @@ class Student(PreTrainedModel):
         output_rates: bool = True,
         output_scores: bool = False,
         output_spike_counts: bool = False,
+        output_messages: bool = False,
         time_steps: int | None = None,
         **_: Any,
     ) -> StudentOutput:
@@ -96,7 +99,11 @@ class Student(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         time_steps = self.config.time_steps if time_steps is None else time_steps
         current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        output = StudentOutput(rates={} if output_rates else None, spike_counts={} if output_spike_counts else None)
+        output = StudentOutput(
+            rates={} if output_rates else None,
+            spike_counts={} if output_spike_counts else None,
+            messages={} if output_messages else None,
+        )
         scores: list[Tensor] | None = [] if output_scores and self.supports_attention_loss else None
         last = self._run(current, attention_mask, time_steps, output, scores)
         output.logits = self.readout(last, attention_mask)

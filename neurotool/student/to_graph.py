@@ -172,7 +172,7 @@ def _norm(module: nn.LayerNorm) -> LayerNorm:
 def _neurons(layer: NeuronLayer) -> Neuron:
     dynamics = layer.dynamics
     return Neuron(
-        v_threshold=float(layer.v_threshold.detach()),
+        v_threshold=_array(layer.v_threshold) if layer.log_gain.ndim else float(layer.v_threshold.detach()),
         leak=float(dynamics.leak),
         reset=dynamics.reset,
         spikes=dynamics.spikes,

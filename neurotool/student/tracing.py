@@ -55,7 +55,7 @@ class StudentModel:
         self.student = copy.deepcopy(student).eval()
         for layer in self.student.neuron_layers.values():
             # exp(log_gain) is a little different in another precision: keep the product.
-            layer.base.copy_(layer.v_threshold)
+            layer.base = layer.v_threshold.clone()
             layer.log_gain.zero_()
         self.dtype = torch.float32 if as_used else torch.float64
         self.student.to(self.dtype)
