@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from neurotool.activity import Activity, LayerActivity
+from neurotool.activity import Activity
 from neurotool.energy.counts import count, events_of_activity
 from neurotool.errors import ConfigError
 from neurotool.evaluation import _add
@@ -15,7 +15,7 @@ from neurotool.student import NeuronDynamics
 from neurotool.student.serialise import load_student
 from neurotool.train.pipeline import train
 from neurotool.train.plan import TrainingPlan
-from neurotool.train.sparsity import Density, EventTarget, Ramp, Sender, Synapses
+from neurotool.train.sparsity import START, Density, EventTarget, Ramp, Sender, Synapses
 
 MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)
@@ -43,7 +43,8 @@ def test_events_per_synapse_are_those_of_the_account(make_student, spikes: str) 
     """With one step every message is a spike."""
     student = make_student(spikes=spikes, time_steps=1)
     graph = student.to_graph()
-    output = student(IDS, MASK, output_spike_counts=True)
+    with torch.no_grad():
+        output = student(IDS, MASK, output_spike_counts=True)
     activity = Activity(1, 1)
     _add(activity, output.spike_counts, MASK, False)
     counted = count(graph, activity, events_of_activity(graph, activity))
@@ -58,14 +59,13 @@ def test_a_message_counts_once_however_many_spikes_it_has(make_student) -> None:
     synapses = Synapses(student.to_graph())
     output = student(IDS, MASK, output_spike_counts=True)
     density = Density(synapses).add(output.rates, MASK)
-    activity = Activity(4, 4, layers={name: LayerActivity(1) for name in output.rates})
     operations = 0
     for name, counts in output.spike_counts.items():
         for text, tokens in enumerate((5, 3)):
-            active = int(np.count_nonzero(counts[text, :tokens].numpy()))
+            active = int(np.count_nonzero(counts[text, :tokens].detach().numpy()))
             sender = synapses.senders[name]
             operations += active * (sender.fixed + sender.per_token * tokens)
-    assert float(density.operations) == operations and activity.layers
+    assert float(density.operations) == operations > 0
     assert float(Density(synapses).add(output.spike_counts, MASK).operations) == operations
     keys = [output.rates[f"encoder.{i}.key"][MASK.bool()] for i in range(2)]
     share = sum(int(rate.count_nonzero()) for rate in keys) / sum(rate.numel() for rate in keys)
@@ -80,7 +80,7 @@ def test_the_soft_count_steps_where_the_first_spike_is_sent(dynamics: NeuronDyna
     sharp = dynamics.soft_activity(drive, time_steps, softness=1e-4)
     assert torch.equal(sharp > 0.5, active)
     soft = dynamics.soft_activity(drive, time_steps)
-    assert ((soft - active.float()).abs() < 0.51).all()
+    assert ((soft - active.float()).abs() < 0.52).all()
 
 
 def test_the_soft_count_has_the_gradient_of_the_logistic_function() -> None:
@@ -111,7 +111,7 @@ def test_the_weight_follows_the_distance_from_the_aim(make_student) -> None:
 def test_a_student_below_the_target_is_left_alone(make_student) -> None:
     events = EventTarget(Synapses(make_student().to_graph()), 0.5)
     events._weight(torch.tensor(0.3))
-    assert float(events.start) == 0.5 and float(events.log_weight) < 0
+    assert float(events.start) == 0.5 and float(events.log_weight) < START
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -144,5 +144,5 @@ def test_students_without_windows_have_no_target(make_plan: MakePlan) -> None:
     ):
         with pytest.raises(ConfigError, match=f"--event-target: .*{message}"):
             train(make_plan(*options, "--event-target", "0.2"), QUIET)
-    with pytest.raises(ConfigError, match="--event-target is 0.0: it must be above 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"--event-target is 0\.0: it must be above 0 and below 1"):
         train(make_plan("--event-target", "0"), QUIET)

@@ -38,8 +38,7 @@ class Quantised(nn.Module):
         """The exponent of each row with the smallest squared error; the largest of equally good ones."""
         rows = weight.detach().flatten(1)
         largest = rows.abs().amax(1, keepdim=True)
-        ceiling = float(largest.max())
-        largest = largest.clamp(min=ceiling * 2.0**-SPREAD) if ceiling > 0 else torch.ones_like(largest)
+        largest = torch.maximum(largest, largest.max() * 2.0**-SPREAD).clamp(min=2.0**-100)
         first = (largest / self.limit).log2().ceil()
         units = [_power_of_two(first - k) for k in range(DEPTH + 1)]
         errors = torch.stack([(self.mantissas(rows, u) * u - rows).square().sum(1, keepdim=True) for u in units])

@@ -17,17 +17,15 @@ from neurotool.evaluation import batches
 from neurotool.graph import Conv1d, Graph, Linear, MatMul, Neuron, Readout
 from neurotool.student import Student
 
-GAIN = 0.02
-"""Relative change of the penalty's weight a step, per relative distance of the density from its aim."""
+GAIN = 0.05
+"""Change of the logarithm of the penalty's weight a step, per relative distance of the density from its aim."""
 DAMPING = 2.0
 """Of the same distance in the weight itself: what keeps the weight from overshooting while the student follows."""
-import os
-
-FASTER = float(os.environ.get("FASTER", "10"))
-"""How much faster thresholds learn than weights do."""
-GAIN = float(os.environ.get("GAIN", "0.02"))
-LIMITS = (-4.0, 8.0)
+START, LIMITS = 1.0, (-4.0, 8.0)
 """Of the logarithm of the weight."""
+FASTER = 30.0
+"""How much faster thresholds learn than weights do: they decide how many messages are sent. At the same rate a few
+hundred steps move a threshold by a tenth."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class EventTarget(nn.Module):
     def __init__(self, synapses: Synapses, target: float) -> None:
         super().__init__()
         self.synapses, self.target, self.done = synapses, target, False
-        self.log_weight = nn.Buffer(torch.zeros(()))
+        self.log_weight = nn.Buffer(torch.tensor(START))
         self.start = nn.Buffer(torch.zeros(()))
         self.progress = nn.Buffer(torch.zeros(()))
 

@@ -224,9 +224,8 @@ def plan_from(options: dict[str, Any]) -> Any:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
     kind = options["student"]
     if options["start_from"]:
-        options |= {
-            name: value for name, value in inherited(options["start_from"]).items() if options[name] in (None, False)
-        }
+        start = inherited(options["start_from"])
+        options |= {name: value for name, value in start.items() if options[name] is None or options[name] is False}
     elif options["start_teaches"]:
         raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
