@@ -215,6 +215,22 @@ def test_resuming_gives_the_same_student(
     assert not plan.state_folder.exists()
 
 
+SPARSE = ("--event-target", "0.3", "--prune", "0.5", "--weight-bits", "4", "--v-threshold", "learned-per-channel")
+
+
+@pytest.mark.parametrize(("stage", "step"), [("inner", 5), ("prediction", 3)])
+def test_resuming_a_sparse_student_gives_the_same_one(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+) -> None:
+    """Masks, exponents and the weight of the penalty are part of its state."""
+    whole = train(make_plan(*DROPOUT, *SPARSE, output="whole.ckpt"), QUIET)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stage, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_plan(*DROPOUT, *SPARSE), QUIET)
+    assert_same_weights(train(make_plan(*DROPOUT, *SPARSE, "--resume"), QUIET), whole)
+
+
 def test_resuming_the_teacher_gives_the_same_student(
     make_plan: MakePlan, uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -118,6 +118,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(
+    "--activation",
+    type=click.Choice(["gelu", "relu"]),
+    help="spikingbert: of the feed-forward part; relu is sparser.  [default: gelu]",
+)
+@click.option(
     "--pooling",
     type=click.Choice(["mean", "cls"]),
     help="The head reads the mean over tokens, or the first token.  [default: mean]",
@@ -251,6 +256,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "v_threshold": 1.0 if learned else options["v_threshold"],
         "v_init": options["v_init"],
         "feedback": options["feedback"] or None,
+        "activation": options["activation"],
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],
         "positions": options["positions"],

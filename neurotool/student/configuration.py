@@ -10,6 +10,7 @@ from neurotool.student.neurons import NeuronDynamics, Reset, Spikes
 Schedule = Literal["phased", "concurrent"]
 Pooling = Literal["mean", "cls"]
 Positions = Literal["learned", "none"]
+Activation = Literal["gelu", "relu"]
 
 
 class StudentConfig(BertConfig):
@@ -77,16 +78,25 @@ class SpikingBertConfig(StudentConfig):
     """SpikingBERT.
 
     feedback: adds W_fb * (last layer's rate) to the input current; phased runs `feedback_sweeps` sweeps of windows.
+    activation: of the feed-forward part. With relu there is no function: its neurons send no negative spikes, which is
+      a rectifier.
     """
 
     model_type = "spikingbert"
 
+    activation: str = "gelu"
     feedback: bool = False
     feedback_sweeps: int = 4
 
     def check(self) -> None:
         super().check()
         at_least("feedback_sweeps", self.feedback_sweeps, 1)
+        one_of("activation", self.activation, get_args(Activation))
+
+    @property
+    def wide_dynamics(self) -> NeuronDynamics:
+        """Of the neurons in the middle of the feed-forward part."""
+        return self.dynamics if self.activation == "gelu" else self.dynamics.rectified
 
 
 class SpikeBertConfig(StudentConfig):

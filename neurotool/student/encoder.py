@@ -14,9 +14,12 @@ Send = Callable[[str, Tensor], Tensor]
 
 
 class EncoderLayer(nn.Module):
+    """gelu: whether the feed-forward part has its GELU; without it the neurons behind cut negative values off."""
+
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         hidden, intermediate = config.hidden_size, config.intermediate_size
+        self.gelu = getattr(config, "activation", "gelu") == "gelu"
         self.num_heads = config.num_attention_heads
         self.attention_dropout = config.attention_probs_dropout_prob
         self.query = nn.Linear(hidden, hidden)
@@ -42,7 +45,8 @@ class EncoderLayer(nn.Module):
         )
         attention = send("attention", context.transpose(1, 2).reshape(s.shape))
         s = send("self_output", self.self_output_norm(self.dropout(self.self_output(attention)) + s))
-        wide = send("intermediate", F.gelu(self.intermediate(s)))
+        wide = self.intermediate(s)
+        wide = send("intermediate", F.gelu(wide) if self.gelu else wide)
         return send("output", self.output_norm(self.dropout(self.output(wide)) + s))
 
     def _split(self, x: Tensor) -> Tensor:

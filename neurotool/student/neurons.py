@@ -4,7 +4,7 @@ All potentials and drives here are in units of the threshold: `drive = current /
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -62,6 +62,11 @@ class NeuronDynamics:
     @property
     def has_closed_form(self) -> bool:
         return self.leak == 1 and self.reset == "soft"
+
+    @property
+    def rectified(self) -> "NeuronDynamics":
+        """Neurons that send the same positive spikes under constant drive, and no negative ones."""
+        return self if self.low == 0 else replace(self, spikes="binary", v_init=self.offset)
 
     def fire(self, u: Tensor) -> Tensor:
         """Spikes of potentials `u`, in u's dtype: {0, 1} or {-1, 0, 1}."""

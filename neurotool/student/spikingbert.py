@@ -34,9 +34,11 @@ class SpikingBertLayer(EncoderLayer):
     def __init__(self, config: SpikingBertConfig, index: int) -> None:
         super().__init__(config)
         for place in PLACES:
-            width = config.intermediate_size if place == "intermediate" else config.hidden_size
+            width, dynamics = config.hidden_size, config.dynamics
+            if place == "intermediate":
+                width, dynamics = config.intermediate_size, config.wide_dynamics
             name, own = f"encoder.{index}.{place}", config.own_thresholds(width)
-            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics, own)
+            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, dynamics, own)
             self.add_module(f"{place}_neurons", neurons)
 
     def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:

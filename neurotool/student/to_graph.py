@@ -136,7 +136,8 @@ def _encoder_layer(build: GraphBuilder, name: str, layer: "EncoderLayer", s: str
     context = build.add(f"{name}.context", MatMul(heads), probabilities, value)
     attention = neurons("attention", context)
     s = neurons("self_output", residual_norm("self_output", attention, s))
-    wide = neurons("intermediate", build.add(f"{name}.intermediate.gelu", Gelu(), linear("intermediate", s)))
+    wide = linear("intermediate", s)
+    wide = neurons("intermediate", build.add(f"{name}.intermediate.gelu", Gelu(), wide) if layer.gelu else wide)
     return neurons("output", residual_norm("output", wide, s))
 
 
