@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
-from neurotool.export.lower import lower, row_mantissas
+from neurotool.export.lower import lower
+from neurotool.export.rounding import row_mantissas
 from neurotool.graph import Linear
 from neurotool.train.compression import Compressor, compressible
 from neurotool.train.pruning import END, Pruned, prune, sparsity
