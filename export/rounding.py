@@ -26,19 +26,11 @@ def mantissas(x: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
 def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.ndarray]:
     """int8 mantissas of a weight (out, …), the lowest exponent, and how far each row's lies above it, up to `spread`.
 
-    Weights that are such integers already, as those trained with few bits are, are taken as they are, with the largest
-    exponent that leaves them whole. Else a row takes the exponent with the smaller squared error: the first that holds
-    all its weights, or one below, which clips the largest but is finer for the others.
+    A row takes the exponent with the smaller squared error: the first that holds all its weights, or one below, which
+    clips the largest but is finer for the others.
     """
     rows = weight.reshape(len(weight), -1).astype(np.float64)
     limit = 2 ** (WEIGHT_BITS - 1) - 1
-    exponents = _whole_exponents(rows)
-    if exponents is not None:
-        exponents = np.minimum(exponents, exponents.min() + spread)
-        mantissa = rows * 2.0 ** -exponents[:, None]
-        if np.abs(mantissa).max() <= limit:
-            lowest = int(exponents.min())
-            return mantissa.astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
     largest = np.abs(rows).max(1)
     largest = np.maximum(largest, largest.max() * 2.0**-spread if largest.any() else 1.0)
     exponents = np.ceil(np.log2(largest / limit)).astype(np.int64)
@@ -56,19 +48,6 @@ def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.
     exponents = np.maximum(exponents, exponents.max() - spread)
     lowest = int(exponents.min())
     return quantised(exponents).astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
-
-
-def _whole_exponents(rows: np.ndarray) -> np.ndarray | None:
-    """Of each row the largest e for which row * 2^-e is whole, of a row of zeros a very large one. None where all are
-    zero, or some weight has more bits than mantissas."""
-    fraction, exponent = np.frexp(rows)  # row = fraction * 2^exponent, 0.5 <= |fraction| < 1
-    digits = fraction * 2.0**WEIGHT_BITS
-    if not rows.any() or not np.array_equal(digits, np.rint(digits)):
-        return None
-    digits = digits.astype(np.int64)
-    lowest_bit = np.log2(np.maximum(digits & -digits, 1)).astype(np.int64)
-    exponents: np.ndarray = np.where(digits, exponent - WEIGHT_BITS + lowest_bit, 2**20).min(1)
-    return exponents
 
 
 def dyadic(ratio: float) -> tuple[int, int]:
