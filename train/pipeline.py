@@ -2,6 +2,7 @@
 that was stopped goes on where it was."""
 
 import dataclasses
+import math
 import platform
 import shutil
 import time
@@ -26,6 +27,7 @@ from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.augmentation import make_variants
 from neurotool.train.chains import StudentTeacher, start_from
+from neurotool.train.compilation import fuse_student
 from neurotool.train.compression import Compressor
 from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
@@ -107,6 +109,8 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     open_run(plan)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
+    device = training_arguments(plan, plan.stages[-1], data.task).device
+    model.to(device)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
     taught = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
@@ -116,16 +120,18 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         say(console, f"warning: the teacher's {data.task.metrics[0]} is no better than that of {constant}; {remedy}")
     teacher: Teacher | StudentTeacher = Teacher(model)
     if plan.start_from is not None and plan.start_teaches:
-        teacher = StudentTeacher(plan.start_from)
+        teacher = StudentTeacher(plan.start_from).to(device)
     distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map)
     task_texts = texts.train
     if texts.variants is not None:
         labelled = label_variants(plan, model, texts.variants, tokenizer, data.task)
         same_type = labelled.cast_column("labels", texts.train.features["labels"])
         task_texts = datasets.concatenate_datasets([texts.train, same_type])
+    of_stages = [(stage, texts.corpus if stage.name == "general" else task_texts) for stage in plan.stages]
+    steps = sum(math.ceil(len(of_stage) / stage.batch_size) * stage.epochs for stage, of_stage in of_stages if of_stage)
+    fuse_student(plan, distiller.student, int(steps), console)
     stages: list[dict[str, Any]] = []
-    for stage in plan.stages:
-        of_stage = texts.corpus if stage.name == "general" else task_texts
+    for stage, of_stage in of_stages:
         if stage.epochs and of_stage is not None:
             stages.append(
                 run_stage(plan, stage, distiller, teacher, tokenizer, of_stage, texts.validation, data.task, console)
@@ -309,14 +315,16 @@ def start_student(
             copy_teacher(student, teacher.model, layer_map)
     sample = train_set.select(range(min(64, len(train_set))))
     columns = ("input_ids", "attention_mask", "token_type_ids")
-    batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt"))
+    device = teacher.model.device
+    batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt").to(device))
+    student.to(device)
     fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
     compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits)
     events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
-    weights = plan.stages[-1].weights
-    distiller = Distiller(student, teacher.width, layer_map, weights, compressor, events)
+    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events)
+    distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller
 
@@ -351,7 +359,6 @@ def run_stage(
         measured,
     )
     seconds = run_trainer(trainer, plan, stage, console)
-    distiller.to("cpu")
     if is_first_process():
         try:
             with replacing(finished, force=True, error_type=TrainingError) as temporary:

@@ -58,7 +58,7 @@ class TrainingPlan:
     start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
     (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
-    batch sizes are global: the sum over processes.
+    compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
     """
 
     output: Path
@@ -89,6 +89,7 @@ class TrainingPlan:
     weight_decay: float = 0.01
     warmup: float = 0.1
     precision: str = "float32"
+    compile: str = "auto"
     gradient_checkpointing: bool = False
     seed: int = 42
     run_folder: Path | None = None

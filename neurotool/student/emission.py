@@ -54,11 +54,22 @@ class NeuronLayer(nn.Module):
         return _at_least_float32(current) / self.v_threshold
 
     def rate(self, current: Tensor, time_steps: int) -> Tensor:
-        """Rate of a window of constant current, differentiable in current and threshold."""
+        """Rate of a window of constant current, differentiable in current and threshold. In the current's dtype where
+        that holds every rate exactly, else in float32."""
         if self.dynamics.has_closed_form:
             v_threshold = None if self.unit else self.v_threshold
-            return closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
+            rate = closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
+            power_of_two = time_steps & (time_steps - 1) == 0
+            return rate.to(current.dtype) if power_of_two and time_steps <= _EXACT_IN_BFLOAT16 else rate
         return self.dynamics.rate(self.drive(current), time_steps)
+
+    def messages(self, current: Tensor, time_steps: int) -> Tensor:
+        """How many neurons send anything in a window, differentiably: (batch, tokens)."""
+        return self.dynamics.soft_activity(self.drive(current), time_steps).sum(-1)
+
+
+_EXACT_IN_BFLOAT16 = 256
+"""Whole numbers up to here have the 8 bits of its significand."""
 
 
 def _at_least_float32(current: Tensor) -> Tensor:
@@ -186,8 +197,7 @@ class SoftMessages:
         self.emission, self.time_steps, self.messages = emission, time_steps, messages
 
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
-        active = neurons.dynamics.soft_activity(neurons.drive(current), self.time_steps)
-        self.messages[neurons.name] = active.sum(-1)
+        self.messages[neurons.name] = neurons.messages(current, self.time_steps)
         return self.emission(neurons, current)
 
 
