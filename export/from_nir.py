@@ -22,7 +22,7 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.export.nir_structure import Structure
-from neurotool.graph import Add, Conv1d, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
+from neurotool.graph import Add, Conv1d, GradedNeuron, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
 from neurotool.graph.nodes import Reset
 
 Fires = Literal[">", ">="]
@@ -149,8 +149,13 @@ class _Reader:
         strictly = _STRICTLY if self.conventions.fires == ">" else 1.0
         try:
             v_init = float(node.metadata.get("v_init", 0.0))
-            return Neuron(_scalar(threshold / gain * strictly), _scalar(keep), reset, spikes, v_init)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
+            settings: dict[str, Any] = {"v_threshold": _scalar(threshold / gain * strictly), "leak": _scalar(keep)}
+            settings |= {"reset": reset, "spikes": spikes, "v_init": v_init}
+            if "levels" not in node.metadata:
+                return Neuron(**settings)
+            levels, dead_zone = int(node.metadata["levels"]), float(node.metadata["dead_zone"])
+            return GradedNeuron(**settings, levels=levels, dead_zone=dead_zone)
+        except (TypeError, ValueError, KeyError) as error:
             raise GraphError(f"{_title(name, node)} has metadata that cannot be used: {error}") from error
 
     def _dynamics(self, name: str, node: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from neurotool.graph import (
     Conv1d,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     LayerNorm,
@@ -84,7 +85,9 @@ def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
     """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak)."""
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
     threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
-    settings = {"reset": node.reset, "spikes": node.spikes, "v_init": float(node.v_init)}
+    settings: dict[str, Any] = {"reset": node.reset, "spikes": node.spikes, "v_init": float(node.v_init)}
+    if isinstance(node, GradedNeuron):
+        settings |= {"levels": node.levels, "dead_zone": float(node.dead_zone)}
     zero = np.zeros(width)
     if np.all(np.asarray(node.leak) == 1):
         return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=zero, metadata=settings)
@@ -116,6 +119,7 @@ NIR_FORMS: NodeTable[NirForm] = NodeTable(
         Linear: NirForm(_weights),
         Conv1d: NirForm(_conv1d, per_token=False),
         Neuron: NirForm(_neuron),
+        GradedNeuron: NirForm(_neuron),
         MatMul: IN_METADATA,
         Softmax: IN_METADATA,
         LayerNorm: IN_METADATA,

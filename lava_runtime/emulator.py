@@ -45,7 +45,8 @@ class Emulation:
 
     With record:
     messages: last output of every node.
-    spikes: int8 (batch, steps, tokens, width) of every neuron layer; step 0 is the first of its own window.
+    spikes: int8 (batch, steps, tokens, width) of every neuron layer, counts where messages are graded; step 0 is the
+      first of its own window.
     potentials: (batch, tokens, width) after the last step; in units of the threshold for a float graph.
     """
 
@@ -199,7 +200,8 @@ class _Run:
         self._read_out(gathered)
         if self.record:
             self.result.messages = {name: signal.value for name, signal in before.items()}
-            self.result.spikes = {name: np.stack(steps, 1).astype(np.int8) for name, steps in self.spikes.items()}
+            types = {name: self.arithmetic.neuron(name).message_type for name in self.spikes}
+            self.result.spikes = {n: np.stack(steps, 1).astype(types[n]) for n, steps in self.spikes.items()}
             self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
         return self.result
 
@@ -233,14 +235,14 @@ class _Run:
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, sum(abs(s).sum(-1, keepdims=True) for s in steps))
+        return Signal(value, sum(np.count_nonzero(s, -1, keepdims=True) for s in steps))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, abs(s).sum(-1, keepdims=True))
+        return Signal(s, np.count_nonzero(s, -1, keepdims=True))
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""

@@ -49,4 +49,5 @@ class EmulatedModel:
             currents = np.rint(currents / self.graph.fixed_point[source].scale).astype(np.int64)
         membrane = arithmetic.membrane(layer, currents.shape)
         drive = arithmetic.at_port(layer, 0, currents)
-        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(np.int8)
+        steps = [membrane.step(drive) for _ in range(self.graph.time_steps)]
+        return np.stack(steps).astype(arithmetic.neuron(layer).message_type)
