@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurotool.errors import GraphError
+from neurotool.errors import ConfigError, GraphError
 from neurotool.export.drawing import to_dot
 from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir, write_nir
@@ -157,7 +158,8 @@ def test_nir_and_drawings_keep_levels_and_dead_zone(make_student: Callable[..., 
     alone = one_layer(GradedNeuron(0.5, spikes="ternary", levels=3, dead_zone=0.75), 1)
     write_nir(alone, tmp_path / "one.nir")
     assert read_nir(tmp_path / "one.nir") == alone
-    assert "graded -3 … 3, θ 0.5, dead zone 0.75" in to_dot(alone, tmp_path / "x")
+    to_dot(alone, tmp_path / "one.dot")
+    assert "graded -3 … 3, θ 0.5, dead zone 0.75" in (tmp_path / "one.dot").read_text(encoding="utf-8")
 
 
 def test_messages_on_a_chip_have_the_bits_of_the_payload(make_student: Callable[..., Any]) -> None:
@@ -173,3 +175,45 @@ def test_what_has_no_count_is_refused(make_student: Callable[..., Any]) -> None:
     ):
         with pytest.raises(GraphError, match=message):
             graded(make_student(**values).to_graph())
+
+
+# --- trained so ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [{}, {"dead_zone": 1.5}, {"activation": "relu"}, {"v_threshold_per_channel": True}])
+def test_a_graded_student_is_its_graph(make_student: Callable[..., Any], values: dict[str, Any]) -> None:
+    student = make_student(spikes="graded", time_steps=4, v_threshold=0.7, learn_v_threshold=True, **values).double()
+    graph, ids, mask = student.to_graph(), torch.tensor(IDS), torch.tensor(MASK)
+    assert graph.time_steps == 1 and graph.nodes["embedding"].dead_zone == values.get("dead_zone", 0.5)
+    output = student(ids, mask)
+    stepped = student.window_spikes(ids, mask)
+    sent = student(ids, mask, output_spike_counts=True).spike_counts
+    for row in range(len(IDS)):
+        result = run(graph, row)
+        assert result.logits == pytest.approx(output.logits[row].detach().numpy(), abs=1e-12)
+        for name, counts in result.spikes.items():
+            assert np.array_equal(counts[0], stepped[name][0, row].numpy()), name
+            assert np.array_equal(counts[0] != 0, sent[name][row].detach().numpy() == 1), name
+    least = min(np.abs(counts[counts != 0]).min() for counts in result.spikes.values())
+    assert least == (2 if "dead_zone" in values else 1)  # nothing is sent below 1.5 levels
+    wide = np.unique(result.spikes["encoder.0.intermediate"])
+    assert wide.min() == 0 if "activation" in values else wide.min() < 0
+
+
+def test_a_graded_student_is_the_ternary_one(make_student: Callable[..., Any]) -> None:
+    ternary, one_step = (make_student(spikes=spikes, time_steps=4, v_threshold=0.7) for spikes in ("ternary", "graded"))
+    ids, mask = torch.tensor(IDS), torch.tensor(MASK)
+    assert torch.equal(ternary(ids, mask).logits, one_step(ids, mask).logits)
+    for a, b in zip(ternary.parameters(), one_step.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_graded_students_cannot_be(make_student: Callable[..., Any]) -> None:
+    for values, message in (
+        ({"schedule": "concurrent"}, "schedule is concurrent: only phased windows"),
+        ({"leak": 0.9}, "leak is 0.9, reset soft: graded messages need leak 1"),
+        ({"dead_zone": 5.0}, "dead_zone is 5.0: of 4 levels nothing would be sent"),
+        ({"spikes": "ternary", "dead_zone": 1.0}, "dead_zone is 1.0, spikes ternary: only graded messages have one"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_student(**{"spikes": "graded", "time_steps": 4} | values)

@@ -15,8 +15,17 @@ from neurotool.student.serialise import load_student
 from neurotool.train.teacher import TeacherOutput
 
 _SAME_NAME = (
-    *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "pooling"),
-    *("feedback", "kernel_sizes", "channels", "positions", "activation", "attention_v_threshold", "attention_scale"),
+    *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "dead_zone"),
+    *(
+        "pooling",
+        "feedback",
+        "kernel_sizes",
+        "channels",
+        "positions",
+        "activation",
+        "attention_v_threshold",
+        "attention_scale",
+    ),
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}
 """Options of the command, and the settings of the other student that are their defaults."""
@@ -46,7 +55,12 @@ def start_from(path: Path, student: Student, tokenizer: PreTrainedTokenizerBase)
     """
     other = load_student(path)
     for name in _FIXED:
-        theirs, ours = getattr(other.model.config, name), getattr(student.config, name)
+        theirs, ours = (
+            config.dynamics.spikes
+            if name == "spikes"
+            else getattr(config, name)  # graded messages count ternary spikes
+            for config in (other.model.config, student.config)
+        )
         if theirs != ours:
             raise ConfigError(f"--start-from {path}: its {name} is {theirs}, here {ours}; they must be the same")
     if other.model.config.id2label != student.config.id2label:

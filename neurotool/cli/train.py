@@ -28,6 +28,7 @@ Examples:
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
 
 T (--time-steps) is how many steps a neuron has to say its rate: binary spikes give T + 1 levels, ternary 2T + 1.
+Graded messages say as much as ternary spikes in one step.
 `neurotool evaluate model.ckpt --time-steps 1,2,4,8` and `--convergence` show what T buys.
 """
 
@@ -102,7 +103,12 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["phased", "concurrent"]),
     help="Neuron layers fire one after the other, each for T steps, or all together.",
 )
-@_by_student("--spikes", type=click.Choice(["binary", "ternary"]), help="0 and 1, or -1, 0 and 1.")
+@_by_student(
+    "--spikes",
+    type=click.Choice(["binary", "ternary", "graded"]),
+    help="0 and 1; -1, 0 and 1; or one message a window with a count from -T to T.",
+)
+@click.option("--dead-zone", type=float, help="Graded: levels below which nothing is sent.  [default: 0.5]")
 @_by_student("--leak", type=float, help="Share of the potential kept a step; 1 = IF.")
 @_by_student(
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
@@ -262,6 +268,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "v_threshold_per_channel": options["v_threshold"] == PER_CHANNEL or None,
         "v_threshold": 1.0 if learned else options["v_threshold"],
         "v_init": options["v_init"],
+        "dead_zone": options["dead_zone"],
         "feedback": options["feedback"] or None,
         "activation": options["activation"],
         "attention_v_threshold": options["attention_v_threshold"],

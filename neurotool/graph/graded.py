@@ -7,9 +7,9 @@ from neurotool.graph.graph import Graph
 from neurotool.graph.nodes import GradedNeuron, Input, Neuron, Node
 
 
-def graded(graph: Graph) -> Graph:
-    """`graph` with every window of T steps in one: a neuron sends its count as a payload. Same rates and logits, to
-    the last bit.
+def graded(graph: Graph, dead_zone: float = 0.0) -> Graph:
+    """`graph` with every window of T steps in one: a neuron sends its count as a payload, none below `dead_zone`. With
+    none, same rates and logits, to the last bit.
 
     Raises GraphError where a window has no closed form, or spikes enter step by step.
     """
@@ -17,15 +17,25 @@ def graded(graph: Graph) -> Graph:
         raise GraphError(f"schedule is {graph.schedule}: only a phased network has windows to send as one message")
     if graph.fixed_point:
         raise GraphError("the graph holds integers already: turn the network it was lowered from into graded messages")
-    nodes: dict[str, Node] = {name: _node(name, node, graph.time_steps) for name, node in graph.nodes.items()}
+    nodes: dict[str, Node] = {
+        name: _node(name, node, graph.time_steps, dead_zone) for name, node in graph.nodes.items()
+    }
     return replace(graph, nodes=nodes, time_steps=1)
 
 
-def _node(name: str, node: Node, time_steps: int) -> Node:
+def _node(name: str, node: Node, time_steps: int, dead_zone: float) -> Node:
     if isinstance(node, Input) and node.spiking:
         raise GraphError(f"node {name} (Input): its spikes enter step by step; graded messages have one step")
     if not isinstance(node, Neuron) or isinstance(node, GradedNeuron):
         return node
     if not node.has_closed_form:
         raise GraphError(f"node {name} (Neuron): leak {node.leak} and {node.reset} reset have no count to send")
-    return GradedNeuron(node.v_threshold, node.leak, node.reset, node.spikes, node.v_init, levels=time_steps)
+    return GradedNeuron(
+        node.v_threshold,
+        node.leak,
+        node.reset,
+        node.spikes,
+        node.v_init,
+        levels=time_steps,
+        dead_zone=float(dead_zone),
+    )

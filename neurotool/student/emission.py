@@ -87,7 +87,8 @@ class SteadyState:
 
 
 SpikeCounts = dict[str, Tensor]
-"""Spikes that each neuron of a layer sent, whatever their sign, in whole numbers: name -> (batch, tokens, width)."""
+"""Spikes, or graded messages, that each neuron of a layer sent, whatever their sign, in whole numbers: name ->
+(batch, tokens, width)."""
 
 
 def _count(counts: SpikeCounts, name: str, spikes: Tensor) -> None:
@@ -106,7 +107,8 @@ class WindowRates:
             return neurons.rate(current, self.time_steps)
         if neurons.dynamics.has_closed_form:  # under constant drive all spikes of a window have one sign
             rate = neurons.rate(current, self.time_steps)
-            _count(self.counts, neurons.name, (rate.abs() * self.time_steps).round_())
+            graded = neurons.dynamics.graded
+            _count(self.counts, neurons.name, rate.ne(0).float() if graded else (rate.abs() * self.time_steps).round_())
             return rate
         window = WindowSpikes(self.time_steps)
         rate = window(neurons, current)
@@ -125,6 +127,8 @@ class WindowSpikes:
         dynamics = neurons.dynamics
         spikes = torch.stack(list(dynamics.window(neurons.drive(current), self.time_steps)))
         self.spikes[neurons.name] = spikes
+        if dynamics.graded:
+            return spikes[0] / self.time_steps
         return average_spiking_rate(iter(spikes), dynamics.leak)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from neurotool.graph import Neuron
 from neurotool.student.emission import Membranes, Recorded, WindowSpikes
 from neurotool.student.neurons import RunningRate
 from neurotool.student.student import Student
@@ -73,7 +74,7 @@ class StudentModel:
         steps, rates, last = self._phased(current, mask) if self._is_phased else self._concurrent(current, mask)
         logits = student.readout(last, mask)
         return Run(
-            spikes={name: _array(torch.cat([step[name] for step in steps]))[:, 0].astype(np.int8) for name in rates},
+            spikes={name: self._record(name, torch.cat([step[name] for step in steps])[:, 0]) for name in rates},
             rates={name: _array(rate)[0] for name, rate in rates.items()},
             logits=_array(logits)[0],
         )
@@ -88,10 +89,15 @@ class StudentModel:
         if self._is_phased:
             window = WindowSpikes(self.student.config.time_steps)
             window(neurons, current)
-            return _array(window.spikes[layer]).astype(np.int8)
+            return self._record(layer, window.spikes[layer])
         membranes = Membranes()
         steps = [membranes(neurons, current) for _ in range(self.student.config.time_steps)]
-        return _array(torch.stack(steps)).astype(np.int8)
+        return self._record(layer, torch.stack(steps))
+
+    def _record(self, layer: str, spikes: Tensor) -> np.ndarray:
+        node = self.graph.nodes[layer]
+        assert isinstance(node, Neuron)
+        return _array(spikes).astype(node.message_type)
 
     @property
     def _is_phased(self) -> bool:
