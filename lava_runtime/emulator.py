@@ -200,8 +200,7 @@ class _Run:
         self._read_out(gathered)
         if self.record:
             self.result.messages = {name: signal.value for name, signal in before.items()}
-            types = {name: self.arithmetic.neuron(name).message_type for name in self.spikes}
-            self.result.spikes = {n: np.stack(steps, 1).astype(types[n]) for n, steps in self.spikes.items()}
+            self.result.spikes = {name: self._recorded(name, steps) for name, steps in self.spikes.items()}
             self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
         return self.result
 
@@ -227,7 +226,7 @@ class _Run:
         return value, (steps != 0).sum((1, -1))[..., None] if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
-        shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
+        shape, drive, node = drive.shape, self.arithmetic.at_port(name, 0, drive), self.arithmetic.neuron(name)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
             return Signal(value, self.arithmetic.spike_count(name, value).sum(-1, keepdims=True))
@@ -235,14 +234,19 @@ class _Run:
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, sum(np.count_nonzero(s, -1, keepdims=True) for s in steps))
+        return Signal(value, sum(node.events(s).sum(-1, keepdims=True) for s in steps))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, np.count_nonzero(s, -1, keepdims=True))
+        return Signal(s, self.arithmetic.neuron(name).events(s).sum(-1, keepdims=True))
+
+    def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        return np.stack(steps, 1).astype(node.spike_type)
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""

@@ -50,4 +50,4 @@ class EmulatedModel:
         membrane = arithmetic.membrane(layer, currents.shape)
         drive = arithmetic.at_port(layer, 0, currents)
         steps = [membrane.step(drive) for _ in range(self.graph.time_steps)]
-        return np.stack(steps).astype(arithmetic.neuron(layer).message_type)
+        return np.stack(steps).astype(arithmetic.neuron(layer).spike_type)

@@ -315,8 +315,8 @@ def _least_firing_current(node: Neuron) -> np.ndarray:
     v_threshold, kept = np.asarray(node.v_threshold, np.float64), np.asarray(node.leak) * node.v_init
     if isinstance(node, GradedNeuron):
         return _least_sending_current(node, v_threshold)
-    current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50)
-    while np.any(silent := kept + current / v_threshold < node.firing_point):
+    current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50) - node.bias
+    while np.any(silent := kept + (current + node.bias) / v_threshold < node.firing_point):
         current = np.where(silent, np.nextafter(current, np.inf), current)
     return current
 

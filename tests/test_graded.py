@@ -63,8 +63,8 @@ def test_payloads_are_stated_and_checked() -> None:
         (GradedNeuron(spikes="ternary", levels=2**23), "its messages need 25 bits of 24"),
         (GradedNeuron(levels=0), "levels is 0: it must be a whole number of at least 1"),
         (GradedNeuron(levels=2, dead_zone=3.0), r"dead_zone is 3.0: it must be in \[0, 2\]"),
-        (GradedNeuron(levels=2, leak=0.5), "leak is 0.5, reset soft: graded messages need leak 1"),
-        (GradedNeuron(levels=2, reset="hard"), "reset hard: graded messages need leak 1 and soft reset"),
+        (GradedNeuron(levels=2, leak=0.5), "leak 0.5, soft reset, v_init 0.0: graded messages are counts of IF"),
+        (GradedNeuron(levels=2, reset="hard"), "leak 1.0, hard reset"),
     ):
         with pytest.raises(GraphError, match=message):
             one_layer(bad, 1)
@@ -170,8 +170,8 @@ def test_messages_on_a_chip_have_the_bits_of_the_payload(make_student: Callable[
 def test_what_has_no_count_is_refused(make_student: Callable[..., Any]) -> None:
     for values, message in (
         ({"schedule": "concurrent"}, "schedule is concurrent"),
-        ({"leak": 0.9}, "node embedding .*: leak 0.9 and soft reset have no count"),
-        ({"reset": "hard"}, "leak 1.0 and hard reset"),
+        ({"leak": 0.9}, "node embedding .*: leak 0.9, soft reset, v_init 0.0: only IF"),
+        ({"reset": "hard"}, "leak 1.0, hard reset"),
     ):
         with pytest.raises(GraphError, match=message):
             graded(make_student(**values).to_graph())

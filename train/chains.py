@@ -16,16 +16,8 @@ from neurotool.train.teacher import TeacherOutput
 
 _SAME_NAME = (
     *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "dead_zone"),
-    *(
-        "pooling",
-        "feedback",
-        "kernel_sizes",
-        "channels",
-        "positions",
-        "activation",
-        "attention_v_threshold",
-        "attention_scale",
-    ),
+    *("pooling", "feedback", "kernel_sizes", "channels", "positions", "activation"),
+    *("attention_v_threshold", "attention_scale"),
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}
 """Options of the command, and the settings of the other student that are their defaults."""
@@ -56,9 +48,7 @@ def start_from(path: Path, student: Student, tokenizer: PreTrainedTokenizerBase)
     other = load_student(path)
     for name in _FIXED:
         theirs, ours = (
-            config.dynamics.spikes
-            if name == "spikes"
-            else getattr(config, name)  # graded messages count ternary spikes
+            "ternary" if config.graded and name == "spikes" else getattr(config, name)  # whose counts it sends
             for config in (other.model.config, student.config)
         )
         if theirs != ours:

@@ -29,7 +29,8 @@ def _node(name: str, node: Node, time_steps: int, dead_zone: float) -> Node:
     if not isinstance(node, Neuron) or isinstance(node, GradedNeuron):
         return node
     if not node.has_closed_form:
-        raise GraphError(f"node {name} (Neuron): leak {node.leak} and {node.reset} reset have no count to send")
+        what = node.more_than_plain or f"leak {node.leak}, {node.reset} reset, v_init {node.v_init}"
+        raise GraphError(f"node {name} (Neuron): {what}: only IF neurons with soft reset have a count to send")
     return GradedNeuron(
         node.v_threshold,
         node.leak,

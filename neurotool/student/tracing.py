@@ -97,7 +97,7 @@ class StudentModel:
     def _record(self, layer: str, spikes: Tensor) -> np.ndarray:
         node = self.graph.nodes[layer]
         assert isinstance(node, Neuron)
-        return _array(spikes).astype(node.message_type)
+        return _array(spikes).astype(node.spike_type)
 
     @property
     def _is_phased(self) -> bool:
