@@ -1,6 +1,6 @@
 """Trains and evaluates the table of students x data sets in docs/results.md, one `neurotool train` a cell. A trained
-cell leaves its checkpoint and its figures (JSON) and is not trained again; one that was stopped goes on. So the table
-can be filled in several sittings.
+cell leaves its checkpoint and its figures, shape and activity (JSON) and is not trained again; one that was stopped
+goes on. So the table can be filled in several sittings.
 
     python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--students A,B] [--data-sets A,B] [--write FILE]
 
@@ -33,9 +33,10 @@ from threading import Event, Lock
 from typing import Any
 
 import click
+import numpy as np
 from click.testing import CliRunner
 
-from neurotool.checkpoint import read_checkpoint
+from neurotool.checkpoint import Checkpoint, read_checkpoint
 from neurotool.cli.main import cli
 from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
@@ -189,8 +190,18 @@ def result(cell: Cell, data: Path, folder: Path, energy: bool = True) -> Result:
         if not checkpoint.exists():
             train(cell, data, folder)
         known = {"options": cell.options, "figures": asdict(measure(checkpoint, energy))}
-        keep(record, known)
+        keep(record, known | described(read_checkpoint(checkpoint)))
     return Result(**known["figures"])
+
+
+def described(content: Checkpoint) -> dict[str, Any]:
+    """All that an account of operations and energy needs of a checkpoint, and how training went. zeros: share of a
+    matrix that is 0."""
+    matrices = {name: tensor for name, tensor in content.tensors.items() if tensor.ndim > 1}
+    zeros = {name: float(np.mean(tensor == 0)) for name, tensor in matrices.items() if not np.all(tensor)}
+    history = [entry for entry in content.training["stages"][-1].get("history", []) if "eval_loss" not in entry]
+    validated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+    return {"config": content.config, "activity": content.activity, "zeros": zeros, "history": validated}
 
 
 def in_turn(wanted: list[Cell]) -> list[Cell]:
