@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from random_graphs import graphs, random_batch, random_input
 
 from neurotool.errors import ConfigError, GraphError
 from neurotool.export.drawing import to_dot
@@ -91,6 +92,26 @@ def test_a_count_is_that_of_the_spikes_of_a_window(
     assert np.array_equal(a.rates["n"], b.rates["n"]) and np.array_equal(a.logits, b.logits)
     assert b.events["out", "x"].events == np.count_nonzero(b.spikes["n"])
     assert b.events["out", "x"].synaptic_operations == 2 * np.count_nonzero(b.spikes["n"])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(graphs(), st.integers(0, 1000))
+def test_random_networks_keep_their_rates(graph: Graph, seed: int) -> None:
+    try:
+        one_step = graded(graph)
+    except GraphError:
+        assume(False)
+    inputs = random_input(graph, seed)
+    if "values" in inputs:
+        inputs = {"values": {"spikes_in": inputs["values"]["spikes_in"][0]}}  # a constant current
+    a, b = simulate(graph, **inputs), simulate(one_step, **inputs)
+    assert np.array_equal(a.logits, b.logits)
+    assert all(np.array_equal(a.rates[name], b.rates[name]) for name in a.rates)
+    batch = random_batch(graph, seed, inputs=1)
+    if "values" in batch:
+        batch["values"] = {"spikes_in": batch["values"]["spikes_in"][:, 0]}
+    expected, found = (Emulator(network).run(**batch, observe=True) for network in (graph, one_step))
+    assert all(np.array_equal(expected.rates[name], found.rates[name]) for name in expected.rates)
 
 
 # --- a student -------------------------------------------------------------------------------------------------------
@@ -212,7 +233,7 @@ def test_what_graded_students_cannot_be(make_student: Callable[..., Any]) -> Non
     for values, message in (
         ({"schedule": "concurrent"}, "schedule is concurrent: only phased windows"),
         ({"leak": 0.9}, "leak is 0.9, reset soft: graded messages need leak 1"),
-        ({"dead_zone": 5.0}, "dead_zone is 5.0: of 4 levels nothing would be sent"),
+        ({"dead_zone": 5.0}, "dead_zone is 5.0: nothing is sent below it; there are 4 levels"),
         ({"spikes": "ternary", "dead_zone": 1.0}, "dead_zone is 1.0, spikes ternary: only graded messages have one"),
     ):
         with pytest.raises(ConfigError, match=message):
