@@ -47,7 +47,7 @@ def test_events_per_synapse_are_those_of_the_account(make_student, spikes: str) 
     with torch.no_grad():
         output = student(IDS, MASK, output_spike_counts=True)
     activity = Activity(1, 1)
-    _add(activity, output.spike_counts, MASK, False)
+    _add(activity, output, MASK, False)
     counted = count(graph, activity, events_of_activity(graph, activity))
     density = Density(Synapses(graph)).add(output.rates, MASK)
     assert float(density.operations) == counted.total().accumulates

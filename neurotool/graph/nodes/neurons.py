@@ -171,6 +171,12 @@ class GradedNeuron(Neuron):
         return int(self.levels).bit_length() + self.signed
 
     @property
+    def silences(self) -> bool:
+        """Whether the dead zone is wider than what rounds to a count of 0 anyway."""
+        to_one = self.firing_point - np.asarray(self.v_init)
+        return bool(np.any(np.asarray(self.dead_zone) > to_one))
+
+    @property
     def spike_type(self) -> type[np.signedinteger[Any]]:
         return np.int8 if self.levels <= np.iinfo(np.int8).max else np.int32
 
