@@ -11,12 +11,16 @@ that are for some data sets only, with the first of their seeds. A cell that was
 config's is named and left out: delete its files to train it again. --write puts the table between its two markers in
 FILE.
 
+A student's options may name another student in braces, `--start-from {ternary}`: the checkpoint of that one, of the
+same data set and seed, for which it waits. Name it after the other in the config.
+
 Cells train side by side, --jobs of them; those that need the same teacher wait for the first, which fine-tunes it. With
 `"energy": false` in the config the shares of energy, which take longer than a small training, are left out.
 """
 
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -38,6 +42,8 @@ from neurotool.files import replacing
 
 BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
 ONE_AT_A_TIME = Lock()  # a report is taken by catching this process's standard output
+NAMED = re.compile(r"\{([^{}]+)\}")
+"""Another student, in a student's options."""
 HEADER = (
     "| data | metric | student | teacher | student's | kept | rate | of dense twin | of teacher | minutes | seeds |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
@@ -56,6 +62,20 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.data}-{self.student}-{self.seed}"
+
+    @property
+    def starts_from(self) -> "Cell | None":
+        """The cell whose checkpoint its options name; only its files are known."""
+        named = NAMED.search(self.options)
+        return None if named is None else Cell(named[1], self.data, self.seed, "")
+
+    def command(self, folder: Path) -> list[str]:
+        """Options of `neurotool train`."""
+        start = self.starts_from
+        options = (
+            self.options if start is None else NAMED.sub(shlex.quote(str(start.path(folder, ".ckpt"))), self.options)
+        )
+        return [*shlex.split(options), "--seed", str(self.seed)]
 
     def path(self, folder: Path, ending: str) -> Path:
         return folder / f"{self.name}{ending}"
@@ -81,6 +101,9 @@ def load_config(path: Path) -> dict[str, Any]:
         cells(config, list(config["students"]), list(config["data"]))
         if unknown := set(config["only"]) - set(config["students"]):
             raise ValueError(f"{min(unknown)!r} is not one of its students")
+        for number, (name, options) in enumerate(config["students"].items()):
+            if unknown := set(NAMED.findall(options)) - set(list(config["students"])[:number]):
+                raise ValueError(f"{name!r} starts from {min(unknown)!r}, which is no student before it")
         if unknown := {*config["seeds"]}.union(*config["only"].values()) - set(config["data"]):
             raise ValueError(f"{min(unknown)!r} is not one of its data sets")
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -112,7 +135,7 @@ def train(cell: Cell, data: Path, folder: Path) -> None:
     run_folder, log = folder / "runs" / cell.name, cell.path(folder, ".log")
     resume = ["--resume"] if (run_folder / "unfinished" / "plan.json").exists() else []
     where = ["--data", data / cell.data, "-o", output, "--run-folder", run_folder]
-    command = [sys.executable, "-m", "neurotool", "train", *shlex.split(cell.options), "--seed", cell.seed, *where]
+    command = [sys.executable, "-m", "neurotool", "train", *cell.command(folder), *where]
     with log.open("w", encoding="utf-8") as stream:
         done = subprocess.run([*map(str, command), *resume], stdout=stream, stderr=stream, check=False)
     if done.returncode:
@@ -269,13 +292,19 @@ def main(
     results: dict[Cell, Result] = {}
     failed: dict[Cell, NeurotoolError] = {}
     stopped = Event()
+    done = {cell.name: Event() for cell in wanted}
 
     def fill(cell: Cell) -> None:
-        if not stopped.is_set():
-            try:
+        start = cell.starts_from
+        if start is not None and start.name in done:
+            done[start.name].wait()  # it began before this one
+        try:
+            if not stopped.is_set():
                 results[cell] = result(cell, data, folder, settings["energy"])
-            except NeurotoolError as error:
-                failed[cell] = error
+        except NeurotoolError as error:
+            failed[cell] = error
+        finally:
+            done[cell.name].set()
 
     pool = ThreadPoolExecutor(jobs)
     try:

@@ -25,7 +25,7 @@ def random_weight(seed: int, rows: int = 6, columns: int = 40) -> torch.Tensor:
 
 
 def bits_of(mantissa: np.ndarray) -> int:
-    """Bits that a weight needs, sign included, without the zeros that all of its row end with; 1 for signs, 0 among them."""
+    """Bits of a weight, sign included, without the zeros that all of its row end with; 1 for signs, among them 0."""
     lowest = np.bitwise_or.reduce(mantissa.astype(np.int64), axis=1)
     short = mantissa // np.maximum(lowest & -lowest, 1)[:, None]
     return 1 if np.abs(short).max() == 1 else int(np.abs(short).max()).bit_length() + 1

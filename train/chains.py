@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neurotool.checkpoint import read_checkpoint
 from neurotool.errors import ConfigError
-from neurotool.student import SpikingBertForSequenceClassification, Student
+from neurotool.student import STUDENTS, SpikingBertForSequenceClassification, Student
 from neurotool.student.serialise import load_student
 from neurotool.train.teacher import TeacherOutput
 
@@ -29,9 +29,12 @@ def inherited(path: Path) -> dict[str, Any]:
     """What options of `neurotool train --start-from path` are where they are not given."""
     checkpoint = read_checkpoint(path)
     config, plan = checkpoint.config, checkpoint.training.get("plan", {})
-    options = {option: config[setting] for option, setting in _SETTINGS.items() if setting in config}
+    kind = STUDENTS.get(config["model_type"])
+    lacks = () if kind is None else kind.config_class.lacks
+    options = {option: config[name] for option, name in _SETTINGS.items() if name in config and name not in lacks}
     learned = "learned-per-channel" if config.get("v_threshold_per_channel") else "learned"
-    options["v_threshold"] = learned if config.get("learn_v_threshold") else config.get("v_threshold")
+    if "v_threshold" not in lacks:
+        options["v_threshold"] = learned if config.get("learn_v_threshold") else config.get("v_threshold")
     return options | {name: plan.get(name) for name in _PLANNED}
 
 
