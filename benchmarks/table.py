@@ -193,6 +193,7 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Cells at a time."
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop then, as Ctrl-C does.")
+@click.option("--options", default="", help="Further options of `neurotool train`, for all cells.")
 @click.option("--students", help="Only these, comma-separated.")
 @click.option("--data-sets", help="Only these, comma-separated.")
 @click.option(
@@ -204,11 +205,13 @@ def main(
     config: Path,
     jobs: int,
     minutes: float | None,
+    options: str,
     students: str | None,
     data_sets: str | None,
     file: Path | None,
 ) -> None:
     settings = load_config(config)
+    settings["options"] = f"{settings['options']} {options}".strip()
     if file is not None:
         around_table(file)
     wanted = cells(
