@@ -91,13 +91,13 @@ def test_a_student_teaches_what_it_computes(first: Path) -> None:
     teacher.train()
     batch = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": torch.zeros_like(IDS)}
     taught = teacher(batch, (0, 2), (1, 2))
-    output = load_student(first).model(**batch, output_scores=True)
+    output = load_student(first).model(**batch, output_attention=True)
     assert torch.equal(taught.logits, output.logits) and not taught.logits.requires_grad
     layers = load_student(first).model.neuron_layers
     for name, hidden in zip(("embedding", "encoder.1.output"), taught.hidden, strict=True):
         assert torch.equal(hidden, layers[name].v_threshold * output.rates[name])
-    for ours, theirs in zip(output.attention_scores, taught.scores, strict=True):
-        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(output.attention, taught.attention, strict=True):
+        assert torch.equal(ours.scores, theirs.scores)
 
 
 def test_a_chain_keeps_its_zeros_and_shortens_its_weights(first: Path, make_plan: MakePlan) -> None:

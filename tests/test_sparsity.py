@@ -1,7 +1,6 @@
 """Messages and what they cost: against loops over neurons, the operation counts of `energy`, and trained students."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -71,19 +70,6 @@ def test_a_message_counts_once_however_many_spikes_it_has(make_student) -> None:
     keys = [output.rates[f"encoder.{i}.key"][MASK.bool()] for i in range(2)]
     share = sum(int(rate.count_nonzero()) for rate in keys) / sum(rate.numel() for rate in keys)
     assert float(density.shown["active_key"]) == pytest.approx(share)
-
-
-def test_the_density_of_a_record_of_activity(make_student) -> None:
-    student = make_student(spikes="ternary", time_steps=4)
-    synapses = Synapses(student.to_graph())
-    rates = student(IDS, MASK).rates
-    record: dict[str, Any] = {"lengths": {"5": 1, "3": 1}, "layers": {}}
-    for name, rate in rates.items():
-        active = [int(rate[text, :tokens].count_nonzero()) for text, tokens in enumerate((5, 3))]
-        sums = {"spikes": sum(active), "spikes_times_tokens": 5 * active[0] + 3 * active[1]}
-        record["layers"][name] = {"active": sums}
-    assert synapses.events_of(record) == float(Density(synapses).add(rates, MASK).events_per_synapse)
-    assert synapses.events_of({"lengths": {"5": 1}, "layers": {"embedding": {"spikes": 3}}}) is None
 
 
 @pytest.mark.parametrize("dynamics", [NeuronDynamics(v_init=0.5), NeuronDynamics(), NeuronDynamics("ternary")])

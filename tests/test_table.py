@@ -31,6 +31,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def table(repository: Path) -> ModuleType:
+    sys.path.insert(0, str(repository / "benchmarks"))
     specification = importlib.util.spec_from_file_location("table", repository / "benchmarks" / "table.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)

@@ -86,13 +86,13 @@ class StudentTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, batch: dict[str, Tensor], hidden_layers: Sequence[int] = (), score_layers: Sequence[int] = ()
+        self, batch: dict[str, Tensor], hidden_layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
     ) -> TeacherOutput:
         """As Teacher."""
         model = self.model
-        output = model(**batch, output_scores=bool(score_layers))
+        output = model(**batch, output_attention=bool(attention_layers))
         scales: list[Any] = [1.0] * (self.depth + 1)
         if isinstance(model, SpikingBertForSequenceClassification):
             scales = [model.neuron_layers[name].v_threshold for name in model.output_names]
         hidden = tuple(scales[i] * output.hidden[i] for i in hidden_layers)
-        return TeacherOutput(output.logits, hidden, tuple(output.attention_scores[i - 1] for i in score_layers))
+        return TeacherOutput(output.logits, hidden, tuple(output.attention[i - 1] for i in attention_layers))

@@ -277,9 +277,11 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
         raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
     if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
         raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
-    attention = any(stage.weights.attention for stage in plan.stages)
+    attention = any(stage.weights.attention_needed for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
-        raise ConfigError(f"--attention-weight: student {plan.model_type} has no softmax scores to compare; give 0")
+        raise ConfigError(
+            f"--attention-weight, --relation-weight: student {plan.model_type} has no softmax to compare; give 0"
+        )
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
         raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
     if plan.init == "teacher":
@@ -288,7 +290,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if heads != theirs and attention:
         raise ConfigError(
             f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
-            "use --attention-weight 0, or the teacher's number"
+            "use --attention-weight 0 and no --relation-weight, or the teacher's number"
         )
     return config
 
@@ -323,7 +325,7 @@ def start_student(
         fit_spikes(student, batch, plan.max_shift)
     compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits)
     events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
-    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events)
+    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema)
     distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller

@@ -58,6 +58,7 @@ class TrainingPlan:
     start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
     (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
+    ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
     """
 
@@ -88,6 +89,7 @@ class TrainingPlan:
     weight_bits: int | None = None
     weight_decay: float = 0.01
     warmup: float = 0.1
+    ema: float | None = None
     precision: str = "float32"
     compile: str = "auto"
     gradient_checkpointing: bool = False
@@ -121,7 +123,8 @@ class TrainingPlan:
             _require(name, share, share is None or 0 < share < 1, "above 0 and below 1")
         _require("--weight-bits", self.weight_bits, self.weight_bits in (None, 1, 2, 4, 8), "8, 4, 2 or 1")
         _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        shares = {"warmup": self.warmup} | ({} if self.max_shift is None else {"max shift": self.max_shift})
+        shares = {"warmup": self.warmup} | ({} if self.ema is None else {"--ema": self.ema})
+        shares |= {} if self.max_shift is None else {"max shift": self.max_shift}
         shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
         for name, value in shares.items():
             _require(name, value, 0 <= value < 1, "at least 0 and below 1")

@@ -72,18 +72,6 @@ class Synapses:
         """Multiply-accumulates of the dense twin for each text of so many tokens."""
         return self.per_text + self.per_token * tokens + self.per_pair * tokens**2
 
-    def events_of(self, activity: Mapping[str, Any]) -> float | None:
-        """Events per synapse of a checkpoint's record of activity; None where it does not say which neurons sent."""
-        operations = 0
-        for name, layer in activity["layers"].items():
-            if "active" not in layer:
-                return None
-            sender, active = self.senders[name], layer["active"]
-            operations += sender.fixed * active["spikes"] + sender.per_token * active["spikes_times_tokens"]
-        tokens = torch.tensor([int(length) for length in activity["lengths"]])
-        texts = torch.tensor(list(activity["lengths"].values()))
-        return operations / int((self.total(tokens) * texts).sum()) if activity["layers"] else None
-
 
 class Density:
     """Events per synapse of the batches given, and the share of neurons that send, for each kind of layer."""

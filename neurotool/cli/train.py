@@ -157,7 +157,10 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
 @_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
 @_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
-@_by_student("--inner-share", type=float, help="Share of the three above in prediction.")
+@click.option(
+    "--relation-weight", type=float, default=0.0, show_default=True, help="How alike its queries, keys, values are."
+)
+@_by_student("--inner-share", type=float, help="Share of the four above in prediction.")
 @_by_student("--soft-weight", type=float, help="Teacher's logits.")
 @_by_student("--hard-weight", type=float, help="True labels.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the teacher's logits.")
@@ -181,6 +184,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
+@click.option("--ema", type=float, help="Decay of a moving average of the weights, which is kept, e.g. 0.99.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
 @click.option(
     "--compile",
@@ -281,6 +285,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "attention_probs_dropout_prob": options["dropout"],
     }
     taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
+    taught["relations"] = options["relation_weight"]
     inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
     unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
     prediction = LossWeights(
@@ -324,6 +329,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         weight_bits=options["weight_bits"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
+        ema=options["ema"],
         precision="bfloat16" if options["bf16"] else "float32",
         compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],

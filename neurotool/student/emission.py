@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from neurotool.student.neurons import (
     NeuronDynamics,
     RunningRate,
+    at_least_float32,
     average_spiking_rate,
     closed_form_rate,
     substitute,
@@ -51,30 +52,18 @@ class NeuronLayer(nn.Module):
 
     def drive(self, current: Tensor) -> Tensor:
         """current / v_threshold"""
-        return _at_least_float32(current) / self.v_threshold
+        return at_least_float32(current) / self.v_threshold
 
     def rate(self, current: Tensor, time_steps: int) -> Tensor:
-        """Rate of a window of constant current, differentiable in current and threshold. In the current's dtype where
-        that holds every rate exactly, else in float32."""
+        """Rate of a window of constant current, differentiable in current and threshold."""
         if self.dynamics.has_closed_form:
             v_threshold = None if self.unit else self.v_threshold
-            rate = closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
-            power_of_two = time_steps & (time_steps - 1) == 0
-            return rate.to(current.dtype) if power_of_two and time_steps <= _EXACT_IN_BFLOAT16 else rate
+            return closed_form_rate(current, v_threshold, self.dynamics, time_steps)
         return self.dynamics.rate(self.drive(current), time_steps)
 
     def messages(self, current: Tensor, time_steps: int) -> Tensor:
         """How many neurons send anything in a window, differentiably: (batch, tokens)."""
         return self.dynamics.soft_activity(self.drive(current), time_steps).sum(-1)
-
-
-_EXACT_IN_BFLOAT16 = 256
-"""Whole numbers up to here have the 8 bits of its significand."""
-
-
-def _at_least_float32(current: Tensor) -> Tensor:
-    """Counts up to T need more than bfloat16's 8 bits."""
-    return current.float() if current.dtype in (torch.bfloat16, torch.float16) else current
 
 
 class Emission(Protocol):

@@ -1,6 +1,7 @@
 """BERT's encoder layer, with the places where SpikingBERT puts neurons; without them it is dense."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,19 @@ PLACES = ("key", "value", "attention", "self_output", "intermediate", "output")
 
 Send = Callable[[str, Tensor], Tensor]
 """(place, current) -> what the layer reads from there on, both (batch, tokens, width)."""
+
+
+class Attention(NamedTuple):
+    """What the attention of a layer reads, each (batch, heads, tokens, head width)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+    @property
+    def scores(self) -> Tensor:
+        """Before the softmax, (batch, heads, tokens, tokens)."""
+        return self.query @ self.key.transpose(-1, -2) / self.query.shape[-1] ** 0.5
 
 
 class EncoderLayer(nn.Module):
@@ -34,14 +48,14 @@ class EncoderLayer(nn.Module):
         self.output_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def run(self, s: Tensor, mask: Tensor, send: Send, scores: list[Tensor] | None = None) -> Tensor:
+    def run(self, s: Tensor, mask: Tensor, send: Send, read: list[Attention] | None = None) -> Tensor:
         """s: (batch, tokens, hidden); mask: (batch, 1, 1, tokens), True where a token may be attended to. Appends to
-        `scores` when given."""
+        `read` when given."""
         key = send("key", self.key(s))
         value = send("value", self.value(s))
         query, key, value = (self._split(x) for x in (self.query(s), key, value))
-        if scores is not None:
-            scores.append(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5)
+        if read is not None:
+            read.append(Attention(query, key, value))
         context = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=self.attention_dropout if self.training else 0.0
         )

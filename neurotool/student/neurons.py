@@ -158,13 +158,23 @@ class NeuronDynamics:
 
 def closed_form_rate(current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
     """spike_count(current / v_threshold) / T with the steady state's gradient; v_threshold: one number, one for each
-    channel (the last axis), or None, which means 1.
+    channel (the last axis), or None, which means 1. Computed in float32 at least; returned in the current's dtype where
+    that holds every rate exactly, else in float32.
 
     The threshold's gradient, -drive / v_threshold where not clamped, takes the middle of the drives that give a rate
     for the drive, which is unbiased and needs nothing kept beyond the rate itself.
     """
     rate: Tensor = _ClosedFormRate.apply(current, v_threshold, dynamics, time_steps)
     return rate
+
+
+_EXACT_IN_BFLOAT16 = 256
+"""Whole numbers up to here have the 8 bits of its significand."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Counts up to T need more than bfloat16's 8 bits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class _ClosedFormRate(torch.autograd.Function):
@@ -175,10 +185,12 @@ class _ClosedFormRate(torch.autograd.Function):
         ctx: Any, current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int
     ) -> Tensor:
         low, high = dynamics.low * time_steps, float(time_steps)
-        if time_steps & (time_steps - 1) == 0:  # scaling by a power of two is exact: it goes into the threshold
-            charge = current * time_steps if v_threshold is None else current / (v_threshold / time_steps)
+        power_of_two = time_steps & (time_steps - 1) == 0
+        drive = at_least_float32(current)
+        if power_of_two:  # scaling by it is exact: it goes into the threshold
+            charge = drive * time_steps if v_threshold is None else drive / (v_threshold / time_steps)
         else:
-            charge = (current * 1 if v_threshold is None else current / v_threshold).mul_(time_steps)
+            charge = (drive * 1 if v_threshold is None else drive / v_threshold).mul_(time_steps)
         inside = charge.clamp(low, high).eq(charge) if any(ctx.needs_input_grad) else None
         silent = charge.abs() < dynamics.dead_zone if dynamics.dead_zone else None
         if dynamics.offset:
@@ -186,14 +198,19 @@ class _ClosedFormRate(torch.autograd.Function):
         rate = charge.floor_().clamp_(low, high).div_(time_steps)
         if silent is not None:
             rate.masked_fill_(silent, 0)
+        if power_of_two and time_steps <= _EXACT_IN_BFLOAT16:
+            rate = rate.to(current.dtype)
         ctx.save_for_backward(inside, v_threshold, rate if ctx.needs_input_grad[1] else None)
         ctx.to_middle = (0.5 - dynamics.offset) / time_steps
+        ctx.dtype = current.dtype
         return rate
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         inside, v_threshold, rate = ctx.saved_tensors
-        gradient = gradients[0] * inside.view(torch.uint8)  # several times faster than by the bool itself
+        # Bytes are several times faster than the bool itself. A compiler needs no help, and some cannot view.
+        gradient = at_least_float32(gradients[0])
+        gradient = gradient * (inside if torch.compiler.is_compiling() else inside.view(torch.uint8))
         if v_threshold is not None:
             gradient.div_(v_threshold)
         to_threshold = None
@@ -202,8 +219,10 @@ class _ClosedFormRate(torch.autograd.Function):
                 of_rates, of_all = (x.flatten(0, -2).sum(0) for x in (gradient * rate, gradient))
                 to_threshold = -of_rates - ctx.to_middle * of_all
             else:
-                to_threshold = -torch.dot(gradient.flatten(), rate.flatten()) - ctx.to_middle * gradient.sum()
-        return gradient, to_threshold, None, None
+                to_threshold = (
+                    -torch.dot(gradient.flatten(), rate.flatten().to(gradient.dtype)) - ctx.to_middle * gradient.sum()
+                )
+        return gradient.to(ctx.dtype), to_threshold, None, None
 
 
 def substitute(steady: Tensor, simulated: Tensor) -> Tensor:

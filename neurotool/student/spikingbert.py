@@ -23,7 +23,7 @@ from neurotool.student.emission import (
     WindowRates,
     WindowSpikes,
 )
-from neurotool.student.encoder import PLACES, EncoderLayer
+from neurotool.student.encoder import PLACES, Attention, EncoderLayer
 from neurotool.student.equilibrium import implicit_gradient
 from neurotool.student.student import Student, StudentOutput
 
@@ -42,21 +42,21 @@ class SpikingBertLayer(EncoderLayer):
             neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, dynamics, own)
             self.add_module(f"{place}_neurons", neurons)
 
-    def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:
+    def forward(self, s: Tensor, mask: Tensor, emit: Emission, read: list[Attention] | None = None) -> Tensor:
         """As EncoderLayer, on what the previous neuron layer sent."""
-        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), scores)
+        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), read)
 
     def neurons(self, place: str) -> NeuronLayer:
         neurons: NeuronLayer = getattr(self, f"{place}_neurons")
         return neurons
 
     def windows(
-        self, s: Tensor, mask: Tensor, with_scores: bool, with_messages: bool = False
-    ) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
-        """The rates of the windows at all PLACES, and on request the attention scores and how many neurons send: what
-        `fuse` compiles. It reads no name of a layer, so that one compiled piece serves them all."""
+        self, s: Tensor, mask: Tensor, with_attention: bool, with_messages: bool = False
+    ) -> tuple[dict[str, Tensor], list[Attention], dict[str, Tensor]]:
+        """The rates of the windows at all PLACES, and on request what the attention reads and how many neurons send:
+        what `fuse` compiles. It reads no name of a layer, so that one compiled piece serves them all."""
         sent: dict[str, Tensor] = {}
-        scores: list[Tensor] = []
+        read: list[Attention] = []
         messages: dict[str, Tensor] = {}
 
         def send(place: str, current: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ class SpikingBertLayer(EncoderLayer):
             sent[place] = self.neurons(place).rate(current, self.time_steps)
             return sent[place]
 
-        self.run(s, mask, send, scores if with_scores else None)
-        return sent, scores, messages
+        self.run(s, mask, send, read if with_attention else None)
+        return sent, read, messages
 
 
 class SpikingBertForSequenceClassification(Student):
@@ -112,11 +112,11 @@ class SpikingBertForSequenceClassification(Student):
         return self.config.leak
 
     def _run(
-        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
         """Differentiable at the equilibrium."""
         if self.fused is not None and output.spike_counts is None and time_steps == self.config.time_steps:
-            return self._run_fused(current, mask, output, scores)
+            return self._run_fused(current, mask, output, read)
         rates, counts = output.rates, output.spike_counts
         sweep = self._sweep(current, mask)
         emission: Emission
@@ -135,7 +135,7 @@ class SpikingBertForSequenceClassification(Student):
                 rewind()  # the pass below must draw the same dropout masks
         if output.messages is not None:
             emission = SoftMessages(emission, time_steps, output.messages)
-        last: Tensor = sweep(emission if rates is None else Recorded(emission, rates), state, scores)
+        last: Tensor = sweep(emission if rates is None else Recorded(emission, rates), state, read)
         if rates is not None:
             output.hidden = tuple(rates[name] for name in self.output_names)
         return last
@@ -147,7 +147,7 @@ class SpikingBertForSequenceClassification(Student):
     def fuse(self) -> None:
         self.fused = torch.compile(SpikingBertLayer.windows, dynamic=True)
 
-    def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, scores: list[Tensor] | None) -> Tensor:
+    def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, read: list[Attention] | None) -> Tensor:
         """The phased schedule, every encoder layer by the compiled `windows`."""
         assert self.fused is not None
         key_mask = mask.bool()[:, None, None, :]
@@ -156,12 +156,12 @@ class SpikingBertForSequenceClassification(Student):
         if output.messages is not None:
             output.messages["embedding"] = self.embedding_neurons.messages(current, self.config.time_steps)
         for index, layer in enumerate(self.layers):
-            sent, of_layer, messages = self.fused(layer, s, key_mask, scores is not None, with_messages)
+            sent, of_layer, messages = self.fused(layer, s, key_mask, read is not None, with_messages)
             s = sent["output"]
             if output.rates is not None:
                 rates |= {f"encoder.{index}.{place}": sent[place] for place in PLACES}
-            if scores is not None:
-                scores += of_layer
+            if read is not None:
+                read += of_layer
             if output.messages is not None:
                 output.messages |= {f"encoder.{index}.{place}": messages[place] for place in PLACES}
         if output.rates is not None:
@@ -173,11 +173,11 @@ class SpikingBertForSequenceClassification(Student):
         """One pass through all neuron layers as a function of the emission and of what the last layer feeds back."""
         key_mask = mask.bool()[:, None, None, :]
 
-        def sweep(emit: Emission, state: Tensor | None = None, scores: list[Tensor] | None = None) -> Tensor:
+        def sweep(emit: Emission, state: Tensor | None = None, read: list[Attention] | None = None) -> Tensor:
             fed_back = current if self.feedback is None or state is None else current + self.feedback(state)
             s = emit(self.embedding_neurons, fed_back)
             for layer in self.layers:
-                s = layer(s, key_mask, emit, scores)
+                s = layer(s, key_mask, emit, read)
             return s
 
         return sweep
