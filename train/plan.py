@@ -60,6 +60,7 @@ class TrainingPlan:
     (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
     ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
+    settings: the options that made the plan, for run.toml (options.py).
     """
 
     output: Path
@@ -97,6 +98,7 @@ class TrainingPlan:
     run_folder: Path | None = None
     resume: bool = False
     force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -138,7 +140,7 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values."""
         values = asdict(self)
-        for name in ("output", "run_folder", "resume", "force"):
+        for name in ("output", "run_folder", "resume", "force", "settings"):
             del values[name]
         return json.loads(json.dumps(values, default=str))
 
