@@ -191,7 +191,7 @@ class _Run:
         return value, _sent((steps != 0).sum(1)) if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
-        shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
+        shape, drive, node = drive.shape, self.arithmetic.at_port(name, 0, drive), self.arithmetic.neuron(name)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
             return Signal(value, _sent(self.arithmetic.spike_count(name, value)))
@@ -199,14 +199,14 @@ class _Run:
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, _sent(np.sum(np.abs(steps), 0)))
+        return Signal(value, _sent(np.stack([node.events(s) for s in steps]).sum(0, np.int64)))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, _sent(abs(s)))
+        return Signal(s, _sent(self.arithmetic.neuron(name).events(s)))
 
     def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
         node = self.graph.nodes[name]

@@ -49,8 +49,8 @@ class SynapseEvents:
 class Simulation:
     """What one input did.
 
-    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
-      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width), counts where messages are
+      graded; steps is T, in the phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
@@ -215,9 +215,9 @@ def runs(executor: Executor, inputs: Iterable[Inputs], at_once: int = 1) -> Iter
 
 
 def sent_in_passes(spikes: np.ndarray, passes: int) -> np.ndarray:
-    """`Run.sent` of one layer from its spikes (inputs, steps, tokens, width)."""
+    """`Run.sent` of one layer from what it sent, `Neuron.events` (inputs, steps, tokens, width)."""
     inputs, _, tokens, width = spikes.shape
-    counts = np.abs(spikes.astype(np.int64)).reshape(inputs, passes, -1, tokens, width).sum(2)
+    counts = spikes.astype(np.int64).reshape(inputs, passes, -1, tokens, width).sum(2)
     return np.stack([counts.sum(-1), np.count_nonzero(counts, -1)], -1)
 
 

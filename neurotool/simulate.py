@@ -94,7 +94,7 @@ class _Layer:
         s = self.membrane.step(drive)
         self.spikes.append(s.astype(self.membrane.node.spike_type))
         self._weighted = self._weighted * self.leak.astype(s.dtype) + s
-        self._weight = self._weight * self.leak + 1
+        self._weight = self._weight * self.leak + self.membrane.node.counts_to(1)
         return s
 
     @property
@@ -199,7 +199,7 @@ class _Run:
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, node.events(np.array(layer.spikes)).sum(0, np.int64))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2

@@ -9,8 +9,8 @@ import numpy as np
 
 from neurotool.errors import ConfigError
 from neurotool.executor import Executor, Inputs, Simulation, runs
-from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
-from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
+from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron, Readout
+from neurotool.graph.fixed_point import DECAY_BITS, dead_zone, initial_potential, leak_mantissa, rescaled
 
 # Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
 _DRIVES = (1.0, 0.5, 0.25, 0.3, 0.7, 0.8, 1.3, 2.0, -0.3, -1.0, -1.2)
@@ -364,8 +364,18 @@ def _try_neurons(a: Executor, b: Executor, layer: str) -> str:
 def _least_firing_current(node: Neuron) -> np.ndarray:
     """The smallest float64 that makes a neuron fire in its first step: it is on the threshold, to the last bit."""
     v_threshold, kept = np.asarray(node.v_threshold, np.float64), np.asarray(node.leak) * node.v_init
+    if isinstance(node, GradedNeuron):
+        return _least_sending_current(node, v_threshold)
     current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50) - node.bias
     while np.any(silent := kept + (current + node.bias) / v_threshold < node.firing_point):
+        current = np.where(silent, np.nextafter(current, np.inf), current)
+    return current
+
+
+def _least_sending_current(node: GradedNeuron, v_threshold: np.ndarray) -> np.ndarray:
+    """The same for a count other than 0."""
+    current = v_threshold * max(node.firing_point - node.v_init, node.dead_zone) / node.levels * (1 - 2.0**-50)
+    while np.any(silent := node.count(current / v_threshold, 1) == 0):
         current = np.where(silent, np.nextafter(current, np.inf), current)
     return current
 
@@ -377,6 +387,8 @@ def _least_firing_message(graph: Graph, layer: str, node: Neuron) -> np.ndarray:
     threshold = np.asarray(node.v_threshold, np.int64)
     kept = initial_potential(node) * leak_mantissa(node) >> DECAY_BITS
     needed = (threshold if node.spikes == "binary" else (threshold + 1) // 2) - kept
+    if isinstance(node, GradedNeuron):
+        needed = -(-np.maximum(needed, dead_zone(node)) // node.levels)
     message = (needed << shift) // max(multiplier, 1) - 1
     for _ in range(3):
         message = np.where(rescaled(message, multiplier, shift) < needed, message + 1, message)

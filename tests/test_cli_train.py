@@ -106,7 +106,7 @@ def test_options_that_are_no_numbers(run_options: RunOptions) -> None:
     for option, value, message in (
         ("--v-threshold", "high", "'high' is neither a number nor 'learned'"),
         ("--layer-map", "0;1", "'0;1' is not a list of whole numbers"),
-        ("--spikes", "graded", "'graded' is not one of"),
+        ("--spikes", "analogue", "'analogue' is not one of"),
     ):
         result = run("train", *run_options(option, value))
         assert result.exit_code == 2 and message in result.stderr

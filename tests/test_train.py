@@ -61,6 +61,7 @@ def assert_same_weights(a: TrainingResult, b: TrainingResult) -> None:
         ("classes", (*WELL, "--schedule", "concurrent", "--spikes", "ternary", "--epochs", "12"), 0.75),
         ("classes", (*WELL, "--feedback", "--spikes", "ternary"), 0.75),
         ("classes", (*WELL, "--bf16"), 0.75),
+        ("classes", (*WELL, "--ema", "0.9", "--relation-weight", "1", "--attention-weight", "0"), 0.75),
         ("classes", (*SMALL, "--attention-weight", "0", "--epochs", "20"), 0.75),
         ("pairs", (*WELL, "--epochs", "20", "--spikes", "ternary"), 0.75),
         ("scores", WELL, 0.8),
@@ -213,6 +214,23 @@ def test_resuming_gives_the_same_student(
     resumed = train(make_plan(*DROPOUT, "--resume"), QUIET)
     assert_same_weights(resumed, uninterrupted)
     assert not plan.state_folder.exists()
+
+
+SPARSE = ("--event-target", "0.3", "--prune", "0.5", "--weight-bits", "4", "--v-threshold", "learned-per-channel")
+SPARSE += ("--ema", "0.9")
+
+
+@pytest.mark.parametrize(("stage", "step"), [("inner", 5), ("prediction", 3)])
+def test_resuming_a_sparse_student_gives_the_same_one(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+) -> None:
+    """Masks, exponents, the weight of the penalty and the averaged weights are part of its state."""
+    whole = train(make_plan(*DROPOUT, *SPARSE, output="whole.ckpt"), QUIET)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stage, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_plan(*DROPOUT, *SPARSE), QUIET)
+    assert_same_weights(train(make_plan(*DROPOUT, *SPARSE, "--resume"), QUIET), whole)
 
 
 def test_resuming_the_teacher_gives_the_same_student(
@@ -507,3 +525,28 @@ def test_bad_options_are_refused_before_training(
     with pytest.raises(ConfigError, match=message) as caught:
         train(make_plan(*options), QUIET)
     assert "\n" not in str(caught.value)
+
+
+def test_the_average_of_the_weights_is_kept(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After step n of a stage the average is (1 - d) of the weights and d of what it was, d = min(ema, n / (9 + n));
+    the first step's is its weights. What the stage leaves is what was measured."""
+    seen: list[dict[str, torch.Tensor]] = []
+    update = torch.optim.swa_utils.AveragedModel.update_parameters
+
+    def note(self: Any, student: Any) -> None:
+        update(self, student)
+        seen.append({name: value.detach().double().clone() for name, value in student.named_parameters()})
+
+    monkeypatch.setattr(torch.optim.swa_utils.AveragedModel, "update_parameters", note)
+    result = train(make_plan("--ema", "0.5", "--epochs", "1"), QUIET)
+    wanted = seen[0]
+    for step, now in enumerate(seen[1:], start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        wanted = {name: decay * value + (1 - decay) * now[name] for name, value in wanted.items()}
+    assert len(seen) == 7
+    kept = weights(result)
+    for name, value in wanted.items():
+        torch.testing.assert_close(torch.as_tensor(kept[name]).double(), value, atol=1e-5, rtol=1e-4)
+    record = read_checkpoint(result.output).training
+    assert record["plan"]["ema"] == 0.5
+    assert record["stages"][-1]["history"][-2]["eval_accuracy"] == record["metrics"]["accuracy"]

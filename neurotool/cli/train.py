@@ -8,10 +8,11 @@ import click
 from rich.console import Console
 
 from neurotool.cli.options import PATH, json_option
-from neurotool.train.options import DEFAULTS
+from neurotool.train.options import DEFAULTS, PER_CHANNEL
 from neurotool.train.recipes import RECIPES, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
+
 
 EPILOG = """\b
 Examples:
@@ -27,17 +28,18 @@ Without options it is the demo: MiniLM-L6 teaches on movie reviews.
 Every run leaves its options in run.toml in its folder: `neurotool train --config run.toml` repeats it.
 
 T (--time-steps) is how many steps a neuron has to say its rate: binary spikes give T + 1 levels, ternary 2T + 1.
+Graded messages say as much as ternary spikes in one step.
 `neurotool evaluate model.ckpt --time-steps 1,2,4,8` and `--convergence` show what T buys.
 """
 
 
 def _threshold(context: click.Context, option: click.Parameter, value: str | None) -> float | str | None:
-    if value is None or value == "learned":
+    if value is None or value in ("learned", PER_CHANNEL):
         return value
     try:
         return float(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'learned'") from None
+        raise click.BadParameter(f"{value!r} is neither a number nor 'learned' nor '{PER_CHANNEL}'") from None
 
 
 def _layer_map(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int | None, ...] | None:
@@ -113,12 +115,17 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["phased", "concurrent"]),
     help="Neuron layers fire one after the other, each for T steps, or all together.",
 )
-@_by_student("--spikes", type=click.Choice(["binary", "ternary"]), help="0 and 1, or -1, 0 and 1.")
+@_by_student(
+    "--spikes",
+    type=click.Choice(["binary", "ternary", "graded"]),
+    help="0 and 1; -1, 0 and 1; or one message a window with a count from -T to T.",
+)
+@click.option("--dead-zone", type=float, help="Graded: levels below which nothing is sent.  [default: 0.5]")
 @_by_student("--leak", type=float, help="Share of the potential kept a step; 1 = IF.")
 @_by_student(
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
-@_by_student("--v-threshold", callback=_threshold, help="A value, or learned.")
+@_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
 @click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
 @click.option(
@@ -128,10 +135,15 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
-@_with_default(
+@click.option(
+    "--activation",
+    type=click.Choice(["gelu", "relu"]),
+    help="spikingbert: of the feed-forward part; relu is sparser.  [default: gelu]",
+)
+@click.option(
     "--pooling",
     type=click.Choice(["mean", "cls"]),
-    help="The head reads the mean over tokens, or the first token.",
+    help="The head reads the mean over tokens, or the first token.  [default: mean]",
 )
 @_with_default("--dropout", type=float, help="Of the student, in training.")
 @_by_student(
@@ -155,16 +167,32 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
 @_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
 @_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
-@_by_student("--inner-share", type=float, help="Share of the three above in prediction.")
+@_with_default("--relation-weight", type=float, help="How alike its queries, keys, values are.")
+@_by_student("--inner-share", type=float, help="Share of the four above in prediction.")
 @_by_student("--soft-weight", type=float, help="Teacher's logits.")
 @_by_student("--hard-weight", type=float, help="True labels.")
 @_with_default("--temperature", type=float, help="Of the teacher's logits.")
 @_with_default("--rate-penalty", type=float, help="Weight of the mean spiking rate.")
+@click.option(
+    "--start-from",
+    type=PATH,
+    help="A trained student to start as; it gives the defaults of options that say what a student is.",
+)
+@click.option("--start-teaches", is_flag=True, help="It also teaches, in place of the BERT.")
+@click.option("--event-target", type=float, help="Events per synapse to reach, e.g. 0.15; windows of T steps only.")
+@click.option("--prune", type=float, help="Share of the weights that become 0, e.g. 0.5.")
+@click.option(
+    "--prune-scope",
+    type=click.Choice(["layer", "global"]),
+    help="That share of each matrix, or of all together.  [default: layer]",
+)
+@click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
 @_with_default("--max-length", type=int, help="Tokens; longer texts are cut.")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
 @_with_default("--warmup", type=float, help="Share of the steps.")
+@click.option("--ema", type=float, help="Decay of a moving average of the weights, which is kept, e.g. 0.99.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
 @_with_default(
     "--compile",

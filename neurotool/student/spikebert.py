@@ -28,8 +28,9 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.num_heads, self.attention_scale = config.num_attention_heads, config.attention_scale
 
-        def neurons(name: str, v_threshold: float = config.v_threshold) -> NeuronLayer:
-            return NeuronLayer(f"encoder.{index}.{name}", v_threshold, config.learn_v_threshold, config.dynamics)
+        def neurons(name: str, v_threshold: float = config.v_threshold, width: int = hidden) -> NeuronLayer:
+            learned, channels = config.learn_v_threshold, config.own_thresholds(width)
+            return NeuronLayer(f"encoder.{index}.{name}", v_threshold, learned, config.dynamics, channels)
 
         def norm(width: int) -> nn.LayerNorm:
             return nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -41,7 +42,7 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         self.self_output, self.self_output_norm = nn.Linear(hidden, hidden), norm(hidden)
         self.self_output_neurons = neurons("self_output")
         self.intermediate, self.intermediate_norm = nn.Linear(hidden, intermediate), norm(intermediate)
-        self.intermediate_neurons = neurons("intermediate")
+        self.intermediate_neurons = neurons("intermediate", width=intermediate)
         self.output, self.output_norm = nn.Linear(intermediate, hidden), norm(hidden)
         self.output_neurons = neurons("output")
 
