@@ -10,7 +10,7 @@ from rich.console import Console
 
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
-from neurotool.train.recipes import BASE, RECIPES, default, defaults_text, teacher_default
+from neurotool.train.recipes import BASE, PRESETS, RECIPES, default, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
 
@@ -23,6 +23,7 @@ Examples:
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
   neurotool train --data DIR --student snn-textcnn --kernel-sizes 3,4,5
+  neurotool train --data DIR --preset best
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
@@ -48,6 +49,25 @@ def _layer_map(context: click.Context, option: click.Parameter, value: str | Non
         return tuple(None if part == "-" else int(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, or '-', such as 0,-,6,9,12") from None
+
+
+def _preset(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The preset's options become defaults."""
+    if value is not None:
+        context.default_map = {**(context.default_map or {}), **PRESETS[value].options}
+    return value
+
+
+def _list_presets(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        for name, preset in PRESETS.items():
+            click.echo(f"{name}: {preset.title}\n  {_command_line(preset.options)}\n  {preset.reached}")
+        context.exit()
+
+
+def _command_line(options: dict[str, Any]) -> str:
+    parts = (f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in options.items())
+    return " ".join(part.removesuffix(".0") for part in parts)
 
 
 def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -82,6 +102,22 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     show_default=True,
     help="BERT: folder or Hugging Face id; scratch trains a small one on the texts of the task alone.",
 )
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    callback=_preset,
+    is_eager=True,
+    expose_value=False,
+    help="A named set of options; those that are given beside it count.",
+)
+@click.option(
+    "--list-presets",
+    is_flag=True,
+    callback=_list_presets,
+    is_eager=True,
+    expose_value=False,
+    help="Print what each preset means, and what it reached, and exit.",
+)
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train.* and validation.* files.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
@@ -108,8 +144,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
 @_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
-@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
+@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
+@click.option(
+    "--attention-norm", is_flag=True, help="spikebert: a LayerNorm of attention products, which grow with the tokens."
+)
 @click.option(
     "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"
 )
@@ -252,6 +291,8 @@ def plan_from(options: dict[str, Any]) -> Any:
     learned = options["v_threshold"] in ("learned", PER_CHANNEL)
     if options["v_init"] is None and options["spikes"]:
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
+    if options["attention_norm"] and options["attention_v_threshold"] is None:
+        options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
     student = {
         "num_hidden_layers": options["layers"],
         "hidden_size": options["hidden_size"],
@@ -270,6 +311,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         "activation": options["activation"],
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],
+        "attention_norm": options["attention_norm"] or None,
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
