@@ -23,8 +23,9 @@ class StudentOutput(ModelOutput):
     """rates: ASR of every neuron layer by name, (batch, tokens, width). hidden: what the embedding and each layer hand
     on, averaged over the time steps, same shapes. attention: queries, keys and values of each layer, as its
     attention reads them; only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
-    rates; with feedback also those that entered node "feedback"; only on request. messages: how many neurons of each
-    layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule."""
+    rates; with feedback also those that entered node "feedback"; only on request. active_counts: the windows in which
+    each neuron sent any spike; only where a run has several, else they are those with a spike count. messages: how many
+    neurons of each layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -32,6 +33,7 @@ class StudentOutput(ModelOutput):
     hidden: tuple[Tensor, ...] | None = None
     attention: tuple[Attention, ...] | None = None
     spike_counts: SpikeCounts | None = None
+    active_counts: SpikeCounts | None = None
     messages: dict[str, Tensor] | None = None
 
 
