@@ -59,7 +59,8 @@ class TrainingPlan:
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
     (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
     ema: decay of a moving average of the weights, which is what is measured and kept.
-    compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
+    compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
+    over processes.
     """
 
     output: Path
@@ -93,6 +94,7 @@ class TrainingPlan:
     precision: str = "float32"
     compile: str = "auto"
     gradient_checkpointing: bool = False
+    cache_teacher: bool = False
     seed: int = 42
     run_folder: Path | None = None
     resume: bool = False

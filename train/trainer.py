@@ -35,6 +35,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
 from neurotool.train.sparsity import EventTarget, Ramp, measure_density, split_thresholds
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
+from neurotool.train.teacher_cache import POSITION, KeptOutputs
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ class Distiller(nn.Module):
         weights = self.weights
         wanted = {tap: layer for tap, layer in enumerate(self.layer_map) if layer is not None}
         return {tap: layer for tap, layer in wanted.items() if (weights.hidden if tap else weights.embedding)}
+
+    def asked(self, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Hidden states and attention of a teacher of `depth` layers that the losses read. The attention is that of the
+        layer the student's was copied from, which reads the same hidden state."""
+        read = (min(layer + 1, depth) for layer in self.layer_map[:-1] if layer is not None)
+        return tuple(self.taps.values()), tuple(read) if self.weights.attention_needed else ()
 
     @property
     def measured(self) -> Student:
@@ -268,7 +275,10 @@ class DistillationTrainer(ReproducibleTrainer):
         tokenizer: PreTrainedTokenizerBase,
         validation: datasets.Dataset | None = None,
         task: Task | None = None,
+        kept: KeptOutputs | None = None,
     ) -> None:
+        if kept is not None:
+            train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
         callbacks: list[TrainerCallback] = [] if distiller.events is None else [Ramp(distiller.events)]
         callbacks += [] if distiller.averaged is None else [Average(distiller)]
         super().__init__(
@@ -281,6 +291,7 @@ class DistillationTrainer(ReproducibleTrainer):
             callbacks=[*callbacks, distiller.compressor],
         )
         self.teacher = teacher.to(arguments.device)
+        self.kept = kept
         self.task = task
         if task is None:
             self.rate_option = "--general-learning-rate"
@@ -299,18 +310,15 @@ class DistillationTrainer(ReproducibleTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
+        positions = inputs.pop(POSITION, None)
         distiller, taught = self.distiller, NOTHING_TAUGHT
-        if distiller.weights.teacher_needed:
+        if self.kept is not None and positions is not None:
+            taught = self.kept.batch(positions.tolist(), len(distiller.taps), inputs["attention_mask"])
+        elif distiller.weights.teacher_needed:
             with self.accelerator.autocast():
-                layers = self._attention_layers if distiller.weights.attention_needed else ()
-                taught = self.teacher(inputs, tuple(distiller.taps.values()), layers)
+                taught = self.teacher(inputs, *distiller.asked(self.teacher.depth))
         self._terms = model(inputs, taught, labels)
         return self._terms["loss"]
-
-    @property
-    def _attention_layers(self) -> tuple[int, ...]:
-        """The attention that reads the hidden state which the student's layer reads: the layer it was copied from."""
-        return tuple(min(layer + 1, self.teacher.depth) for layer in self.distiller.layer_map[:-1] if layer is not None)
 
     @property
     def distiller(self) -> Distiller:

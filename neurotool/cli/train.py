@@ -231,6 +231,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     is_flag=True,
     help="spikebert: blocks run anew in the backward pass: a fifth less memory, more time.",
 )
+@click.option(
+    "--cache-teacher",
+    is_flag=True,
+    help="Ask the teacher once a text and keep the answers in a file, about 10 to 20 KB a token.",
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Of everything random.")
 @click.option(
     "--run-folder",
@@ -368,6 +373,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         precision="bfloat16" if options["bf16"] else "float32",
         compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],
+        cache_teacher=options["cache_teacher"],
         seed=options["seed"],
         run_folder=options["run_folder"],
         resume=options["resume"],
