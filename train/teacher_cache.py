@@ -36,11 +36,11 @@ class KeptOutputs:
 
     def batch(self, positions: Sequence[int], hidden_layers: int, mask: Tensor) -> TeacherOutput:
         """What the teacher would say of a batch of these texts, with 0 for padding; mask: (batch, tokens)."""
-        joined = torch.zeros((*mask.shape, sum(self.widths)), dtype=torch.from_numpy(np.empty(0, self.rows.dtype)).dtype)
-        for row, position in enumerate(positions):
+        rows = np.zeros((*mask.shape, sum(self.widths)), self.rows.dtype)
+        for row, position in zip(rows, positions, strict=True):
             start, length = self.starts[position], self.lengths[position]
-            joined[row, :length] = torch.from_numpy(np.array(self.rows[start : start + length]))
-        *parts, logits = joined.to(mask.device).split(list(self.widths), -1)
+            row[:length] = self.rows[start : start + length]
+        *parts, logits = torch.from_numpy(rows).to(mask.device).split(list(self.widths), -1)
         split = [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts[hidden_layers:]]
         attention = tuple(Attention(*split[i : i + 3]) for i in range(0, len(split), 3))
         return TeacherOutput(logits[:, 0].float(), tuple(parts[:hidden_layers]), attention)

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
@@ -124,7 +124,7 @@ class Distiller(nn.Module):
     @property
     def measured(self) -> Student:
         """The student that is evaluated and kept: with averaged weights where these are asked for."""
-        return self.student if self.averaged is None else self.averaged.module
+        return self.student if self.averaged is None else cast(Student, self.averaged.module)
 
     def end_stage(self) -> None:
         """The student takes the average of its weights, and the next stage begins another. What becomes sparse does so

@@ -52,7 +52,7 @@ class SpikingBertLayer(EncoderLayer):
 
     def windows(
         self, s: Tensor, mask: Tensor, with_attention: bool, with_messages: bool = False
-    ) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], list[Attention], dict[str, Tensor]]:
         """The rates of the windows at all PLACES, and on request what the attention reads and how many neurons send:
         what `fuse` compiles. It reads no name of a layer, so that one compiled piece serves them all."""
         sent: dict[str, Tensor] = {}
