@@ -390,6 +390,28 @@ def test_two_processes_see_the_losses_of_one(
             assert logged[1][0][name] == pytest.approx(logged[0][0][name], rel=tolerance)
 
 
+def test_a_batch_worked_off_in_parts_has_the_losses_of_the_whole(
+    make_plan: MakePlan, tmp_path: Path, tiny_data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is fine-tuned in the same parts. Tiny steps and 96 texts as above, so that every part is full."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data("classes"), folder)
+    lines = (folder / "train.tsv").read_text().splitlines()
+    (folder / "train.tsv").write_text("\n".join(lines[:97]) + "\n")
+    records = []
+    for number, parts in enumerate((1, 4)):
+        monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / str(number)))
+        options = ("--data", str(folder), "--epochs", "4", "--learning-rate", "1e-7", "--accumulate", str(parts))
+        options += ("--teacher-learning-rate", "1e-6", "--teacher-epochs", "1")
+        output = train(make_plan(*options, output=f"{number}.ckpt"), QUIET).output
+        records.append(read_checkpoint(output).training)
+    assert records[0]["teacher"]["metrics"] == pytest.approx(records[1]["teacher"]["metrics"])
+    whole, parted = ([e for e in record["stages"][-1]["history"] if "loss" in e] for record in records)
+    assert [entry["step"] for entry in whole] == [entry["step"] for entry in parted] == [20]
+    for name in ("loss", "grad_norm"):
+        assert parted[0][name] == pytest.approx(whole[0][name], rel=1e-3), name
+
+
 @pytest.mark.parametrize(
     "weights", [(1, 1, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (0, 0, 1, 1), (1, 1, 0, 0), (0, 1, 0, 0)]
 )

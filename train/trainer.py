@@ -239,6 +239,10 @@ class ReproducibleTrainer(Trainer):
 
     rate_option = "--learning-rate"
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.model_accepts_loss_kwargs = False  # losses are means: parts of a batch are averaged
+
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **options)
         if not torch.isfinite(loss):
@@ -247,7 +251,7 @@ class ReproducibleTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
         texts = self.train_dataset if train_dataset is None else train_dataset
-        batch_size = self.args.train_batch_size * self.args.world_size
+        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -297,7 +301,6 @@ class DistillationTrainer(ReproducibleTrainer):
             self.rate_option = "--general-learning-rate"
         else:
             self.args.metric_for_best_model = CHOOSES
-        self.model_accepts_loss_kwargs = False
         self._terms: dict[str, Tensor] = {}
         self.control: TrainerControl
 

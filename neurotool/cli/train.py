@@ -187,6 +187,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--general-soft-weight", type=float, help="Teacher's logits on corpus.")
 @_by_student("--general-learning-rate", type=float, help="Used with --corpus.")
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Over all processes.")
+@click.option(
+    "--accumulate", type=int, default=1, show_default=True, help="Parts that a batch is worked off in, to save memory."
+)
 @_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
 @_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
 @_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
@@ -374,6 +377,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],
         cache_teacher=options["cache_teacher"],
+        accumulate=options["accumulate"],
         seed=options["seed"],
         run_folder=options["run_folder"],
         resume=options["resume"],
