@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from click.testing import CliRunner
 
 from neurotool.activity import Activity
@@ -206,8 +207,18 @@ def result(cell: Cell, data: Path, folder: Path, energy: bool = True) -> Result:
         if not checkpoint.exists():
             train(cell, data, folder)
         known = {"options": cell.options, "figures": asdict(measure(checkpoint, energy))}
-        keep(record, known)
+        keep(record, known | described(read_checkpoint(checkpoint)))
     return Result(**known["figures"])
+
+
+def described(content: Checkpoint) -> dict[str, Any]:
+    """All that an account of operations and energy needs of a checkpoint, and how training went. zeros: share of a
+    matrix that is 0."""
+    matrices = {name: tensor for name, tensor in content.tensors.items() if tensor.ndim > 1}
+    zeros = {name: float(np.mean(tensor == 0)) for name, tensor in matrices.items() if not np.all(tensor)}
+    history = [entry for entry in content.training["stages"][-1].get("history", []) if "eval_loss" not in entry]
+    validated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+    return {"config": content.config, "activity": content.activity, "zeros": zeros, "history": validated}
 
 
 def keep(record: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Trains and evaluates the table of students x data sets in docs/results.md, one `neurotool train` a cell. A trained
-cell leaves its checkpoint and its figures (JSON) and is not trained again; one that was stopped goes on. So the table
-can be filled in several sittings.
+cell leaves its checkpoint and its figures, shape and activity (JSON) and is not trained again; one that was stopped
+goes on. So the table can be filled in several sittings.
 
     python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--minutes M] [--students A,B] [--data-sets A,B]
                                 [--write FILE] [--latex FILE]
@@ -16,7 +16,8 @@ A student's options may name another student in braces, `--start-from {ternary}`
 same data set and seed, for which it waits. Name it after the other in the config.
 
 Cells train side by side, --jobs of them; those that need the same teacher wait for the first, which fine-tunes it. With
-`"energy": false` in the config the shares of energy, which take longer than a small training, are left out.
+`"energy": false` in the config the shares of energy, which take longer than a small training, are left out. Cells begin
+row by row; with `"seed_by_seed": true`, all rows of the first seed come before the next.
 """
 
 import json
@@ -57,10 +58,13 @@ def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> 
     ]
 
 
+_DEFAULTS: dict[str, Any] = {"options": "", "seeds": {}, "only": {}, "energy": True, "seed_by_seed": False}
+
+
 def load_config(path: Path) -> dict[str, Any]:
-    """`options`, `seeds`, `only` and `energy` may be missing. Raises ClickException for a file that is no config."""
+    """What has a default may be missing. Raises ClickException for a file that is no config."""
     try:
-        config = {"options": "", "seeds": {}, "only": {}, "energy": True} | json.loads(path.read_text(encoding="utf-8"))
+        config = _DEFAULTS | json.loads(path.read_text(encoding="utf-8"))
         for options in (config["options"], *config["students"].values(), *config["data"].values()):
             shlex.split(options)
         cells(config, list(config["students"]), list(config["data"]))
@@ -78,9 +82,12 @@ def load_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def in_turn(wanted: list[Cell]) -> list[Cell]:
+def in_turn(wanted: list[Cell], seed_by_seed: bool = False) -> list[Cell]:
     """One cell of each data set and seed after the other: those that run side by side then need different teachers, and
-    wait for each other the least."""
+    wait for each other the least. seed_by_seed: first so for all cells of the first seed."""
+    if seed_by_seed:
+        seeds = dict.fromkeys(cell.seed for cell in wanted)
+        return [cell for seed in seeds for cell in in_turn([cell for cell in wanted if cell.seed == seed])]
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in wanted:
         groups.setdefault((cell.data, cell.seed), []).append(cell)
@@ -89,7 +96,7 @@ def in_turn(wanted: list[Cell]) -> list[Cell]:
 
 
 def fill(
-    wanted: list[Cell], jobs: int, data: Path, folder: Path, energy: bool, seconds: float
+    wanted: list[Cell], jobs: int, data: Path, folder: Path, energy: bool, seconds: float, seed_by_seed: bool = False
 ) -> dict[Cell, Result | Exception]:
     """What became of each cell, `jobs` of them side by side; Ctrl-C, and the end of the time, leave some out."""
     deadline = time.time() + seconds
@@ -97,7 +104,7 @@ def fill(
     def process() -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, get_context("spawn"), start, (deadline,))
 
-    waiting, found = in_turn(wanted), dict[Cell, Result | Exception]()
+    waiting, found = in_turn(wanted, seed_by_seed), dict[Cell, Result | Exception]()
     idle = [process() for _ in range(min(jobs, len(wanted)))]
     running: dict[Future[Result], tuple[Cell, ProcessPoolExecutor]] = {}
     while running or waiting:
@@ -236,7 +243,8 @@ def main(
         _names(settings["data"], data_sets, "--data-sets"),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    found = fill(wanted, jobs, data, folder, settings["energy"], math.inf if minutes is None else 60 * minutes)
+    seconds = math.inf if minutes is None else 60 * minutes
+    found = fill(wanted, jobs, data, folder, settings["energy"], seconds, settings["seed_by_seed"])
     results = {cell: found[cell] for cell in wanted if isinstance(found.get(cell), Result)}
     for cell in wanted:
         if isinstance(found.get(cell), Exception):

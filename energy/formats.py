@@ -77,10 +77,12 @@ def columns(account: Priced, rival: Priced | None) -> tuple[tuple[str, Callable[
 _DENSE = ("MACs", "SNN µJ")
 
 
-def layer_cells(account: Priced, rival: Priced | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def layer_cells(
+    account: Priced, rival: Priced | None, each: bool = True
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and rows of the table of layers, the total last."""
     shown = columns(account, rival)
-    lines = [*rows(account, rival), total_row(account, rival)]
+    lines = [*rows(account, rival, each), total_row(account, rival)]
     return ("layer", *(heading for heading, _ in shown)), [
         (row.name, *(cell(row) for _, cell in shown)) for row in lines
     ]

@@ -56,8 +56,9 @@ def _whole(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%|[kMGT]\b|pJ|nJ|µJ|mJ)", "\u00a0", text) if text else text
 
 
-def report_page(report: Report, figures: bool = True) -> Page:
-    """For a terminal, or with figures and panels for a browser; drawing takes a second or two."""
+def report_page(report: Report, figures: bool = True, each: bool = True) -> Page:
+    """For a terminal, or with figures and panels for a browser; drawing takes a second or two. each: layers one by
+    one, not by kind."""
     counts, activity = report.counts, report.counts.activity
     macs, head = si(counts.synapses / activity.inputs), report.headline
     if counts.graph.is_spiking:
@@ -78,7 +79,7 @@ def report_page(report: Report, figures: bool = True) -> Page:
     points = [(pair.verdict(), pair.wins) for pair in map(leading, by_group) if pair is not head]
     first = [(head.headline() if figures else head.verdict(), head.wins)] if head else []
     twin = report.twins[0] if report.twins else None
-    tables = [] if figures and by_group else [layer_table(report.accounts[0], twin)]
+    tables = [] if figures and by_group else [layer_table(report.accounts[0], twin, each)]
     if not figures:
         tables += [table for group in by_group for table in pair_tables(group)]
     return Page(

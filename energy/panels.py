@@ -195,15 +195,16 @@ def _border(pair: Comparison) -> str:
     return f"{'' if pair.wins_below else 'above '}{digits(pair.break_even)}"
 
 
-def layer_table(account: Priced, rival: Priced | None) -> Table:
-    headings, cells = layer_cells(account, rival)
+def layer_table(account: Priced, rival: Priced | None, each: bool = True) -> Table:
+    headings, cells = layer_cells(account, rival, each)
     narrow = ("layer", "mode", "MACs", "spikes/synapse", "SOPs", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
     against = ""
     if rival is not None and account.counts.graph.is_spiking:
         network = {"dense": "the dense twin", "zero-skipping": "the zero-skipping network"}.get(rival.network, "")
         against = f"; ANN: {network}, {rival.numbers.name}"
     flow = f", {account.counts.dataflow.name}" if account.model.memory else ""
-    caption = f"Layers, per inference; energies: {account.title}{flow}{against}"
+    what = "Layers" if each else "Layers by kind (--layers: each)"
+    caption = f"{what}, per inference; energies: {account.title}{flow}{against}"
     phone = ("layer", "mode", "spikes/synapse", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
     shown = [tuple(name for name in some if name in headings) for some in (narrow, phone)]
     return Table(caption, headings, cells, narrow=shown[0], phone=shown[1], kind="layers")

@@ -1,6 +1,7 @@
 """An energy account of a spiking network: its counts, priced, beside dense rivals, with a verdict in plain words."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from neurotool.energy.comparison import FAIR, TWIN, ZERO_SKIPPING, Comparison, compare
@@ -10,7 +11,9 @@ from neurotool.energy.dataflow import OUTPUT_STATIONARY, Dataflow
 from neurotool.energy.priced import Priced, priced
 from neurotool.energy.rivals import ACTIVE, Sides, dataflows, pairs, rate_code_bits
 from neurotool.errors import ConfigError
+from neurotool.files import replacing
 from neurotool.graph import Conv1d, Linear, Readout
+from neurotool.graph.names import by_kind
 
 __all__ = [
     "DEFAULT_MODELS", "Comparison", "Priced", "Published", "Report", "Row", "build_report", "compare", "priced",
@@ -103,6 +106,34 @@ class Report:
 
         matched = [pair for pair in self.comparisons if pair.matched]
         return max(matched, key=rank, default=None)
+
+    def to_json(self) -> str:
+        """Every count and price."""
+        from neurotool.energy.formats import to_json
+
+        return to_json(self)
+
+    def to_csv(self) -> str:
+        """One line a node."""
+        from neurotool.energy.formats import to_csv
+
+        return to_csv(self)
+
+    def to_latex(self) -> str:
+        """A table for booktabs."""
+        from neurotool.energy.formats import to_latex
+
+        return to_latex(self)
+
+    def to_html(self, path: Path | str | None = None) -> str:
+        """One self-contained page, written to `path` where one is given. Raises ExportError."""
+        from neurotool.energy.page import report_page, to_html
+
+        page = to_html(report_page(self))
+        if path is not None:
+            with replacing(Path(path), force=True) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+        return page
 
     @property
     def not_counted(self) -> list[str]:
@@ -208,12 +239,14 @@ class Row:
         return self.spiking / self.dense if self.spiking is not None and self.dense else None
 
 
-def rows(spiking: Priced, rival: Priced | None) -> list[Row]:
-    """Synapses one by one, then other nodes by kind."""
+def rows(spiking: Priced, rival: Priced | None, each: bool = True) -> list[Row]:
+    """Synapses one by one, then other nodes by kind; unless `each`, synapses by kind of layer, neurons, all else."""
     inputs = spiking.counts.activity.inputs
     groups: dict[str, list[int]] = {}
     for i, node in enumerate(spiking.counts.nodes):
         groups.setdefault(node.name if node.synapses else node.kind, []).append(i)
+    if not each:
+        return _rows_by_kind(spiking, rival, groups)
     made = []
     for name, members in groups.items():
         nodes = tuple(spiking.counts.nodes[i] for i in members)
@@ -221,6 +254,21 @@ def rows(spiking: Priced, rival: Priced | None) -> list[Row]:
         mode = spiking.modes[members[0]] if spiking.modes and nodes[0].spikes_in else ""
         made.append(Row(title, nodes, _sum(spiking, members), _sum(rival, members), inputs, mode))
     return sorted(made, key=lambda row: not row.nodes[0].synapses)  # stable
+
+
+def _rows_by_kind(spiking: Priced, rival: Priced | None, groups: dict[str, list[int]]) -> list[Row]:
+    nodes, other = spiking.counts.nodes, "other nodes"
+    kinds: dict[str, list[int]] = {}
+    for name, members in groups.items():
+        synapse = name.removesuffix(".linear") if nodes[members[0]].synapses else ""
+        kind = next(iter(by_kind([synapse]))) if synapse else "neurons" if nodes[members[0]].kind == "Neuron" else other
+        kinds.setdefault(kind, []).extend(members)
+    order = sorted(kinds, key=lambda kind: (kind == other, kind == "neurons"))  # stable
+    return [
+        Row(kind, tuple(nodes[i] for i in kinds[kind]), _sum(spiking, kinds[kind]), _sum(rival, kinds[kind]),
+            spiking.counts.activity.inputs)
+        for kind in order
+    ]  # fmt: skip
 
 
 def _sum(account: Priced | None, members: list[int]) -> float | None:

@@ -19,7 +19,7 @@ import numpy as np
 from neurotool.errors import ExportError
 from neurotool.export.fit_rules import listed
 from neurotool.files import replacing
-from neurotool.graph import Conv1d, Graph, Input, Linear, Neuron, Node
+from neurotool.graph import Conv1d, GradedNeuron, Graph, Input, Linear, Neuron, Node
 from neurotool.graph.fixed_point import DECAY_BITS, STATE_BITS, leak_mantissa
 
 SHIFT = 6
@@ -121,6 +121,8 @@ def _neuron_reasons(graph: Graph, name: str, node: Neuron, source: Node) -> Iter
         yield "neurons without synapses before them"
     if node.reset == "soft":
         yield "soft reset"
+    if isinstance(node, GradedNeuron):
+        yield "graded messages"
     if node.spikes == "ternary":
         yield "ternary spikes"
     if np.any(node.v_init):

@@ -23,8 +23,8 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 @pytest.fixture(scope="module")
 def first(tiny_teacher: Path, tiny_data, teacher_cache: Path, tmp_path_factory) -> Path:
     """A ternary student, T = 4, half of whose weights are 0."""
-    from neurotool.cli.train import plan_from
     from neurotool.cli.train import train as command
+    from neurotool.train.options import plan_from
 
     folder = tmp_path_factory.mktemp("chain")
     options = ["--teacher", tiny_teacher, "--data", tiny_data("classes"), "-o", folder / "first.ckpt", "--layers", 2]
@@ -33,7 +33,7 @@ def first(tiny_teacher: Path, tiny_data, teacher_cache: Path, tmp_path_factory) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEUROTOOL_CACHE", str(teacher_cache))
         values = command.make_context("train", list(map(str, options))).params
-        del values["as_json"]
+        del values["as_json"], values["config"]
         train(plan_from(values), QUIET)
     return folder / "first.ckpt"
 

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from neurotool.cli.evaluate import _print_rates
+from neurotool.cli.evaluate import print_rates
 from neurotool.cli.main import COMMANDS, cli
-from neurotool.cli.train import TASKS, plan_from, train
+from neurotool.cli.train import TASKS, train
 from neurotool.evaluation import Activity, Evaluation, LayerActivity
 from neurotool.tasks import TASK_NAMES
+from neurotool.train.options import plan_from
 from neurotool.train.pipeline import check_settings
 from neurotool.train.recipes import PRESETS
 
@@ -109,7 +110,7 @@ def test_options_that_are_no_numbers(run_options: RunOptions) -> None:
     for option, value, message in (
         ("--v-threshold", "high", "'high' is neither a number nor 'learned'"),
         ("--layer-map", "0;1", "'0;1' is not a list of whole numbers"),
-        ("--spikes", "graded", "'graded' is not one of"),
+        ("--spikes", "analogue", "'analogue' is not one of"),
     ):
         result = run("train", *run_options(option, value))
         assert result.exit_code == 2 and message in result.stderr
@@ -140,7 +141,7 @@ def test_a_loss_that_is_nan_is_exit_code_1(run_options: RunOptions, monkeypatch:
 
 
 def test_evaluate_on_its_own_data(trained: Callable[[str], Path]) -> None:
-    result = run("evaluate", trained("classes"))
+    result = run("evaluate", trained("classes"), "--layers")
     assert result.exit_code == 0, result.output
     for shown in ("40 examples", "8 (trained)", "per class, T = 8", "negative", "positive", "encoder.1.output"):
         assert shown in result.stdout
@@ -191,8 +192,8 @@ def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Pa
 def test_rates_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     layers = {"encoder.11.intermediate": LayerActivity(3072, 4 * 3072), "embedding": LayerActivity(770, 4 * 308)}
     activity, nothing = Activity(4, 4, Counter({1: 1}), layers=layers), np.zeros(0)
-    _print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity))
-    shown = {line.split()[1]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
+    print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity), True)
+    shown = {line.split()[0]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
     assert shown == {"encoder.11.intermediate": 25, "embedding": 10}
 
 
@@ -301,8 +302,7 @@ def test_a_long_text_is_cut_and_counted(trained: Callable[[str], Path]) -> None:
 
 def plan_of(*options: str) -> Any:
     chosen = train.make_context("train", list(options)).params
-    del chosen["as_json"]
-    return plan_from(chosen)
+    return plan_from({name: value for name, value in chosen.items() if name not in ("as_json", "config")})
 
 
 def test_a_preset_is_its_options() -> None:

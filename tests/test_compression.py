@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from neurotool.export.lower import lower
-from neurotool.export.rounding import row_mantissas
 from neurotool.graph import Linear
+from neurotool.graph.fixed_point import row_mantissas
 from neurotool.train.compression import Compressor, compressible
 from neurotool.train.pruning import END, Pruned, prune, sparsity
 from neurotool.train.quantisation import Quantised

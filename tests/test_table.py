@@ -173,6 +173,14 @@ def test_a_student_starts_from_the_checkpoint_of_the_same_data_and_seed(table: M
     assert table.Cell("dense", "sst2", 7, "--epochs 2").starts_from is None
 
 
+def test_cells_begin_row_by_row_or_seed_by_seed(table: ModuleType) -> None:
+    cells = [table.Cell(student, data, seed, "") for data in "xy" for seed in (7, 8) for student in "ab"]
+    by_row = [f"{student}{data}{seed}" for student in "ab" for data in "xy" for seed in (7, 8)]
+    by_seed = [f"{student}{data}{seed}" for seed in (7, 8) for student in "ab" for data in "xy"]
+    for seed_by_seed, expected in ((False, by_row), (True, by_seed)):
+        assert [f"{c.student}{c.data}{c.seed}" for c in table.in_turn(cells, seed_by_seed)] == expected
+
+
 def test_a_student_can_start_only_from_one_before_it(table: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     for start in ("b", "c"):

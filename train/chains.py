@@ -15,8 +15,8 @@ from neurotool.student.serialise import load_student
 from neurotool.train.teacher import TeacherOutput
 
 _SAME_NAME = (
-    *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "pooling"),
-    *("feedback", "kernel_sizes", "channels", "positions", "activation"),
+    *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "dead_zone"),
+    *("pooling", "feedback", "kernel_sizes", "channels", "positions", "activation"),
     *("attention_v_threshold", "attention_scale", "attention_norm"),
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}
@@ -47,7 +47,10 @@ def start_from(path: Path, student: Student, tokenizer: PreTrainedTokenizerBase)
     """
     other = load_student(path)
     for name in _FIXED:
-        theirs, ours = getattr(other.model.config, name), getattr(student.config, name)
+        theirs, ours = (
+            "ternary" if config.graded and name == "spikes" else getattr(config, name)  # whose counts it sends
+            for config in (other.model.config, student.config)
+        )
         if theirs != ours:
             raise ConfigError(f"--start-from {path}: its {name} is {theirs}, here {ours}; they must be the same")
     if other.model.config.id2label != student.config.id2label:

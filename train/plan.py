@@ -61,6 +61,7 @@ class TrainingPlan:
     ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
     over processes, and over the `accumulate` parts that each process works off one after the other.
+    settings: the options that made the plan, for run.toml (options.py).
     """
 
     output: Path
@@ -100,6 +101,7 @@ class TrainingPlan:
     run_folder: Path | None = None
     resume: bool = False
     force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -142,7 +144,7 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values."""
         values = asdict(self)
-        for name in ("output", "run_folder", "resume", "force"):
+        for name in ("output", "run_folder", "resume", "force", "settings"):
             del values[name]
         return json.loads(json.dumps(values, default=str))
 

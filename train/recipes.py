@@ -108,7 +108,7 @@ PRESETS = {
             "schedule": "concurrent",
             "spikes": "binary",
             "time_steps": 125,
-            "v_threshold": "1",
+            "v_threshold": 1.0,
             "v_init": 0.0,
             "layers": 4,
             "pooling": "cls",

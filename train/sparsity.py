@@ -68,10 +68,9 @@ class Synapses:
             costs.append((sent * mask).sum(1) * (sender.fixed + sender.per_token * tokens))
         return torch.stack(costs).sum()
 
-    def total(self, mask: Tensor) -> Tensor:
-        """Multiply-accumulates of the dense twin."""
-        tokens = mask.sum(1)
-        return (self.per_text + self.per_token * tokens + self.per_pair * tokens**2).sum()
+    def total(self, tokens: Tensor) -> Tensor:
+        """Multiply-accumulates of the dense twin for each text of so many tokens."""
+        return self.per_text + self.per_token * tokens + self.per_pair * tokens**2
 
 
 class Density:
@@ -87,7 +86,7 @@ class Density:
         """rates: of every layer, or its counts, (batch, tokens, width)."""
         sent = {name: rate.detach().count_nonzero(-1) for name, rate in rates.items()}
         self.operations = self.operations + self.synapses.operations(sent, mask)
-        self.total = self.total + self.synapses.total(mask)
+        self.total = self.total + self.synapses.total(mask.sum(1)).sum()
         for name, active in sent.items():
             kind, zero = name.split(".")[-1], mask.new_zeros(())
             self.active[kind] = self.active.get(kind, zero) + (active * mask).sum()
@@ -144,7 +143,7 @@ class EventTarget(nn.Module):
         self, messages: Mapping[str, Tensor], rates: Mapping[str, Tensor], mask: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The penalty, and what to show. Adapts the weight."""
-        soft = self.synapses.operations(messages, mask) / self.synapses.total(mask)
+        soft = self.synapses.operations(messages, mask) / self.synapses.total(mask.sum(1)).sum()
         density = Density(self.synapses).add(rates, mask)
         return self._weight(density.events_per_synapse.float()) * soft, density.shown
 

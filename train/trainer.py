@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import torch
@@ -124,7 +124,11 @@ class Distiller(nn.Module):
     @property
     def measured(self) -> Student:
         """The student that is evaluated and kept: with averaged weights where these are asked for."""
-        return self.student if self.averaged is None else cast(Student, self.averaged.module)
+        if self.averaged is None:
+            return self.student
+        averaged = self.averaged.module
+        assert isinstance(averaged, Student)
+        return averaged
 
     def end_stage(self) -> None:
         """The student takes the average of its weights, and the next stage begins another. What becomes sparse does so

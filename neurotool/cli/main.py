@@ -33,7 +33,12 @@ COMMANDS = {
         "neurotool.cli.export:export", "Write a model as NIR or as a Lava bundle, or draw its layer graph."
     ),
     "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
-    "run": LazyCommand("neurotool.cli.run:run", "Run a Lava bundle on Lava or on the emulator."),
+    "run": LazyCommand(
+        "neurotool.cli.run:run", "Run a model on any executor: texts or arrays in, predictions and spikes out."
+    ),
+    "show": LazyCommand(
+        "neurotool.cli.show:show", "Say what a model file is: student, layers, spikes, task, metrics, versions."
+    ),
     "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }

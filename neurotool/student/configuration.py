@@ -21,6 +21,8 @@ class StudentConfig(BertConfig):
     v_threshold: firing threshold all neuron layers start from; learn_v_threshold trains one gain per neuron layer, or
       one per neuron of a layer (v_threshold_per_channel).
     v_init: potential at the start of a window, in units of the threshold.
+    spikes: binary, ternary, or graded: signed counts of up to `time_steps` levels, each one message of a window of one
+      step; none below `dead_zone` levels.
     pooling: tokens the classifier reads: their mean, or the first ([CLS]).
     """
 
@@ -41,13 +43,25 @@ class StudentConfig(BertConfig):
     learn_v_threshold: bool = False
     v_threshold_per_channel: bool = False
     v_init: float | int = 0.0
+    dead_zone: float | int = 0.5
     pooling: str = "mean"
 
     @property
     def dynamics(self) -> NeuronDynamics:
         spikes: Spikes = self.spikes  # type: ignore[assignment]
         reset: Reset = self.reset  # type: ignore[assignment]
+        if self.graded:
+            return NeuronDynamics("ternary", self.leak, reset, self.v_init, graded=True, dead_zone=self.dead_zone)
         return NeuronDynamics(spikes, self.leak, reset, self.v_init)
+
+    @property
+    def graded(self) -> bool:
+        return self.spikes == "graded"
+
+    @property
+    def window_steps(self) -> int:
+        """Time steps of a window."""
+        return 1 if self.graded else self.time_steps
 
     def check(self) -> None:
         """Raises ConfigError for values no student can be built from."""
@@ -56,6 +70,14 @@ class StudentConfig(BertConfig):
         one_of("schedule", self.schedule, self.schedules)
         one_of("pooling", self.pooling, get_args(Pooling))
         positive("v_threshold", self.v_threshold)
+        if self.graded and self.schedule != "phased":
+            raise ConfigError(f"schedule is {self.schedule}: only phased windows can be sent as graded messages")
+        if not self.graded and self.dead_zone != 0.5:
+            raise ConfigError(f"dead_zone is {self.dead_zone}, spikes {self.spikes}: only graded messages have one")
+        if self.graded and self.dead_zone > self.time_steps:
+            raise ConfigError(
+                f"dead_zone is {self.dead_zone}: nothing is sent below it; there are {self.time_steps} levels"
+            )
         if self.v_threshold_per_channel and not self.learn_v_threshold:
             raise ConfigError("v_threshold_per_channel is True: only learned thresholds differ between channels")
         self.check_layers()
@@ -167,6 +189,7 @@ class AnnConfig(StudentConfig):
         "learn_v_threshold",
         "v_threshold_per_channel",
         "v_init",
+        "dead_zone",
     )
 
     time_steps: int = 1

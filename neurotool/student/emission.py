@@ -76,7 +76,8 @@ class SteadyState:
 
 
 SpikeCounts = dict[str, Tensor]
-"""Spikes that each neuron of a layer sent, whatever their sign, in whole numbers: name -> (batch, tokens, width)."""
+"""Spikes, or graded messages, that each neuron of a layer sent, whatever their sign, in whole numbers: name ->
+(batch, tokens, width)."""
 
 
 def _count(counts: SpikeCounts, name: str, spikes: Tensor) -> None:
@@ -96,7 +97,8 @@ class WindowRates:
             return neurons.rate(current, self.time_steps)
         if neurons.dynamics.has_closed_form:  # under constant drive all spikes of a window have one sign
             rate = neurons.rate(current, self.time_steps)
-            sent = (rate.abs() * self.time_steps).round_()
+            graded = neurons.dynamics.graded
+            sent = rate.ne(0).float() if graded else (rate.abs() * self.time_steps).round_()
         else:
             window = WindowSpikes(self.time_steps)
             rate = window(neurons, current)
@@ -118,6 +120,8 @@ class WindowSpikes:
         dynamics = neurons.dynamics
         spikes = torch.stack(list(dynamics.window(neurons.drive(current), self.time_steps)))
         self.spikes[neurons.name] = spikes
+        if dynamics.graded:
+            return spikes[0] / self.time_steps
         return average_spiking_rate(iter(spikes), dynamics.leak)
 
 

@@ -26,12 +26,17 @@ class NeuronDynamics:
 
     `v_init` is the potential at the start of a window in units of the threshold; it lies below the firing point, in
     sixteenths, which keeps the closed form exact in float32 for windows of up to 1024 steps.
+
+    graded: a window is one step, in which a neuron sends the count of spikes as one message, and none where it is 0 or
+    |T drive| < dead_zone; T is then a number of levels.
     """
 
     spikes: Spikes = "binary"
     leak: float = 1.0
     reset: Reset = "soft"
     v_init: float = 0.0
+    graded: bool = False
+    dead_zone: float = 0.0
 
     def __post_init__(self) -> None:
         if self.spikes not in ("binary", "ternary"):
@@ -43,6 +48,10 @@ class NeuronDynamics:
         low, high = (0.0, 1.0) if self.spikes == "binary" else (-0.5, 0.5)
         if not low <= self.v_init < high or (self.v_init * 16) % 1:
             raise ConfigError(f"v_init is {self.v_init}: it must be in [{low}, {high}) and a multiple of 1/16")
+        if self.graded and not self.has_closed_form:
+            raise ConfigError(f"leak is {self.leak}, reset {self.reset}: graded messages need leak 1 and soft reset")
+        if not 0 <= self.dead_zone < float("inf"):
+            raise ConfigError(f"dead_zone is {self.dead_zone}: it must be a number of levels, at least 0")
 
     @property
     def low(self) -> float:
@@ -94,8 +103,10 @@ class NeuronDynamics:
         """Differentiable count of neurons that send anything in a window of constant drive: a soft L0. A logistic step,
         `softness` levels wide, at the drive of the first spike of either sign."""
         levels = drive * time_steps
-        active = torch.sigmoid((levels - (1 - self.offset)) / softness)
-        return active if self.low == 0 else active + torch.sigmoid((-self.offset - levels) / softness)
+        active = torch.sigmoid((levels - max(1 - self.offset, self.dead_zone)) / softness)
+        if self.low == 0:
+            return active
+        return active + torch.sigmoid((-max(self.offset, self.dead_zone) - levels) / softness)
 
     def spike_count(self, drive: Tensor, time_steps: int) -> Tensor:
         """Spikes (signed sum) in a window of constant drive: clip(floor(v_init + T*drive), 0, T).
@@ -105,7 +116,8 @@ class NeuronDynamics:
         """
         if not self.has_closed_form:
             raise ConfigError(f"no closed form with leak {self.leak} and {self.reset} reset: step the neuron instead")
-        return self._charge(drive, time_steps).floor_().clamp_(self.low * time_steps, time_steps)
+        count = self._charge(drive, time_steps).floor_().clamp_(self.low * time_steps, time_steps)
+        return count.masked_fill_((drive * time_steps).abs() < self.dead_zone, 0) if self.dead_zone else count
 
     def _charge(self, drive: Tensor, t: int) -> Tensor:
         """Potential after t steps of constant drive had the neuron not fired, shifted so that it fires at 1."""
@@ -118,7 +130,9 @@ class NeuronDynamics:
         An IF neuron's charge is a product of t and not a running sum, so no rounding error builds up and the total
         equals `spike_count` for every float drive.
         """
-        if self.has_closed_form:
+        if self.graded:
+            yield self.spike_count(drive, time_steps)
+        elif self.has_closed_form:
             count = torch.zeros_like(drive)
             for t in range(1, time_steps + 1):
                 charge = self._charge(drive, t)
@@ -132,6 +146,16 @@ class NeuronDynamics:
             for _ in range(time_steps):
                 u, spikes = self.step(u, drive)
                 yield spikes
+
+    def potential(self, drive: Tensor, spikes: Tensor, time_steps: int) -> Tensor:
+        """What a window of constant drive leaves, given the `spikes` (T, *drive.shape) that it sent, graded in one
+        step."""
+        if self.has_closed_form:
+            return self._charge(drive, time_steps) - spikes.sum(0) - (1 - self.firing_point)
+        u = torch.full_like(drive, self.v_init)
+        for s in spikes:
+            u = self.after(self.integrate(u, drive), s)
+        return u
 
     def rate(self, drive: Tensor, time_steps: int) -> Tensor:
         """Average spiking rate of a window of constant drive; gradient is the steady state's (straight through)."""
@@ -178,9 +202,12 @@ class _ClosedFormRate(torch.autograd.Function):
         else:
             charge = (drive * 1 if v_threshold is None else drive / v_threshold).mul_(time_steps)
         inside = charge.clamp(low, high).eq(charge) if any(ctx.needs_input_grad) else None
+        silent = charge.abs() < dynamics.dead_zone if dynamics.dead_zone else None
         if dynamics.offset:
             charge.add_(dynamics.offset)
         rate = charge.floor_().clamp_(low, high).div_(time_steps)
+        if silent is not None:
+            rate.masked_fill_(silent, 0)
         if power_of_two and time_steps <= _EXACT_IN_BFLOAT16:
             rate = rate.to(current.dtype)
         ctx.save_for_backward(inside, v_threshold, rate if ctx.needs_input_grad[1] else None)
