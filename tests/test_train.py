@@ -20,6 +20,7 @@ from transformers import Trainer
 from neurotool.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from neurotool.errors import ConfigError, TrainingError
 from neurotool.evaluation import evaluate
+from neurotool.student.encoder import Attention
 from neurotool.student.serialise import load_student
 from neurotool.tasks import load_data, tokenise
 from neurotool.train import pipeline
@@ -420,11 +421,9 @@ def test_which_losses_reach_every_parameter(make_student: Callable[..., Any], we
     student = make_student(learn_v_threshold=True)
     distiller = Distiller(student, 16, (0, 1, 2), LossWeights(weights[0], *weights))
     batch = {"input_ids": torch.randint(1, 30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
-    hidden, scores = (
-        tuple(torch.randn(3, 3, 7, 16)) if weights[0] else (),
-        tuple(torch.randn(2, 3, 2, 7, 7)) if weights[1] else (),
-    )
-    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, scores), torch.tensor([0, 1, 1]))["loss"].backward()
+    hidden = tuple(torch.randn(3, 3, 7, 16)) if weights[0] else ()
+    attention = tuple(Attention(*torch.randn(3, 3, 2, 7, 8)) for _ in range(2)) if weights[1] else ()
+    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, attention), torch.tensor([0, 1, 1]))["loss"].backward()
     reached = [parameter.grad is not None for parameter in distiller.parameters() if parameter.requires_grad]
     assert all(reached) == distiller.weights.reach_every_parameter
 
