@@ -3,7 +3,7 @@ cell leaves its checkpoint and its figures, shape and activity (JSON) and is not
 goes on. So the table can be filled in several sittings.
 
     python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--minutes M] [--students A,B] [--data-sets A,B]
-                                [--write FILE]
+                                [--write FILE] [--latex FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
 unfinished runs. Ctrl-C stops it, --minutes too, and the same command goes on. The config (benchmarks/table.json) names
@@ -164,6 +164,20 @@ def table(results: dict[Cell, Result]) -> str:
     return "\n".join([HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items())])
 
 
+def latex(text: str) -> str:
+    """The Markdown table as a tabular, for booktabs."""
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+
+    def line(cells: list[str]) -> str:
+        escaped = (cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in cells)
+        return " & ".join(escaped) + r" \\"
+
+    body = [line(header), r"\midrule", *map(line, rows)]
+    return "\n".join(
+        [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+    )
+
+
 def around_table(file: Path) -> tuple[str, str]:
     """What stands before and after the table in `file`. Raises ClickException where its markers are missing."""
     before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
@@ -206,6 +220,7 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
 @click.option(
     "--write", "file", type=click.Path(exists=True, path_type=Path), help="Markdown file to put the table in."
 )
+@click.option("--latex", "tex", type=click.Path(path_type=Path), help="File to write the table to as LaTeX.")
 def main(
     data: Path,
     folder: Path,
@@ -216,6 +231,7 @@ def main(
     students: str | None,
     data_sets: str | None,
     file: Path | None,
+    tex: Path | None,
 ) -> None:
     settings = load_config(config)
     settings["options"] = f"{settings['options']} {options}".strip()
@@ -240,6 +256,9 @@ def main(
         sys.exit(130)
     if file is not None:
         write(text, file)
+    if tex is not None:
+        with replacing(tex, force=True, error_type=click.ClickException) as temporary:
+            temporary.write_text(latex(text) + "\n", encoding="utf-8")
     sys.exit(0 if len(results) == len(wanted) else 1)
 
 

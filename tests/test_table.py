@@ -15,6 +15,7 @@ from click import ClickException
 from click.testing import CliRunner, Result
 
 from neurotool.errors import NeurotoolError
+from neurotool.tasks import _HUB_TASKS, load_data
 
 CONFIG = {
     "options": "--teacher scratch --max-length 16 --teacher-epochs 1 --epochs 1",
@@ -214,3 +215,38 @@ def test_a_chain_is_trained_in_its_order(table: ModuleType, data: Path, tmp_path
     assert (
         result.exit_code == 1 and "failed: small-second-1: " in result.stderr and "small-first-1.ckpt" in result.stderr
     )
+
+
+# --- GLUE ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_as_latex(table: ModuleType) -> None:
+    text = table.table({table.Cell("best_4", "sst2", 1, ""): table.Result("f1", 0.9, 0.81, 0.25, 0.2, None, 3.0)})
+    assert table.latex(text).splitlines()[-3:] == [
+        r"sst2 & f1 & best\_4 & 90.0 & 81.0 & 90.0 \% & 0.250 & 20.0 \% &  & 3.0 & 1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_glue_is_all_its_tasks_with_their_metrics(table: ModuleType, repository: Path) -> None:
+    """As the hub's tasks have them; WNLI is left out, as everywhere."""
+    config = table.load_config(repository / "benchmarks" / "glue.json")
+    tasks = {name: source.metrics[0] for name, source in _HUB_TASKS.items() if source.path == "nyu-mll/glue"}
+    given = {name: options.partition("--metric ")[2] or "accuracy" for name, options in config["data"].items()}
+    assert given == tasks
+    assert config["seeds"] == {name: [42, 1, 2] for name in tasks}
+
+
+@pytest.mark.parametrize("columns", ["sentence", "question\tsentence", "question1\tquestion2", "premise\thypothesis"])
+def test_files_in_glue_s_form_are_read(tmp_path: Path, columns: str) -> None:
+    """Columns of the hub's files, with their idx; MNLI's validation is the matched one."""
+    width = columns.count("\t") + 1
+    for name in ("train", "validation_matched" if "premise" in columns else "validation"):
+        rows = [f"{number}\t" + "\t".join(f"text {number} {i}" for i in range(width)) for number in range(4)]
+        lines = [f"idx\t{columns}\tlabel", *(f"{row}\t{number % 2}" for number, row in enumerate(rows))]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = load_data(tmp_path)
+    assert data.task.text_columns == tuple(columns.split("\t")) and len(data.validation) == 4
+    assert [name for name in data.train.column_names if name != "label"] == ["sentence1", "sentence2"][:width]
+    assert data.train[1][f"sentence{width}"] == f"text 1 {width - 1}"

@@ -20,6 +20,7 @@ from transformers import Trainer
 from neurotool.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from neurotool.errors import ConfigError, TrainingError
 from neurotool.evaluation import evaluate
+from neurotool.student.encoder import Attention
 from neurotool.student.serialise import load_student
 from neurotool.tasks import load_data, tokenise
 from neurotool.train import pipeline
@@ -390,6 +391,28 @@ def test_two_processes_see_the_losses_of_one(
             assert logged[1][0][name] == pytest.approx(logged[0][0][name], rel=tolerance)
 
 
+def test_a_batch_worked_off_in_parts_has_the_losses_of_the_whole(
+    make_plan: MakePlan, tmp_path: Path, tiny_data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is fine-tuned in the same parts. Tiny steps and 96 texts as above, so that every part is full."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data("classes"), folder)
+    lines = (folder / "train.tsv").read_text().splitlines()
+    (folder / "train.tsv").write_text("\n".join(lines[:97]) + "\n")
+    records = []
+    for number, parts in enumerate((1, 4)):
+        monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / str(number)))
+        options = ("--data", str(folder), "--epochs", "4", "--learning-rate", "1e-7", "--accumulate", str(parts))
+        options += ("--teacher-learning-rate", "1e-6", "--teacher-epochs", "1")
+        output = train(make_plan(*options, output=f"{number}.ckpt"), QUIET).output
+        records.append(read_checkpoint(output).training)
+    assert records[0]["teacher"]["metrics"] == pytest.approx(records[1]["teacher"]["metrics"])
+    whole, parted = ([e for e in record["stages"][-1]["history"] if "loss" in e] for record in records)
+    assert [entry["step"] for entry in whole] == [entry["step"] for entry in parted] == [20]
+    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):  # the teachers differ in their last digits
+        assert parted[0][name] == pytest.approx(whole[0][name], rel=tolerance), name
+
+
 @pytest.mark.parametrize(
     "weights", [(1, 1, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (0, 0, 1, 1), (1, 1, 0, 0), (0, 1, 0, 0)]
 )
@@ -398,11 +421,9 @@ def test_which_losses_reach_every_parameter(make_student: Callable[..., Any], we
     student = make_student(learn_v_threshold=True)
     distiller = Distiller(student, 16, (0, 1, 2), LossWeights(weights[0], *weights))
     batch = {"input_ids": torch.randint(1, 30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
-    hidden, scores = (
-        tuple(torch.randn(3, 3, 7, 16)) if weights[0] else (),
-        tuple(torch.randn(2, 3, 2, 7, 7)) if weights[1] else (),
-    )
-    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, scores), torch.tensor([0, 1, 1]))["loss"].backward()
+    hidden = tuple(torch.randn(3, 3, 7, 16)) if weights[0] else ()
+    attention = tuple(Attention(*torch.randn(3, 3, 2, 7, 8)) for _ in range(2)) if weights[1] else ()
+    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, attention), torch.tensor([0, 1, 1]))["loss"].backward()
     reached = [parameter.grad is not None for parameter in distiller.parameters() if parameter.requires_grad]
     assert all(reached) == distiller.weights.reach_every_parameter
 

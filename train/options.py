@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "augment": 0,
     "inner_epochs": 0.0,
     "batch_size": 32,
+    "accumulate": 1,
     "temperature": 1.0,
     "rate_penalty": 0.0,
     "relation_weight": 0.0,
@@ -32,7 +33,9 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.1,
     "compile": "auto",
     "seed": 42,
-} | dict.fromkeys(("feedback", "bf16", "gradient_checkpointing", "start_teaches", "resume", "force"), False)
+    **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
+    **dict.fromkeys(("start_teaches", "resume", "force"), False),
+}
 """Of what does not depend on the student (recipes.py) or the teacher."""
 
 WITHOUT_DEFAULT: dict[str, type] = {
@@ -99,6 +102,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     learned = options["v_threshold"] in ("learned", PER_CHANNEL)
     if options["v_init"] is None and options["spikes"]:
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
+    if options["attention_norm"] and options["attention_v_threshold"] is None:
+        options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
     student = {
         "num_hidden_layers": options["layers"],
         "hidden_size": options["hidden_size"],
@@ -118,6 +123,7 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         "activation": options["activation"],
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],
+        "attention_norm": options["attention_norm"] or None,
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
@@ -174,6 +180,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         precision="bfloat16" if options["bf16"] else "float32",
         compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],
+        cache_teacher=options["cache_teacher"],
+        accumulate=options["accumulate"],
         seed=options["seed"],
         run_folder=options["run_folder"],
         resume=options["resume"],

@@ -47,6 +47,7 @@ from neurotool.train.teacher import (
     load_teacher,
     locate_teacher,
 )
+from neurotool.train.teacher_cache import keep_outputs
 from neurotool.train.trainer import (
     DistillationTrainer,
     Distiller,
@@ -354,14 +355,19 @@ def run_stage(
         return described
     distiller.weights = stage.weights
     measured = None if stage.name == "general" else task  # without labels there is nothing to measure
+    arguments, kept = training_arguments(plan, stage, measured), None
+    if plan.cache_teacher and measured and stage.weights.teacher_needed:
+        asked = distiller.asked(teacher.depth)
+        kept = keep_outputs(teacher, texts, tokenizer, *asked, plan.precision == "bfloat16", console)
     trainer = DistillationTrainer(
         distiller,
         teacher,
-        training_arguments(plan, stage, measured),
+        arguments,
         texts,
         tokenizer,
         validation if measured else None,
         measured,
+        kept,
     )
     seconds = run_trainer(trainer, plan, stage, console)
     if is_first_process():

@@ -59,7 +59,8 @@ class TrainingPlan:
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
     (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
     ema: decay of a moving average of the weights, which is what is measured and kept.
-    compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
+    compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
+    over processes, and over the `accumulate` parts that each process works off one after the other.
     settings: the options that made the plan, for run.toml (options.py).
     """
 
@@ -94,6 +95,8 @@ class TrainingPlan:
     precision: str = "float32"
     compile: str = "auto"
     gradient_checkpointing: bool = False
+    cache_teacher: bool = False
+    accumulate: int = 1
     seed: int = 42
     run_folder: Path | None = None
     resume: bool = False
@@ -120,6 +123,7 @@ class TrainingPlan:
         _positive("teacher learning rate", self.teacher_learning_rate)
         _require("max length", self.max_length, self.max_length >= 4, "at least 4")
         _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
+        _require("--accumulate", self.accumulate, self.accumulate >= 1, "at least 1")
         _require("--augment", self.augment, self.augment >= 0, "at least 0")
         for name, share in {"--event-target": self.event_target, "--prune": self.prune}.items():
             _require(name, share, share is None or 0 < share < 1, "above 0 and below 1")

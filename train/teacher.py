@@ -1,18 +1,21 @@
 """The teacher: any BERT with safetensors weights. Loaded, fine-tuned on the task when it has no head (cached), then
 frozen in eval mode for as long as it teaches."""
 
+import fcntl
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
@@ -20,6 +23,7 @@ from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassificatio
 from neurotool.errors import TeacherError
 from neurotool.student.encoder import Attention
 from neurotool.tasks import Task
+from neurotool.train.progress import say
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +183,26 @@ def cache_key(name: str, hashes: dict[str, str], settings: dict[str, Any]) -> st
     else:
         digest.update(name.encode())
     return f"{Path(name).name}-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def one_at_a_time(cached: Path, what: str, doing: str, console: Console) -> Iterator[None]:
+    """Another run that wants the same waits until it is in the cache. The processes of one run do not wait for
+    each other, and neither does anyone where the cache cannot be written to or the system has no such locks."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):
+            locks = cache_folder() / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((locks / cached.name).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(console, f"{what}: another run is {doing}, waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def store_teacher(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

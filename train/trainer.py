@@ -35,6 +35,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
 from neurotool.train.sparsity import EventTarget, Ramp, measure_density, split_thresholds
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
+from neurotool.train.teacher_cache import POSITION, KeptOutputs
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ class Distiller(nn.Module):
         weights = self.weights
         wanted = {tap: layer for tap, layer in enumerate(self.layer_map) if layer is not None}
         return {tap: layer for tap, layer in wanted.items() if (weights.hidden if tap else weights.embedding)}
+
+    def asked(self, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Hidden states and attention of a teacher of `depth` layers that the losses read. The attention is that of the
+        layer the student's was copied from, which reads the same hidden state."""
+        read = (min(layer + 1, depth) for layer in self.layer_map[:-1] if layer is not None)
+        return tuple(self.taps.values()), tuple(read) if self.weights.attention_needed else ()
 
     @property
     def measured(self) -> Student:
@@ -236,6 +243,10 @@ class ReproducibleTrainer(Trainer):
 
     rate_option = "--learning-rate"
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.model_accepts_loss_kwargs = False  # losses are means: parts of a batch are averaged
+
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **options)
         if not torch.isfinite(loss):
@@ -244,7 +255,7 @@ class ReproducibleTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
         texts = self.train_dataset if train_dataset is None else train_dataset
-        batch_size = self.args.train_batch_size * self.args.world_size
+        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -272,7 +283,10 @@ class DistillationTrainer(ReproducibleTrainer):
         tokenizer: PreTrainedTokenizerBase,
         validation: datasets.Dataset | None = None,
         task: Task | None = None,
+        kept: KeptOutputs | None = None,
     ) -> None:
+        if kept is not None:
+            train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
         callbacks: list[TrainerCallback] = [] if distiller.events is None else [Ramp(distiller.events)]
         callbacks += [] if distiller.averaged is None else [Average(distiller)]
         super().__init__(
@@ -285,12 +299,12 @@ class DistillationTrainer(ReproducibleTrainer):
             callbacks=[*callbacks, distiller.compressor],
         )
         self.teacher = teacher.to(arguments.device)
+        self.kept = kept
         self.task = task
         if task is None:
             self.rate_option = "--general-learning-rate"
         else:
             self.args.metric_for_best_model = CHOOSES
-        self.model_accepts_loss_kwargs = False
         self._terms: dict[str, Tensor] = {}
         self.control: TrainerControl
 
@@ -303,18 +317,15 @@ class DistillationTrainer(ReproducibleTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
+        positions = inputs.pop(POSITION, None)
         distiller, taught = self.distiller, NOTHING_TAUGHT
-        if distiller.weights.teacher_needed:
+        if self.kept is not None and positions is not None:
+            taught = self.kept.batch(positions.tolist(), len(distiller.taps), inputs["attention_mask"])
+        elif distiller.weights.teacher_needed:
             with self.accelerator.autocast():
-                layers = self._attention_layers if distiller.weights.attention_needed else ()
-                taught = self.teacher(inputs, tuple(distiller.taps.values()), layers)
+                taught = self.teacher(inputs, *distiller.asked(self.teacher.depth))
         self._terms = model(inputs, taught, labels)
         return self._terms["loss"]
-
-    @property
-    def _attention_layers(self) -> tuple[int, ...]:
-        """The attention that reads the hidden state which the student's layer reads: the layer it was copied from."""
-        return tuple(min(layer + 1, self.teacher.depth) for layer in self.distiller.layer_map[:-1] if layer is not None)
 
     @property
     def distiller(self) -> Distiller:

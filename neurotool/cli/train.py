@@ -9,7 +9,7 @@ from rich.console import Console
 
 from neurotool.cli.options import PATH, json_option
 from neurotool.train.options import DEFAULTS, PER_CHANNEL
-from neurotool.train.recipes import RECIPES, defaults_text, teacher_default
+from neurotool.train.recipes import PRESETS, RECIPES, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
 
@@ -21,6 +21,7 @@ Examples:
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
   neurotool train --data DIR --student snn-textcnn --kernel-sizes 3,4,5
+  neurotool train --data DIR --preset best
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
@@ -51,6 +52,25 @@ def _layer_map(context: click.Context, option: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, or '-', such as 0,-,6,9,12") from None
 
 
+def _preset(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The preset's options become defaults, after those of --config."""
+    if value is not None:
+        context.default_map = {**PRESETS[value].options, **(context.default_map or {})}
+    return value
+
+
+def _list_presets(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        for name, preset in PRESETS.items():
+            click.echo(f"{name}: {preset.title}\n  {_command_line(preset.options)}\n  {preset.reached}")
+        context.exit()
+
+
+def _command_line(options: dict[str, Any]) -> str:
+    parts = (f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in options.items())
+    return " ".join(part.removesuffix(".0") for part in parts)
+
+
 def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     if value is None:
         return None
@@ -66,9 +86,10 @@ def _config(context: click.Context, option: click.Parameter, value: Path | None)
         from neurotool.train.config import read_config
 
         listed = {"layer_map", "kernel_sizes"}  # as on the command line
-        context.default_map = {
+        given = {
             name: ",".join(map(str, given)) if name in listed else given for name, given in read_config(value).items()
         }
+        context.default_map = {**(context.default_map or {}), **given}
     return value
 
 
@@ -96,6 +117,22 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_with_default(
     "--teacher",
     help="BERT: folder or Hugging Face id; scratch trains a small one on the texts of the task alone.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    callback=_preset,
+    is_eager=True,
+    expose_value=False,
+    help="A named set of options; those that are given beside it count.",
+)
+@click.option(
+    "--list-presets",
+    is_flag=True,
+    callback=_list_presets,
+    is_eager=True,
+    expose_value=False,
+    help="Print what each preset means, and what it reached, and exit.",
 )
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=PATH, help="Folder with train.* and validation.* files.")
@@ -126,8 +163,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
 @_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
-@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
+@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
+@click.option(
+    "--attention-norm", is_flag=True, help="spikebert: a LayerNorm of attention products, which grow with the tokens."
+)
 @click.option(
     "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"
 )
@@ -164,6 +204,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--general-soft-weight", type=float, help="Teacher's logits on corpus.")
 @_by_student("--general-learning-rate", type=float, help="Used with --corpus.")
 @_with_default("--batch-size", type=int, help="Over all processes.")
+@_with_default("--accumulate", type=int, help="Parts that a batch is worked off in, to save memory.")
 @_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
 @_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
 @_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
@@ -203,6 +244,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--gradient-checkpointing",
     is_flag=True,
     help="spikebert: blocks run anew in the backward pass: a fifth less memory, more time.",
+)
+@click.option(
+    "--cache-teacher",
+    is_flag=True,
+    help="Ask the teacher once a text and keep the answers in a file, about 10 to 20 KB a token.",
 )
 @_with_default("--seed", type=int, help="Of everything random.")
 @click.option(

@@ -126,6 +126,8 @@ class SpikeBertConfig(StudentConfig):
 
     attention_v_threshold: of the neurons that read the attention products, in place of v_threshold.
     attention_scale: factor of those products, which no softmax bounds.
+    attention_norm: a LayerNorm of those products. Without it, as in the paper, they grow with the number of tokens, and
+      the neurons of a long text, such as a pair of sentences, fire at every step whatever it says.
     positions: learned positions added to the embedding; with none, as in the paper, the order of words is not seen.
     """
 
@@ -136,6 +138,7 @@ class SpikeBertConfig(StudentConfig):
     leak: float | int = 0.9
     attention_v_threshold: float | int = 0.25
     attention_scale: float | int = 0.125
+    attention_norm: bool = False
     positions: str = "learned"
 
     def check(self) -> None:

@@ -25,8 +25,7 @@ class StudentOutput(ModelOutput):
     attention reads them; only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
     rates; with feedback also those that entered node "feedback"; only on request. active_counts: the windows in which
     each neuron sent any spike; only where a run has several, else they are those with a spike count. messages: how many
-    neurons of each layer send anything, differentiable, (batch, tokens); only on request, and of the phased
-    schedule."""
+    neurons of a layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
