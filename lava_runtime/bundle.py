@@ -22,6 +22,7 @@ from neurotool import __version__
 from neurotool.errors import BundleError, GraphError, one_line
 from neurotool.files import check_folder
 from neurotool.graph import Graph
+from neurotool.texts import longest
 
 FORMAT_VERSION = 1
 MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.json", "weights.safetensors"
@@ -48,7 +49,7 @@ class Bundle:
     @property
     def max_length(self) -> int:
         """Tokens to which texts are cut."""
-        return min(self.graph.tokens, self.record.get("plan", {}).get("max_length", self.graph.tokens))
+        return longest(self.record.get("plan", {}), self.graph.tokens)
 
 
 def is_bundle(path: Path) -> bool:

@@ -15,6 +15,7 @@ from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
 from neurotool.student import Student
 from neurotool.tasks import Task, compute_metrics, load_examples, load_task
+from neurotool.texts import INPUTS, encode, pad
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,12 @@ def batches(
     dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """(positions, batch) with inputs of similar length together, padded to the longest of the batch."""
-    columns = [c for c in ("input_ids", "attention_mask", "token_type_ids") if c in dataset.column_names]
     lengths = [len(ids) for ids in dataset["input_ids"]]
     order = sorted(range(len(dataset)), key=lengths.__getitem__)
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         examples = dataset.select(positions)
-        batch = tokenizer.pad({c: examples[c][:] for c in columns}, return_tensors="pt")
+        batch = pad(tokenizer, {name: examples[name][:] for name in INPUTS})
         yield positions, {name: tensor.to(device) for name, tensor in batch.items()}
 
 
@@ -118,18 +118,14 @@ def _add(activity: Activity, counts: dict[str, Tensor], attention_mask: Tensor, 
 
 
 @torch.inference_mode()
-def predict(student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]]) -> np.ndarray:
-    """Logits (texts, labels). texts: tuples of one text, or two for a pair task; too long ones are truncated."""
+def predict(
+    student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]], max_length: int
+) -> tuple[np.ndarray, int]:
+    """Logits (texts, labels), and how many texts were cut to `max_length` tokens (see texts.longest).
+
+    texts: tuples of one text, or two for a pair task.
+    """
     student.eval()
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    length = student.config.max_position_embeddings
-    batch = tokenizer(
-        *columns,
-        truncation=True,
-        max_length=length,
-        padding=True,
-        return_tensors="pt",
-        return_token_type_ids=True,
-        return_attention_mask=True,
-    )
-    return student(**batch.to(student.device), output_rates=False).logits.float().cpu().numpy()
+    encoded = encode(tokenizer, list(zip(*texts, strict=True)), max_length)
+    batch = pad(tokenizer, encoded.tokens).to(student.device)
+    return student(**batch, output_rates=False).logits.float().cpu().numpy(), sum(encoded.cut)

@@ -13,6 +13,7 @@ import numpy as np
 from neurotool.errors import ConfigError, DataError, one_line
 from neurotool.examples import Examples, encode_labels, find_split, infer_label_names, read_examples
 from neurotool.tables import open_table
+from neurotool.texts import PAIR, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,18 +69,17 @@ class _HubSource:
 
 
 _GLUE = "nyu-mll/glue"
-_PAIR = ("sentence1", "sentence2")
-_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (_PAIR, ("sentence",), ("text",))
+_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (PAIR, ("sentence",), ("text",))
 _VALIDATION_STEMS = ("validation", "dev", "valid")
 _HUB_TASKS = {
     "sst2": _HubSource(_GLUE, "sst2", ("sentence",)),
     "cola": _HubSource(_GLUE, "cola", ("sentence",), ("matthews", "accuracy")),
-    "mrpc": _HubSource(_GLUE, "mrpc", _PAIR, ("f1", "accuracy")),
+    "mrpc": _HubSource(_GLUE, "mrpc", PAIR, ("f1", "accuracy")),
     "qqp": _HubSource(_GLUE, "qqp", ("question1", "question2"), ("f1", "accuracy")),
     "qnli": _HubSource(_GLUE, "qnli", ("question", "sentence")),
-    "rte": _HubSource(_GLUE, "rte", _PAIR),
+    "rte": _HubSource(_GLUE, "rte", PAIR),
     "mnli": _HubSource(_GLUE, "mnli", ("premise", "hypothesis"), validation="validation_matched"),
-    "stsb": _HubSource(_GLUE, "stsb", _PAIR, REGRESSION_METRICS),
+    "stsb": _HubSource(_GLUE, "stsb", PAIR, REGRESSION_METRICS),
     "rotten_tomatoes": _HubSource("cornell-movie-review-data/rotten_tomatoes", None, ("text",)),
 }
 TASK_NAMES = (*_HUB_TASKS, "demo")
@@ -190,21 +190,14 @@ def tokenise(
     Returns a dataset with input_ids, token_type_ids, attention_mask and labels (where the texts have any), and how many
     texts had to be truncated.
     """
-    text_columns = [name for name in _PAIR if name in dataset.column_names]
+    text_columns = [name for name in PAIR if name in dataset.column_names]
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(
-            *(list(batch[name]) for name in text_columns),
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=True,
-            return_attention_mask=True,
-        )
-        truncated = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
+    def read(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = encode(tokenizer, [batch[name] for name in text_columns], max_length)
         labels = {"labels": batch["label"]} if "label" in batch else {}
-        return {**encoded, **labels, "truncated": truncated}
+        return {**encoded.tokens, **labels, "truncated": encoded.cut}
 
-    tokens = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="tokenising")
+    tokens = dataset.map(read, batched=True, remove_columns=dataset.column_names, desc="tokenising")
     return tokens.remove_columns("truncated"), sum(tokens["truncated"])
 
 
@@ -215,19 +208,19 @@ def _choose_metrics(main: str | None, label_names: tuple[str, ...]) -> tuple[str
 
 
 def _encode(examples: Examples, task: Task) -> datasets.Dataset:
-    columns: dict[str, list[Any]] = dict(zip(_PAIR, examples.texts, strict=False))
+    columns: dict[str, list[Any]] = dict(zip(PAIR, examples.texts, strict=False))
     labels = encode_labels(examples, task.label_names)
     return datasets.Dataset.from_dict({**columns, "label": labels}, _features(task))
 
 
 def _features(task: Task) -> datasets.Features:
-    texts = dict.fromkeys(_PAIR[: len(task.text_columns)], datasets.Value("string"))
+    texts = dict.fromkeys(PAIR[: len(task.text_columns)], datasets.Value("string"))
     return datasets.Features({**texts, "label": datasets.Value("float32" if task.regression else "int64")})
 
 
 def _from_hub(split: datasets.Dataset, task: Task) -> datasets.Dataset:
     split = split.select_columns([*task.text_columns, "label"])
-    names = {old: new for old, new in zip(task.text_columns, _PAIR, strict=False) if old != new}
+    names = {old: new for old, new in zip(task.text_columns, PAIR, strict=False) if old != new}
     return split.rename_columns(names).cast(_features(task)) if names else split.cast(_features(task))
 
 

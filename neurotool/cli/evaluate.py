@@ -68,6 +68,7 @@ def evaluate(
     from neurotool.student.serialise import load_student
     from neurotool.student.student import check_time_steps
     from neurotool.tasks import tokenise
+    from neurotool.texts import INPUTS, longest, pad
 
     if not convergence and output is not None:
         raise ConfigError(f"-o {output} is the plot of --convergence: add --convergence or leave out -o")
@@ -84,16 +85,14 @@ def evaluate(
 
         check_convergent(student)
     console = Console()
-    plan = loaded.training.get("plan", {})
     examples = validation_examples(data, task, loaded.training)
-    length = min(plan.get("max_length", 512), student.config.max_position_embeddings)
+    length = longest(loaded.training.get("plan", {}), student.config.max_position_embeddings)
     dataset, truncated = tokenise(examples, tokenizer, length)
     if truncated:
         click.echo(f"{truncated} of {len(dataset)} texts are longer than {length} tokens: cut", err=True)
     if convergence:
         sample = dataset.select(range(min(32, len(dataset))))
-        columns = ("input_ids", "attention_mask", "token_type_ids")
-        batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")
+        batch = pad(tokenizer, {name: sample[name][:] for name in INPUTS})
         errors = measure_convergence(student, dict(batch), list(time_steps or CONVERGENCE_STEPS))
         if output is not None:
             plot_convergence(errors, output)

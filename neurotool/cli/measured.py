@@ -13,6 +13,7 @@ from neurotool.cli.graphs import Conventions, is_nir, load_graph, refuse_convent
 from neurotool.errors import ConfigError, DataError
 from neurotool.graph import Graph
 from neurotool.lava_runtime.bundle import is_bundle, read_bundle
+from neurotool.texts import check_text
 
 if TYPE_CHECKING:
     from neurotool.energy.counts import Counts
@@ -110,11 +111,12 @@ def measure_student(path: Path, student: "LoadedStudent", source: Source, time_s
     from neurotool.evaluation import evaluate, measure, validation_examples
     from neurotool.student.student import check_time_steps
     from neurotool.tasks import tokenise
+    from neurotool.texts import longest
 
     datasets.disable_progress_bars()
     model, tokenizer, task, checkpoint = student
     check_time_steps(model, time_steps)
-    length = min(checkpoint.training.get("plan", {}).get("max_length", 512), model.config.max_position_embeddings)
+    length = longest(checkpoint.training.get("plan", {}), model.config.max_position_embeddings)
     options: dict[str, Any] = {"time_steps": time_steps, "per_neuron": source.skip_zero}
     metrics: dict[str, float] = {}
     if source.data is not None and source.file is None:
@@ -215,6 +217,7 @@ def _emulated(path: Path, source: Source) -> Measured:
 
 def _pair(text: str, columns: tuple[str, ...]) -> list[list[str]]:
     """One column a text; the two of a pair are separated by a tab."""
+    check_text(text, "--data")
     texts = text.split("\t")
     if len(texts) != len(columns):
         raise DataError(

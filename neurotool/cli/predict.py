@@ -12,6 +12,7 @@ import numpy as np
 
 from neurotool.cli import json_option
 from neurotool.errors import DataError
+from neurotool.texts import check_text
 
 if TYPE_CHECKING:
     from neurotool.tasks import Task
@@ -35,15 +36,18 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
     """Classify or score texts."""
     from neurotool.evaluation import predict as run
     from neurotool.student.serialise import load_student
+    from neurotool.texts import longest
 
-    student, tokenizer, task, _ = load_student(checkpoint)
+    student, tokenizer, task, loaded = load_student(checkpoint)
+    length = longest(loaded.training.get("plan", {}), student.config.max_position_embeddings)
     source = _lines() if texts == ("-",) else numbered(texts)
     empty = True
     while batch := list(islice(source, batch_size)):
         empty = False
         pairs = [split_columns(name, text, len(task.text_columns)) for name, text in batch]
-        _warn_of_long_texts(pairs, tokenizer, student.config.max_position_embeddings)
-        logits = run(student, tokenizer, pairs)
+        logits, cut = run(student, tokenizer, pairs, length)
+        if cut:
+            click.echo(f"{cut} of {len(pairs)} texts are longer than {length} tokens: cut", err=True)
         for (_, text), row in zip(batch, logits, strict=True):
             result = prediction(task, text, row)
             click.echo(json.dumps(result, ensure_ascii=False) if as_json else shown(result))
@@ -51,16 +55,9 @@ def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: 
         raise DataError("standard input: no text in it; give one text a line")
 
 
-def _warn_of_long_texts(texts: list[tuple[str, ...]], tokenizer: Any, length: int) -> None:
-    columns = (list(column) for column in zip(*texts, strict=True))
-    encodings = tokenizer(*columns, truncation=True, max_length=length).encodings
-    if cut := sum(bool(encoding.overflowing) for encoding in encodings):
-        click.echo(f"{cut} of {len(texts)} texts are longer than {length} tokens: cut", err=True)
-
-
 def numbered(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The texts of a command line, each with what an error calls it."""
-    return ((f"text {number}", text) for number, text in enumerate(texts, start=1))
+    return ((f"text {number}", check_text(text, f"text {number}")) for number, text in enumerate(texts, start=1))
 
 
 def _lines() -> Iterator[tuple[str, str]]:

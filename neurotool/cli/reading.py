@@ -1,6 +1,5 @@
 """How a model file reads text: its tokenizer and task, and where its validation data are."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,17 +50,13 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
     """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
     if not bundle.tokenizer:
         return None
-    from transformers import AutoTokenizer
-
     from neurotool.tasks import Task
+    from neurotool.texts import tokenizer_from_files
 
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in bundle.tokenizer.items():
-            (Path(folder) / name).write_text(text, encoding="utf-8")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # the tokenizers library raises plain Exceptions
-            raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
+    try:
+        tokenizer = tokenizer_from_files(bundle.tokenizer)
+    except DataError as error:
+        raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
     try:
         lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
         return TextReader(tokenizer, Task(bundle.task["name"], *lists), bundle.record.get("plan", {}))
@@ -78,11 +73,12 @@ def read_texts(reader: TextReader, data: Path | None, samples: int, tokens: int)
     """
     from neurotool.evaluation import validation_examples
     from neurotool.sentences import SENTENCES, tokenised
+    from neurotool.texts import PAIR, longest
 
     task, labels = reader.task, None
     try:
         examples = validation_examples(data, task, {"plan": reader.plan})
-        columns = [name for name in ("sentence1", "sentence2") if name in examples.column_names]
+        columns = [name for name in PAIR if name in examples.column_names]
         chosen = examples.select(range(min(samples, len(examples))))
         texts = list(zip(*(chosen[name] for name in columns), strict=True))
         labels = np.asarray(chosen["label"])
@@ -93,6 +89,6 @@ def read_texts(reader: TextReader, data: Path | None, samples: int, tokens: int)
         pair = range(len(task.text_columns))
         texts = [tuple(SENTENCES[(i + k) % len(SENTENCES)] for k in pair) for i in range(len(SENTENCES))][:samples]
         source = f"built-in sentences ({error})"
-    tokens = min(tokens, reader.plan.get("max_length", tokens))
+    tokens = longest(reader.plan, tokens)
     inputs, cut = tokenised(reader.tokenizer, texts, tokens)
     return TextInputs(inputs, labels, f"{source}, {cut} cut to {tokens} tokens" if cut else source)

@@ -18,6 +18,7 @@ from neurotool.files import check_free, replacing
 from neurotool.graph import Graph, Neuron
 from neurotool.lava_runtime.bundle import read_bundle
 from neurotool.sentences import random_inputs, tokenised
+from neurotool.texts import longest
 
 if TYPE_CHECKING:
     from neurotool.lava_runtime.emulator import Emulation
@@ -160,7 +161,7 @@ def _inputs(
         return TextInputs(random_inputs(graph, samples), None, "random inputs: the bundle holds no tokenizer")
     if not texts:
         return read_texts(reader, data, samples, graph.tokens)
-    tokens = min(graph.tokens, reader.plan.get("max_length", graph.tokens))
+    tokens = longest(reader.plan, graph.tokens)
     columns = [split_columns(name, text, len(reader.task.text_columns)) for name, text in numbered(texts)]
     inputs, cut = tokenised(reader.tokenizer, columns, tokens)
     return TextInputs(inputs, None, f"given texts, {cut} cut to {tokens} tokens" if cut else "given texts")

@@ -1,19 +1,17 @@
 """Between a torch student with its tokenizer and the .ckpt format (neurotool/checkpoint.py)."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
-from neurotool.errors import CheckpointError
+from neurotool.errors import CheckpointError, DataError
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+from neurotool.texts import tokenizer_files, tokenizer_from_files
 
 
 class LoadedStudent(NamedTuple):
@@ -31,13 +29,10 @@ def to_checkpoint(
     activity: dict[str, Any],
 ) -> Checkpoint:
     """Everything needed to use `student` elsewhere. Weights are stored in float32."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        files = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in _TOKENIZER_FILES}
     return Checkpoint(
         tensors={name: tensor.detach().float().cpu().numpy() for name, tensor in student.state_dict().items()},
         config=student.config.to_dict() | {"model_type": student.config.model_type},
-        tokenizer=files,
+        tokenizer=tokenizer_files(tokenizer),
         labels=list(task.label_names),
         training=training | {"task": asdict(task)},
         activity=activity,
@@ -59,7 +54,8 @@ def load_student(path: str | Path) -> LoadedStudent:
     except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
         raise CheckpointError(f"{path}: its configuration is not valid: {' '.join(str(error).split())}") from error
     _load_tensors(path, model, checkpoint)
-    return LoadedStudent(model.eval(), _load_tokenizer(path, checkpoint.tokenizer), _task(path, checkpoint), checkpoint)
+    tokenizer = _load_tokenizer(path, checkpoint, model.config.vocab_size)
+    return LoadedStudent(model.eval(), tokenizer, _task(path, checkpoint), checkpoint)
 
 
 def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
@@ -86,12 +82,12 @@ def _load_tensors(path: str | Path, model: Student, checkpoint: Checkpoint) -> N
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in checkpoint.tensors.items()})
 
 
-def _load_tokenizer(path: str | Path, files: dict[str, Any]) -> PreTrainedTokenizerBase:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for name in _TOKENIZER_FILES:
-                (Path(folder) / name).write_text(files[name], encoding="utf-8")
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # the tokenizers library raises plain Exceptions
-            raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+def _load_tokenizer(path: str | Path, checkpoint: Checkpoint, vocabulary: int) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = tokenizer_from_files(checkpoint.tokenizer)
+    except DataError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= vocabulary:
+        raise CheckpointError(f"{path}: its tokenizer has a token {highest}, its embedding only {vocabulary} tokens")
     return tokenizer
