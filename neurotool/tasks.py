@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from neurotool.errors import ConfigError, DataError, one_line
-from neurotool.examples import Examples, encode_labels, find_split, infer_label_names, read_examples
+from neurotool.errors import ConfigError, DataError, listing, one_line, shown
+from neurotool.examples import LABEL, Examples, encode_labels, find_split, infer_label_names, read_examples
 from neurotool.tables import open_table
 from neurotool.texts import PAIR, encode
 
@@ -29,12 +29,14 @@ class Task:
     text_columns: the one or two columns of the source that hold the text.
     label_names: class names in the order of the label ids.
     metrics: what `compute_metrics` returns; the first one chooses the best epoch.
+    label_column: the column of the source that holds the label.
     """
 
     name: str
     text_columns: tuple[str, ...]
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
+    label_column: str = LABEL
 
     @property
     def regression(self) -> bool:
@@ -69,6 +71,7 @@ class _HubSource:
 
 
 _GLUE = "nyu-mll/glue"
+_GLUE_PAIRS = (("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
 _FILE_COLUMNS: tuple[tuple[str, ...], ...] = (PAIR, ("sentence",), ("text",))
 _VALIDATION_STEMS = ("validation", "dev", "valid")
 _HUB_TASKS = {
@@ -97,7 +100,7 @@ def load_task(name: str) -> TaskData:
         return _load_demo()
     if name not in _HUB_TASKS:
         raise DataError(
-            f"unknown task {name!r}; known tasks: {', '.join(TASK_NAMES)}; for your own files use --data DIR"
+            f"unknown task {shown(name)}; known tasks: {', '.join(TASK_NAMES)}; for your own files use --data DIR"
         )
     source = _HUB_TASKS[name]
     try:
@@ -113,32 +116,50 @@ def load_task(name: str) -> TaskData:
     return _task_data(task, _from_hub(train, task), _from_hub(validation, task))
 
 
-def load_data(path: str | Path, metric: str | None = None) -> TaskData:
+def load_data(
+    path: str | Path,
+    metric: str | None = None,
+    text_columns: tuple[str, ...] | None = None,
+    label_column: str = LABEL,
+) -> TaskData:
     """Load a folder with train.* and validation.* (or dev.*, valid.*) as TSV, CSV, JSON lines or Parquet.
 
-    Columns: `sentence` (or `text`), or `sentence1` and `sentence2`; and `label`: class names, integers 0..n-1, or
-    scores (any value that is not an integer makes the task a regression).
+    Columns: `sentence` (or `text`), or a pair: `sentence1` and `sentence2` or GLUE's names; or the one or two
+    `text_columns`. And the label: class names, integers 0..n-1, or scores (any value that is not an integer makes the
+    task a regression).
 
     metric: the main metric. A regression metric makes scores of integer labels too.
 
     Raises:
-        DataError: names the file and, where there is one, the line.
-        ConfigError: the metric is unknown.
+        DataError: names the file and, where there is one, the line; also where several columns could be meant.
+        ConfigError: the metric is unknown, or the columns are not one or two besides the label.
     """
     if metric not in (None, *METRICS):
-        raise ConfigError(f"unknown metric {metric!r}; known metrics: {', '.join(METRICS)}")
+        raise ConfigError(f"unknown metric {shown(metric)}; known metrics: {', '.join(METRICS)}")
+    if text_columns is not None and (
+        len(set(text_columns)) not in (1, 2)
+        or len(set(text_columns)) < len(text_columns)
+        or label_column in text_columns
+    ):
+        raise ConfigError(
+            f"--text-columns {listing(text_columns)}: give one column, or two different ones for pairs, and not the "
+            f"label's ({label_column})"
+        )
     folder = Path(path)
-    train = read_examples(find_split(folder, ("train",)), _FILE_COLUMNS)
+    choices = (*_GLUE_PAIRS, *_FILE_COLUMNS) if text_columns is None else (text_columns,)
+    train = read_examples(find_split(folder, ("train",)), choices, label_column, only=text_columns is not None)
     label_names = infer_label_names(train, regression=None if metric is None else metric in REGRESSION_METRICS)
-    task = Task(folder.resolve().name, train.text_columns, label_names, _choose_metrics(metric, label_names))
-    validation = read_examples(find_split(folder, _VALIDATION_STEMS), (train.text_columns,))
+    metrics = _choose_metrics(metric, label_names)
+    task = Task(folder.resolve().name, train.text_columns, label_names, metrics, label_column)
+    held_out = find_split(folder, _VALIDATION_STEMS)
+    validation = read_examples(held_out, (train.text_columns,), label_column, only=True)
     return _task_data(task, _encode(train, task), _encode(validation, task))
 
 
 def load_examples(path: Path, task: Task) -> datasets.Dataset:
     """Load labelled examples for `task` from one file, or from the validation file of a folder.
 
-    The text columns are named as in the task's own data or as `load_data` reads them; the result's as in TaskData.
+    The columns are named as in the task's own data or as `load_data` reads them; the result's as in TaskData.
 
     Raises:
         DataError: as `load_data`; also a label that the task does not have.
@@ -146,9 +167,13 @@ def load_examples(path: Path, task: Task) -> datasets.Dataset:
     file = find_split(path, _VALIDATION_STEMS) if path.is_dir() else path
     if not file.exists():
         raise DataError(f"{file}: no such file or folder; give a table of examples, or a folder with a validation file")
-    same_width = tuple(columns for columns in _FILE_COLUMNS if len(columns) == len(task.text_columns))
+    columns = open_table(file).columns
+    label_column = task.label_column if task.label_column in columns else LABEL
+    if set(task.text_columns) <= set(columns):
+        return _encode(read_examples(file, (task.text_columns,), label_column, only=True), task)
+    same_width = tuple(names for names in _FILE_COLUMNS if len(names) == len(task.text_columns))
     choices = tuple(dict.fromkeys((task.text_columns, *same_width)))
-    return _encode(read_examples(file, choices), task)
+    return _encode(read_examples(file, choices, label_column), task)
 
 
 def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

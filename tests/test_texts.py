@@ -107,7 +107,7 @@ def test_an_expression_that_may_match_for_ever(tiny_teacher: Path) -> None:
 
 def test_tokenizers_that_cannot_train(copy: Path) -> None:
     change(copy, "tokenizer_config.json", pad_token=None, tokenizer_class="PreTrainedTokenizerFast")
-    with pytest.raises(DataError, match="no padding token: name one as pad_token in tokenizer_config.json"):
+    with pytest.raises(DataError, match=r"no padding token: name one as pad_token in tokenizer_config\.json"):
         load_tokenizer(str(copy))
     (copy / "tokenizer.json").unlink()
     (copy / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\n")

@@ -50,6 +50,7 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
     """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
     if not bundle.tokenizer:
         return None
+    from neurotool.examples import LABEL
     from neurotool.tasks import Task
     from neurotool.texts import tokenizer_from_files
 
@@ -59,7 +60,11 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
         raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
     try:
         lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
-        return TextReader(tokenizer, Task(bundle.task["name"], *lists), bundle.record.get("plan", {}))
+        return TextReader(
+            tokenizer,
+            Task(bundle.task["name"], *lists, bundle.task.get("label_column", LABEL)),
+            bundle.record.get("plan", {}),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
