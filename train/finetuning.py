@@ -1,5 +1,6 @@
 """A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from neurotool.tasks import Task, TaskData, compute_metrics
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
-from neurotool.train.teacher import SCRATCH, LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
+from neurotool.train.teacher import LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
 from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
 
 WEIGHT_DECAY = 0.01
@@ -48,13 +49,17 @@ def prepare_teacher(
         "precision": plan.precision,
         "seed": plan.seed,
     }
-    if plan.teacher == SCRATCH:  # there are no files whose content would be part of the key
-        settings["config"] = model.config.to_diff_dict()
-        settings["vocabulary"] = tokenizer.get_vocab()
-    cached = cache_folder() / "teachers" / cache_key(plan.teacher, data.hashes, settings)
+    cached = cache_folder() / "teachers" / cache_key(plan.teacher, loaded.identity, data.hashes, settings)
     if cached.is_dir():
-        say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
-        return load_teacher(str(cached), data.task)[:2]
+        try:
+            kept = load_teacher(str(cached), data.task)
+        except TeacherError as error:
+            say(console, f"warning: what is kept of it cannot be used and is made anew ({error})")
+            if is_first_process():
+                shutil.rmtree(cached)
+        else:
+            say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
+            return kept.model, kept.tokenizer
     rate, size = plan.teacher_learning_rate, plan.teacher_batch_size
     stage = StagePlan("teacher", plan.teacher_epochs, rate, size, LossWeights())
     arguments = training_arguments(replace(plan, weight_decay=WEIGHT_DECAY), stage, data.task)

@@ -188,7 +188,10 @@ def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> Loaded
         return made
     if not Path(locate_teacher(plan.teacher)).is_dir():
         say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
-    return load_teacher(plan.teacher, data.task)
+    loaded = load_teacher(plan.teacher, data.task)
+    for note in loaded.notes:
+        say(console, f"teacher {plan.teacher}: {note}")
+    return loaded
 
 
 def read_texts(

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import click
 
 from neurotool import __version__
-from neurotool.errors import NeurotoolError
+from neurotool.errors import NeurotoolError, shown
+
+LONGEST_ERROR = 260
+"""Characters; with what is put around it a line has at most 300."""
 
 
 class LazyCommand(NamedTuple):
@@ -56,9 +59,11 @@ class NeurotoolGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        if nul := next((argument for argument in args if "\0" in argument), None):
+            raise _UsageError(_line(f"argument {shown(nul)} holds a NUL character: no text or path has one"))
         with _usage_errors_on_one_line():
-            return super().make_context(*args, **extra)
+            return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -72,7 +77,7 @@ class NeurotoolGroup(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             exit_code, message = _explain(error)
-            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            click.echo(f"Error: {_line(message)}", err=True)
             raise click.exceptions.Exit(exit_code) from error
 
 
@@ -89,9 +94,18 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: not an error, prints the help
             raise
         command = error.ctx.command_path if error.ctx else "neurotool"
-        message = " ".join(error.format_message().split())
+        message = _line(error.format_message())
         stop = "" if message.endswith((".", "?")) else "."
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
+
+
+def _line(message: str) -> str:
+    """The message on one line of at most LONGEST_ERROR characters; what is left out is the middle."""
+    message = " ".join(message.split())
+    if len(message) <= LONGEST_ERROR:
+        return message
+    half = LONGEST_ERROR // 2 - 2
+    return f"{message[:half]} … {message[-half:]}"
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -120,6 +134,8 @@ def _describe_bug(error: BaseException) -> str:
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
+    if not os.environ.get("XDG_CACHE_HOME", "unset"):  # empty means unset, but not to every library
+        del os.environ["XDG_CACHE_HOME"]
 
 
 def main() -> None:
