@@ -48,7 +48,7 @@ class Checkpoint:
     activity: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint, force: bool = True) -> None:
     """Write `checkpoint` to `path` so that the name always holds a complete file, the old one or the new one.
 
     Raises:
@@ -65,7 +65,7 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         content = save(tensors, {"neurotool": json.dumps(header, default=_plain)})
     except (TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be stored: {one_line(error)}") from error
-    with replacing(path, force=True, error_type=CheckpointError) as temporary:
+    with replacing(path, force=force, error_type=CheckpointError) as temporary:
         temporary.write_bytes(content)
 
 

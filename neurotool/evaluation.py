@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
 from neurotool.student import Student
-from neurotool.tasks import Task, compute_metrics, load_examples, load_task
+from neurotool.tasks import Task, compute_metrics, content_hash, load_examples, load_task
 from neurotool.texts import INPUTS, encode, pad
 
 
@@ -44,7 +44,7 @@ def batches(
 def validation_examples(data: Path | None, task: Task, training: dict[str, Any]) -> datasets.Dataset:
     """Labelled examples from `data`, else those that the training record of a checkpoint was validated on.
 
-    Raises DataError where they cannot be found.
+    Raises DataError where they cannot be found, or are not those.
     """
     if data is not None:
         return load_examples(data, task)
@@ -53,8 +53,26 @@ def validation_examples(data: Path | None, task: Task, training: dict[str, Any])
         folder = Path(plan["data"])
         if not folder.exists():
             raise DataError(f"the student was trained on {folder}, which is not here: give other data with --data")
-        return load_examples(folder, task)
-    return load_task(plan.get("task", task.name)).validation
+        examples = load_examples(folder, task)
+    else:
+        examples = load_task(plan.get("task", task.name)).validation
+    if validation_hash(training) and not is_validation_data(examples, training):
+        raise DataError(
+            f"{plan.get('data') or task.name}: not the texts that the student was validated on (sha256 "
+            f"{content_hash(examples)[:8]} now, {str(validation_hash(training))[:8]} then): say with --data what to use"
+        )
+    return examples
+
+
+def validation_hash(training: dict[str, Any]) -> str | None:
+    """What a training record says of its validation data; None in records of old versions."""
+    hashes = training.get("data", {}).get("hashes", {})
+    return hashes.get("validation")
+
+
+def is_validation_data(examples: datasets.Dataset, training: dict[str, Any]) -> bool:
+    """Whether these are all the texts and labels that the metrics of a training record were measured on."""
+    return content_hash(examples) == validation_hash(training)
 
 
 @torch.inference_mode()

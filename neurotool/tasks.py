@@ -284,10 +284,11 @@ def _in_validation(text: str) -> bool:
 
 
 def _task_data(task: Task, train: datasets.Dataset, validation: datasets.Dataset) -> TaskData:
-    return TaskData(task, train, validation, {"train": _sha256(train), "validation": _sha256(validation)})
+    return TaskData(task, train, validation, {"train": content_hash(train), "validation": content_hash(validation)})
 
 
-def _sha256(dataset: datasets.Dataset) -> str:
+def content_hash(dataset: datasets.Dataset) -> str:
+    """sha256 of texts and labels, whatever file they were read from."""
     digest = hashlib.sha256()
     for batch in dataset.iter(1000):
         for row in zip(*batch.values(), strict=True):

@@ -1,5 +1,6 @@
 """Unlabelled text for general distillation, streamed into a memory-mapped dataset of token pieces."""
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,20 @@ def load_corpus(
     )
 
 
+def corpus_hash(source: str) -> str:
+    """sha256 of the content of a corpus's files; of the name alone where it is read from the hub."""
+    digest = hashlib.sha256()
+    files = _source_files(source)
+    if not files:
+        digest.update(source.encode())
+    for path in files:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode(errors="surrogateescape"))
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def _cut(batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
     pieces = tokenizer(
         list(batch["passage"]),
@@ -101,8 +116,12 @@ def _passages(source: str) -> Iterator[str]:
 
 def _state(source: str) -> str:
     """What changes when the source does: path, size and modification time of its files."""
-    files = [demo_file()] if source == "demo" else _files(Path(source)) if Path(source).exists() else []
+    files = _source_files(source)
     return repr([(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
+
+def _source_files(source: str) -> list[Path]:
+    return [demo_file()] if source == "demo" else _files(Path(source)) if Path(source).exists() else []
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -137,9 +138,8 @@ def label_variants(
 ) -> datasets.Dataset:
     """`variants` with the teacher's own class, or score, as labels; kept in the run's folder for --resume."""
     kept = plan.state_folder / "augmentation.safetensors"
-    if plan.resume and kept.exists():
-        labels = load_file(kept)["labels"]
-    else:
+    labels = _kept_labels(kept, len(variants)) if plan.resume else None
+    if labels is None:
         device = training_arguments(plan, plan.stages[-1], task).device
         logits = predict_logits(model.to(device), variants, tokenizer)
         model.cpu()
@@ -148,3 +148,12 @@ def label_variants(
             with replacing(kept, force=True, error_type=TrainingError) as temporary:
                 temporary.write_bytes(save({"labels": labels}))
     return variants.add_column("labels", labels)
+
+
+def _kept_labels(path: Path, count: int) -> np.ndarray | None:
+    """Labels that an earlier run made; None where they cannot be read, so that they are made again."""
+    try:
+        labels = load_file(path)["labels"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    return labels if labels.shape == (count,) else None

@@ -5,6 +5,8 @@ import dataclasses
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import datasets
 import torch
 import transformers
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
 from neurotool.checkpoint import write_checkpoint
-from neurotool.errors import CheckpointError, ConfigError, TrainingError
+from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
 from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification
@@ -25,12 +28,13 @@ from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.augmentation import make_variants
-from neurotool.train.corpus import load_corpus
+from neurotool.train.corpus import corpus_hash, load_corpus
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
-from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan, check_run, close_run, open_run
+from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
+from neurotool.train.run_folder import check_run, close_run, held, open_run
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.teacher import (
@@ -84,7 +88,6 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     Raises NeurotoolError for bad input, TrainingError for a loss that is not finite, KeyboardInterrupt after Ctrl-C
     (with the state saved).
     """
-    started = time.monotonic()
     keep_freed_memory()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -92,16 +95,40 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     console = console if is_first_process() else Console(quiet=True)
     plan.check()
     check_settings(plan)
-    check_run(plan)
+    with held(plan), _memory_errors():
+        check_run(plan)
+        return _train(plan, console)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            f"not enough memory ({shown(one_line(error), 100)}); give a smaller --batch-size, --max-length or student"
+        ) from error
+
+
+def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
+    started = time.monotonic()
     set_seed(plan.seed)
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
         say(console, f"task {plan.task}: asking the Hugging Face hub")
-    data = load_data(plan.data, plan.metric) if plan.data else load_task(plan.task)
+    if plan.data:
+        data = load_data(plan.data, plan.metric, plan.text_columns, plan.label_column)
+    else:
+        data = load_task(plan.task)
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
-    open_run(plan)
+    identity = data.hashes | {"teacher": loaded.identity}
+    if texts.corpus is not None:
+        identity["corpus"] = corpus_hash(str(plan.corpus))
+    open_run(plan, identity)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
@@ -129,11 +156,12 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     seconds = time.monotonic() - started
     if is_first_process():
         record = {
-            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics),
+            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics)
+            | {"sha256": loaded.identity},
             "metrics": result.metrics,
             "data": {
                 "name": data.task.name,
-                "hashes": data.hashes,
+                "hashes": {name: digest for name, digest in identity.items() if name != "teacher"},
                 "train_size": len(texts.train),
                 "variants": len(task_texts) - len(texts.train),
                 "validation_size": len(texts.validation),
@@ -148,7 +176,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         }
         checkpoint = to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict())
         try:
-            write_checkpoint(plan.output, checkpoint)
+            write_checkpoint(plan.output, checkpoint, force=plan.force)
         except CheckpointError as error:
             raise TrainingError(
                 f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
@@ -318,7 +346,12 @@ def run_stage(
     finished = plan.state_folder / f"{stage.name}.safetensors"
     described = dataclasses.asdict(stage) | {"texts": len(texts)}
     if plan.resume and finished.exists():
-        distiller.load_state_dict(load_file(finished))
+        try:
+            distiller.load_state_dict(load_file(finished))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"{finished}: cannot be read ({one_line(error)}); remove it, then --resume trains the stage anew"
+            ) from error
         say(console, f"{stage.name}: finished before, loaded")
         return described
     distiller.weights = stage.weights

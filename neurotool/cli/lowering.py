@@ -136,6 +136,7 @@ def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bund
     if reader is not None:
         task = asdict(reader.task)
         record["plan"] = {key: reader.plan[key] for key in ("data", "task", "max_length") if key in reader.plan}
+        record["data"] = {"hashes": reader.hashes}
     if how.fixed:
         from neurotool.export.lower import WEIGHT_BITS, lower
 

@@ -99,7 +99,7 @@ def _stored(path: Path, student: "LoadedStudent", source: Source) -> Measured:
     graph = student.model.to_graph()
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
     measured = f"{activity.inputs} validation texts of {student.task.name}, as stored in the checkpoint"
-    return _with_teacher(Measured(path, counts, measured, training.get("metrics", {})), student)
+    return _with_teacher(Measured(path, counts, measured, training.get("metrics", {})), student, True)
 
 
 def measure_student(path: Path, student: "LoadedStudent", source: Source, time_steps: int | None = None) -> Measured:
@@ -108,7 +108,7 @@ def measure_student(path: Path, student: "LoadedStudent", source: Source, time_s
     import datasets
 
     from neurotool.energy.counts import count, events_of_activity
-    from neurotool.evaluation import evaluate, measure, validation_examples
+    from neurotool.evaluation import evaluate, is_validation_data, measure, validation_examples
     from neurotool.student.student import check_time_steps
     from neurotool.tasks import tokenise
     from neurotool.texts import longest
@@ -119,6 +119,7 @@ def measure_student(path: Path, student: "LoadedStudent", source: Source, time_s
     length = longest(checkpoint.training.get("plan", {}), model.config.max_position_embeddings)
     options: dict[str, Any] = {"time_steps": time_steps, "per_neuron": source.skip_zero}
     metrics: dict[str, float] = {}
+    same = False
     if source.data is not None and source.file is None:
         texts = _pair(source.data, task.text_columns)
         one = datasets.Dataset.from_dict(dict(zip(("sentence1", "sentence2"), texts, strict=False)) | {"label": [0]})
@@ -129,6 +130,7 @@ def measure_student(path: Path, student: "LoadedStudent", source: Source, time_s
     else:
         examples = validation_examples(source.file, task, checkpoint.training)
         examples = examples.select(range(min(source.samples or len(examples), len(examples))))
+        same = is_validation_data(examples, checkpoint.training)
         dataset, cut = tokenise(examples, tokenizer, length)
         with _busy(f"measuring on {len(dataset)} texts"):
             result = evaluate(model, dataset, tokenizer, task, **options)
@@ -137,11 +139,11 @@ def measure_student(path: Path, student: "LoadedStudent", source: Source, time_s
         measured = f"{len(dataset)} texts of {where}" + (f", {cut} cut to {length} tokens" if cut else "")
     graph = replace(model.to_graph(), time_steps=activity.time_steps)
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
-    return _with_teacher(Measured(path, counts, measured, metrics), student)
+    return _with_teacher(Measured(path, counts, measured, metrics), student, same)
 
 
-def _with_teacher(measured: Measured, student: "LoadedStudent") -> Measured:
-    """The teacher's metrics are those of the training record: they hold where the texts are the validation data."""
+def _with_teacher(measured: Measured, student: "LoadedStudent", same: bool) -> Measured:
+    """same: the texts are the validation data, for which alone the teacher's metrics in the training record hold."""
     from neurotool.energy.dense import dense_counts, dense_graph, teacher_config
 
     training = student.checkpoint.training
@@ -149,7 +151,6 @@ def _with_teacher(measured: Measured, student: "LoadedStudent") -> Measured:
     if config is None:
         return measured
     graph = dense_graph(config, student.task.num_labels)
-    same = training.get("data", {}).get("validation_size") == measured.counts.activity.inputs
     metrics = training["teacher"].get("metrics", {}) if same else {}
     return replace(measured, teacher=dense_counts(graph, measured.counts.activity), teacher_metrics=metrics)
 

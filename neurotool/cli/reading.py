@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class TextReader(NamedTuple):
-    """plan: of the training, which names the validation data and the length texts were cut to."""
+    """plan: of the training, which names the validation data and the length texts were cut to. hashes: of the data."""
 
     tokenizer: "PreTrainedTokenizerBase"
     task: "Task"
     plan: dict[str, Any]
+    hashes: dict[str, str]
 
 
 class TextInputs(NamedTuple):
@@ -43,7 +44,9 @@ def _stacked(values: list[Any]) -> Any:
 
 
 def student_reader(student: "LoadedStudent") -> TextReader:
-    return TextReader(student.tokenizer, student.task, student.checkpoint.training.get("plan", {}))
+    training = student.checkpoint.training
+    hashes = training.get("data", {}).get("hashes", {})
+    return TextReader(student.tokenizer, student.task, training.get("plan", {}), hashes)
 
 
 def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
@@ -60,11 +63,9 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
         raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
     try:
         lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
-        return TextReader(
-            tokenizer,
-            Task(bundle.task["name"], *lists, bundle.task.get("label_column", LABEL)),
-            bundle.record.get("plan", {}),
-        )
+        task = Task(bundle.task["name"], *lists, bundle.task.get("label_column", LABEL))
+        hashes = bundle.record.get("data", {}).get("hashes", {})
+        return TextReader(tokenizer, task, bundle.record.get("plan", {}), hashes)
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
@@ -82,7 +83,7 @@ def read_texts(reader: TextReader, data: Path | None, samples: int, tokens: int)
 
     task, labels = reader.task, None
     try:
-        examples = validation_examples(data, task, {"plan": reader.plan})
+        examples = validation_examples(data, task, {"plan": reader.plan, "data": {"hashes": reader.hashes}})
         columns = [name for name in PAIR if name in examples.column_names]
         chosen = examples.select(range(min(samples, len(examples))))
         texts = list(zip(*(chosen[name] for name in columns), strict=True))

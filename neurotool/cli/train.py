@@ -10,6 +10,7 @@ from rich.console import Console
 
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
+from neurotool.train.ranges import RANGES
 from neurotool.train.recipes import BASE, RECIPES, default, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
@@ -57,6 +58,10 @@ def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | 
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, such as 3,4,5") from None
 
 
+def _columns(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
 def _by_student(*names: str, **settings: Any) -> Any:
     """An option whose default depends on --student."""
     text = defaults_text(names[-1].lstrip("-").replace("-", "_"))
@@ -82,6 +87,8 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 )
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train.* and validation.* files.")
+@click.option("--text-columns", callback=_columns, help="Of the data: A, or A,B for pairs.  [default: by name]")
+@click.option("--label-column", default="label", show_default=True, help="Of the data.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
 @click.option(
     "--student",
@@ -200,6 +207,20 @@ def train(as_json: bool, **options: Any) -> None:
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
 
 
+def _range_of(option: str) -> str:
+    """The name in RANGES of what an option sets; "" where it is no number."""
+    renamed = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "dropout": "hidden_dropout_prob"}
+    weights = {"inner_share", "rate_penalty", *(name for name in (option,) if name.endswith("_weight"))}
+    name = "weight" if option in weights else renamed.get(option, option)
+    name = name if name in RANGES else name.removeprefix("general_").removeprefix("inner_")
+    return name if name in RANGES else ""
+
+
+for _option in train.params:
+    if isinstance(_option, click.Option) and (_name := _range_of(_option.name or "")):
+        _option.help = f"{_option.help}  [{RANGES[_name]}]"
+
+
 def plan_from(options: dict[str, Any]) -> Any:
     """The TrainingPlan of the command's options."""
     from neurotool.train.plan import StagePlan, TrainingPlan
@@ -207,6 +228,8 @@ def plan_from(options: dict[str, Any]) -> Any:
 
     if options["task"] and options["data"]:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
+    if not options["data"] and (options["text_columns"] or options["label_column"] != "label"):
+        raise ConfigError("--text-columns and --label-column are of your own files: give them with --data")
     kind = options["student"]
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
     of_teacher = ("teacher_epochs", "teacher_learning_rate")
@@ -262,6 +285,8 @@ def plan_from(options: dict[str, Any]) -> Any:
         task=options["task"] or "demo",
         data=options["data"],
         metric=options["metric"],
+        text_columns=options["text_columns"],
+        label_column=options["label_column"],
         corpus=options["corpus"],
         max_texts=options["max_texts"],
         corpus_length=options["corpus_length"],
