@@ -54,14 +54,19 @@ def open_table(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, at_once: int = -1) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its ending) of a UTF-8 file; a byte order mark is dropped.
+
+    at_once: a line of more bytes comes in parts of so many, cut at blanks where it has any.
 
     Raises:
         DataError: a line is not UTF-8; names file, line and byte. Or the first line holds carriage returns.
     """
+    number, rest = 1, b""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        while raw := rest + (read := file.readline(at_once)):
+            goes_on = len(read) == at_once and not read.endswith(b"\n")
+            raw, rest = _cut(raw) if goes_on else (raw, b"")
             if number == 1 and b"\r" in raw.rstrip(b"\r\n"):
                 raise DataError(f"{path}: its line ends are carriage returns; save the file with line feeds")
             try:
@@ -72,6 +77,17 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     "save the file as UTF-8"
                 ) from error
             yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+            number += raw.endswith(b"\n")
+
+
+def _cut(line: bytes) -> tuple[bytes, bytes]:
+    """Part of a line, up to its last blank or else its last whole character, and the rest."""
+    end = line.rfind(b" ")
+    if end < 1:
+        end = len(line) - 1
+        while end > 1 and line[end] & 0xC0 == 0x80:
+            end -= 1
+    return line[:end], line[end:]
 
 
 def _open_tsv(path: Path) -> Table:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _TEXT_COLUMNS = ("text", "sentence", "sentence1", "sentence2")
 _HUB_ID = re.compile(r"(?P<path>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[\w.-]+))?")
+_LONGEST = 20_000  # characters of a passage that are tokenised at once
+_BLOCK = 2**20  # bytes of a line: a corpus may be a single one
 _PASSAGES_AT_ONCE = 200  # tokenised together: few enough that long passages stay small in memory
 
 
@@ -111,7 +113,19 @@ def _passages(source: str) -> Iterator[str]:
         texts = itertools.chain.from_iterable(_file_passages(file) for file in _files(Path(source)))
     else:
         texts = _hub_passages(source)
-    return (text.strip() for text in texts if text.strip())
+    return (part for text in texts for part in _parts(text))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The passage, or parts of it between blanks where it is so long that its tokens would take gigabytes."""
+    start, text = 0, text.strip()
+    while len(text) - start > _LONGEST:
+        blank = text.rfind(" ", start, start + _LONGEST)
+        end = blank if blank > start else start + _LONGEST
+        yield text[start:end].strip()
+        start = end
+    if text[start:].strip():
+        yield text[start:].strip()
 
 
 def _state(source: str) -> str:
@@ -135,7 +149,7 @@ def _files(path: Path) -> list[Path]:
 
 def _file_passages(path: Path) -> Iterator[str]:
     if path.suffix.lower() not in SUFFIXES:
-        return (line for _, line in read_lines(path))
+        return (line for _, line in read_lines(path, at_once=_BLOCK))
     table = open_table(path)
     return _column_passages((row for _, row in table.rows), table.columns, str(path))
 

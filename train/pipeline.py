@@ -26,14 +26,14 @@ from neurotool.files import replacing
 from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
-from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
-from neurotool.train.augmentation import make_variants
-from neurotool.train.corpus import corpus_hash, load_corpus
+from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
+from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
+from neurotool.train.reading import Texts, read_texts
 from neurotool.train.run_folder import check_run, close_run, held, open_run
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
@@ -62,16 +62,6 @@ _SHAPE = (
     "layer_norm_eps",
     "pad_token_id",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """Tokenised. variants: of the training texts, not labelled yet. corpus: unlabelled, for general distillation."""
-
-    train: datasets.Dataset
-    validation: datasets.Dataset
-    variants: datasets.Dataset | None
-    corpus: datasets.Dataset | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,30 +210,6 @@ def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> Loaded
     for note in loaded.notes:
         say(console, f"teacher {plan.teacher}: {note}")
     return loaded
-
-
-def read_texts(
-    plan: TrainingPlan, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, console: Console
-) -> Texts:
-    """Everything the plan trains on, before anything is trained; says what is cut to the teacher's `positions` or to
-    --max-length. Raises NeurotoolError for a corpus or a tagger that cannot be read."""
-    max_length = min(plan.max_length, positions)
-    if max_length < plan.max_length:
-        say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
-    splits = []
-    for name, split in (("train", data.train), ("validation", data.validation)):
-        tokens, truncated = tokenise(split, tokenizer, max_length)
-        splits.append(tokens)
-        if truncated:
-            say(console, f"{name}: {truncated} of {len(tokens)} texts are longer than {max_length} tokens: cut")
-    variants = make_variants(plan, data, tokenizer, max_length, console) if plan.augment else None
-    corpus = None
-    if plan.corpus and any(stage.name == "general" for stage in plan.stages):
-        length = min(plan.corpus_length, max_length)
-        if length < plan.corpus_length:
-            say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
-        corpus = load_corpus(plan.corpus, tokenizer, length, plan.max_texts)
-    return Texts(splits[0], splits[1], variants, corpus)
 
 
 def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> LayerMap:
