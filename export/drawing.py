@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from neurotool.errors import GraphError
 from neurotool.export.to_nir import expressible
 from neurotool.files import replacing
 from neurotool.graph import (
+    Add,
+    Concat,
     Conv1d,
     Embedding,
+    Gelu,
     Graph,
     Input,
     LayerNorm,
@@ -22,16 +26,13 @@ from neurotool.graph import (
     MeanPool,
     Neuron,
     Node,
+    NodeTable,
     Readout,
     Scale,
+    Softmax,
+    Weighted,
 )
 
-_COLOURS: tuple[tuple[tuple[type[Node], ...], str], ...] = (
-    ((Neuron,), "#ffd8a8"),
-    ((Linear, Conv1d, Readout), "#a5d8ff"),
-    ((MatMul,), "#d0bfff"),
-    ((Node,), "#e9ecef"),
-)
 _INK = "#495057"
 _ROW, _COLUMN, _BOX = 0.72, 2.1, (1.9, 0.5)  # inches
 
@@ -58,28 +59,53 @@ def edges_of(graph: Graph, names: list[str]) -> list[tuple[str, str, bool]]:
 
 def label(name: str, node: Node, part: str = "") -> str:
     """Two lines: the name within the part, and the operation with its sizes."""
-    match node:
-        case Input():
-            what = f"Input {node.width}"
-        case Embedding() | Linear() | Conv1d() | Readout():
-            sizes = node.weight.shape if isinstance(node, Embedding) else node.weight.shape[1::-1]
-            kernel = f", kernel {node.weight.shape[2]}" if isinstance(node, Conv1d) else ""
-            what = f"{type(node).__name__} {sizes[0]} → {sizes[1]}{kernel}"
-        case Neuron():
-            kind = "IF" if np.all(np.asarray(node.leak) == 1) else "LIF"
-            threshold = "per neuron" if isinstance(node.v_threshold, np.ndarray) else f"{node.v_threshold:.3g}"
-            what = f"{kind} {node.spikes}, {node.reset}, θ {threshold}"
-        case MatMul():
-            what = f"{'a bᵀ' if node.transpose_b else 'a b'}, {node.heads} heads"
-        case Scale():
-            what = "Scale" if isinstance(node.factor, np.ndarray) else f"× {node.factor:.3g}"
-        case LayerNorm():
-            what = f"LayerNorm {len(node.weight)}"
-        case MeanPool():
-            what = f"MeanPool, {node.pooling}"
-        case _:
-            what = type(node).__name__
+    what = DRAWINGS.of(name, node).text(node)
     return f"{name.removeprefix(part).lstrip('.') or name}\n{what}"
+
+
+def _kind(node: Node) -> str:
+    return type(node).__name__
+
+
+def _weighted(node: Weighted) -> str:
+    kernel = f", kernel {node.weight.shape[2]}" if node.weight.ndim > 2 else ""
+    return f"{_kind(node)} {node.weight.shape[1]} → {node.weight.shape[0]}{kernel}"
+
+
+def _neuron(node: Neuron) -> str:
+    kind = "IF" if np.all(np.asarray(node.leak) == 1) else "LIF"
+    threshold = "per neuron" if isinstance(node.v_threshold, np.ndarray) else f"{node.v_threshold:.3g}"
+    return f"{kind} {node.spikes}, {node.reset}, θ {threshold}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """text: the operation with its sizes, of a node."""
+
+    text: Callable[[Any], str] = _kind
+    colour: str = "#e9ecef"
+
+
+SYNAPSES = Drawing(_weighted, "#a5d8ff")
+DRAWINGS: NodeTable[Drawing] = NodeTable(
+    "drawing",
+    {
+        Input: Drawing(lambda node: f"Input {node.width}"),
+        Embedding: Drawing(lambda node: f"Embedding {node.weight.shape[0]} → {node.weight.shape[1]}"),
+        Linear: SYNAPSES,
+        Conv1d: SYNAPSES,
+        Neuron: Drawing(_neuron, "#ffd8a8"),
+        MatMul: Drawing(lambda node: f"{'a bᵀ' if node.transpose_b else 'a b'}, {node.heads} heads", "#d0bfff"),
+        Softmax: Drawing(),
+        LayerNorm: Drawing(lambda node: f"LayerNorm {len(node.weight)}"),
+        Gelu: Drawing(),
+        Add: Drawing(),
+        Concat: Drawing(),
+        Scale: Drawing(lambda node: "Scale" if isinstance(node.factor, np.ndarray) else f"× {node.factor:.3g}"),
+        MeanPool: Drawing(lambda node: f"MeanPool, {node.pooling}"),
+        Readout: SYNAPSES,
+    },
+)
 
 
 def to_dot(graph: Graph, path: Path, part: str = "", force: bool = False) -> None:
@@ -89,10 +115,8 @@ def to_dot(graph: Graph, path: Path, part: str = "", force: bool = False) -> Non
     lines = ["digraph {", '  node [shape=box, style="filled,rounded", fontname="sans-serif", fontsize=10]']
     for name in names:
         style = "filled,rounded" if name in standard else "filled,rounded,dashed"
-        text = label(name, graph.nodes[name], part)
-        lines.append(
-            f'  {_quoted(name)} [label={_quoted(text)}, fillcolor="{_colour(graph.nodes[name])}", style="{style}"]'
-        )
+        text, colour = label(name, graph.nodes[name], part), DRAWINGS.of(name, graph.nodes[name]).colour
+        lines.append(f'  {_quoted(name)} [label={_quoted(text)}, fillcolor="{colour}", style="{style}"]')
     edges = edges_of(graph, names)
     for source in dict.fromkeys(source for source, _, _ in edges if source not in names):
         lines.append(f'  {_quoted(source)} [shape=plaintext, style=""]')
@@ -132,20 +156,21 @@ def draw(graph: Graph, path: Path, part: str = "", force: bool = False, file_for
             axes.text(*place[name], name, ha="center", va="center", fontsize=7.5, style="italic", color=_INK)
         standard = expressible(graph)
         for name in names:
-            _box(axes, place[name], graph.nodes[name], label(name, graph.nodes[name], part), name in standard)
+            node = graph.nodes[name]
+            _box(axes, place[name], DRAWINGS.of(name, node).colour, label(name, node, part), name in standard)
         with replacing(path, force) as temporary:
             extra: dict[str, Any] = {"metadata": {"Date": None}} if file_format == "svg" else {"dpi": 150}
             figure.savefig(temporary, format=file_format, **extra)
         pyplot.close(figure)
 
 
-def _box(axes: Any, place: tuple[float, float], node: Node, text: str, standard: bool) -> None:
+def _box(axes: Any, place: tuple[float, float], colour: str, text: str, standard: bool) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     (x, y), (width, height) = place, (_BOX[0] - 0.12, _BOX[1] - 0.12)
     frame: dict[str, Any] = {"linestyle": "-" if standard else (0, (3, 2)), "linewidth": 0.9, "edgecolor": _INK}
     corner = (x - width / 2, y - height / 2)
-    axes.add_patch(FancyBboxPatch(corner, width, height, "round,pad=0.06", fc=_colour(node), zorder=3, **frame))
+    axes.add_patch(FancyBboxPatch(corner, width, height, "round,pad=0.06", fc=colour, zorder=3, **frame))
     name, what = text.split("\n")
     axes.text(x, y - 0.09, name, ha="center", va="center", fontsize=7.5, weight="bold", zorder=4)
     axes.text(x, y + 0.11, what, ha="center", va="center", fontsize=7, zorder=4)
@@ -233,10 +258,6 @@ def _feedback(axes: Any, place: tuple[float, float], source: str) -> None:
         f"fed back from {source}", (x, y - _BOX[1] / 2), (x, y - _BOX[1] / 2 - 0.25), fontsize=6.5, ha="center",
         color=_INK, arrowprops={"arrowstyle": "-|>", "linestyle": "--", "color": _INK},
     )  # fmt: skip
-
-
-def _colour(node: Node) -> str:
-    return next(colour for kinds, colour in _COLOURS if isinstance(node, kinds))
 
 
 def _quoted(text: str) -> str:

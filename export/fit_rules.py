@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from neurotool.export.chip import Chip
-from neurotool.export.placement import ON_HOST, Placed, exceeded, weight_bits
-from neurotool.graph import Conv1d, Gelu, Graph, LayerNorm, Linear, MatMul, Neuron, Node, Scale, Softmax
+from neurotool.export.placement import PLACES, Placed, exceeded, weight_bits
+from neurotool.graph import Graph, Neuron, Weighted
 
 Status = Literal["pass", "fail", "host", "not checked"]
 
@@ -33,9 +33,9 @@ class Design:
     chip: Chip
     placed: dict[str, Placed]
 
-    def synapses(self) -> dict[str, Linear | Conv1d]:
+    def synapses(self) -> dict[str, Weighted]:
         """Nodes with weights, but for the readout."""
-        return {name: node for name, node in self.graph.nodes.items() if isinstance(node, (Linear, Conv1d))}
+        return {name: node for name, node in self.graph.nodes.items() if isinstance(node, Weighted) and not node.at_end}
 
     def finding(self, rule: str, limit: str, offenders: list[str], detail: str) -> Finding:
         """Pass without offenders; not checked where the chip names no limit."""
@@ -145,7 +145,8 @@ def biases_fit_the_format(design: Design) -> Finding:
 
 def neurons_are_of_a_kind_the_chip_has(design: Design) -> Finding:
     """Without programmable neurons: LIF with binary spikes that follow their input step by step."""
-    offenders = [f"{name} ({kind})" for name, node in design.graph.nodes.items() if (kind := _needs_program(node))]
+    nodes = design.graph.nodes.items()
+    offenders = [f"{name} ({why})" for name, node in nodes if (why := PLACES.of(name, node).program(node))]
     if design.graph.schedule == "phased":
         offenders.append("all neuron layers (windows of the phased schedule)")
     if design.chip["programmable_neurons"]:
@@ -166,7 +167,8 @@ def soft_reset_has_its_compartments(design: Design) -> Finding:
 
 def the_host_does_the_rest(design: Design) -> Finding:
     """Look-up of embeddings, pooling over tokens and the readout run once for each input, on the host."""
-    kept = [f"{name} ({type(node).__name__})" for name, node in design.graph.nodes.items() if isinstance(node, ON_HOST)]
+    nodes = design.graph.nodes.items()
+    kept = [f"{name} ({type(node).__name__})" for name, node in nodes if PLACES.of(name, node).where == "host"]
     return Finding("the host does the rest", "host", ", ".join(kept))
 
 
@@ -202,17 +204,6 @@ def _with_way_out(finding: Finding, way_out: str) -> Finding:
     if finding.status != "fail":
         return finding
     return Finding(finding.rule, finding.status, f"{finding.detail}: {way_out}", finding.limit, finding.source)
-
-
-def _needs_program(node: Node) -> str:
-    """Why a node needs a programmable neuron; empty where it needs none."""
-    if isinstance(node, (Softmax, LayerNorm, Gelu, MatMul)):
-        return type(node).__name__
-    if isinstance(node, Scale) and np.ndim(node.factor):
-        return "Scale with a factor for each element"
-    if isinstance(node, Neuron) and node.spikes == "ternary":
-        return "ternary spikes"
-    return ""
 
 
 def _neurons(design: Design) -> dict[str, Neuron]:

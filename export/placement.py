@@ -6,7 +6,9 @@ numbers are upper bounds of what a better placement needs.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,17 +27,15 @@ from neurotool.graph import (
     MatMul,
     MeanPool,
     Neuron,
+    Node,
+    NodeTable,
     Readout,
     Scale,
     Softmax,
+    Weighted,
 )
 from neurotool.graph.fixed_point import LIMIT, STATE_BITS, emission_weights
 
-ON_HOST = (Input, Embedding, MeanPool, Readout)
-IN_PLACE = (Neuron, Gelu, Add, Scale, LayerNorm, Softmax)
-"""Nodes that run in the neurons that receive what they read."""
-HOLDING = (Neuron, LayerNorm, Softmax, Gelu)
-"""Nodes that keep a word of state: a potential, or a result that drives a window."""
 RELAY_BITS = 1
 """Of a synapse that only hands a message on."""
 
@@ -111,20 +111,21 @@ def chunk_bits(weights: int, weight_bits: int, chip: Chip) -> int:
 
 
 def populations(graph: Graph, chip: Chip, tokens: int) -> list[Population]:
-    """In emission order. What stays on the host has none, and neither has a Concat, which is wiring."""
+    """In emission order. What stays on the host has none, and neither has wiring. Raises GraphError."""
+    where = {name: PLACES.of(name, node).where for name, node in graph.nodes.items()}
     readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for name, sources in graph.inputs.items():
-        for source in sources if not isinstance(graph.nodes[name], Concat) else ():
+        for source in sources if where[name] != "wiring" else ():
             for part in _wired(graph, source):
                 readers[part].append(name)
     owner: dict[str, str] = {}
     for name, node in reversed(graph.nodes.items()):
         only = readers[name][0] if len(readers[name]) == 1 else ""
-        joins = only and isinstance(graph.nodes[only], IN_PLACE) and not isinstance(node, (Neuron, *ON_HOST))
+        joins = only and where[only] == "in place" and where[name] != "host" and not isinstance(node, Neuron)
         owner[name] = owner[only] if joins else name
     members: dict[str, list[str]] = {}
-    for name, node in graph.nodes.items():
-        if not isinstance(node, (*ON_HOST, Concat)):
+    for name in graph.nodes:
+        if where[name] not in ("host", "wiring"):
             members.setdefault(owner[name], []).append(name)
     last_first = {name: members[name] for name in graph.nodes if name in members}
     return [_population(graph, chip, tokens, name, inside, owner) for name, inside in last_first.items()]
@@ -178,8 +179,9 @@ def _population(
         for part in _wired(graph, source)
         if owner[part] != name or (node, graph.nodes[node].ports[port]) in graph.feedback
     ]
-    soft = any(isinstance(node, Neuron) and node.reset == "soft" for node in map(graph.nodes.__getitem__, inside))
-    results = sum(isinstance(graph.nodes[node], HOLDING) for node in inside)
+    nodes = {node: graph.nodes[node] for node in inside}
+    soft = any(isinstance(node, Neuron) and node.reset == "soft" for node in nodes.values())
+    results = sum(PLACES.of(name, node).holds for name, node in nodes.items())
     return Population(
         name,
         tuple(inside),
@@ -200,31 +202,78 @@ def _elements(graph: Graph, name: str, tokens: int) -> int:
 
 def _wired(graph: Graph, source: str) -> list[str]:
     """The nodes whose outputs `source` hands on: itself, or the parts of a Concat."""
-    if not isinstance(graph.nodes[source], Concat):
+    if PLACES.of(source, graph.nodes[source]).where != "wiring":
         return [source]
     return [part for joined in graph.inputs[source] for part in _wired(graph, joined)]
 
 
 def _connection(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
     """Of what `part`, which lies in the population `source`, sends to a port."""
+    connect = PLACES.of(name, graph.nodes[name]).connect
+    return connect(graph, name, port, tokens, part, source) if connect else Connection(source, 1, 1, RELAY_BITS)
+
+
+def _weighted(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
     node = graph.nodes[name]
-    match node:
-        case Linear() | Conv1d():
-            kernel = node.weight[0].size // node.in_width
-            senders = _elements(graph, part, tokens) * kernel
-            return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel)
-        case MatMul():
-            width = graph.shapes()[graph.inputs[name][1]][1]
-            assert isinstance(width, int)
-            per_head = width // node.heads
-            terms, reach = (per_head, tokens) if node.transpose_b else (tokens, per_head)
-            if port == 0:
-                return Connection(source, terms, reach, RELAY_BITS)
-            return Connection(source, terms, 1, RELAY_BITS, terms * value_bits(graph, graph.inputs[name][1]))
-    return Connection(source, 1, 1, RELAY_BITS)
+    assert isinstance(node, Weighted)
+    kernel = node.weight[0].size // node.in_width
+    senders = _elements(graph, part, tokens) * kernel
+    return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel)
 
 
-def weight_bits(node: Linear | Conv1d) -> int:
+def _product(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
+    node, width = graph.nodes[name], graph.shapes()[graph.inputs[name][1]][1]
+    assert isinstance(node, MatMul) and isinstance(width, int)
+    per_head = width // node.heads
+    terms, reach = (per_head, tokens) if node.transpose_b else (tokens, per_head)
+    if port == 0:
+        return Connection(source, terms, reach, RELAY_BITS)
+    return Connection(source, terms, 1, RELAY_BITS, terms * value_bits(graph, graph.inputs[name][1]))
+
+
+@dataclass(frozen=True)
+class Place:
+    """where: on the host; in place, that is in the neurons that receive what it reads; apart, in sums of its own; or
+    nowhere, since it is wiring.
+
+    holds: whether it keeps a word of state: a potential, or a result that drives a window. connect: (graph, name, port,
+    tokens, part, source) -> synapses of a port; None: one to one. program: why a node needs a programmable neuron, or
+    empty.
+    """
+
+    where: Literal["host", "in place", "apart", "wiring"]
+    holds: bool = False
+    connect: Callable[..., Connection] | None = None
+    program: Callable[[Any], str] = lambda node: ""
+
+
+def _kind(node: Node) -> str:
+    return type(node).__name__
+
+
+HOST, FUNCTION = Place("host"), Place("in place", holds=True, program=_kind)
+PLACES: NodeTable[Place] = NodeTable(
+    "place on a chip",
+    {
+        Input: HOST,
+        Embedding: HOST,
+        Linear: Place("apart", connect=_weighted),
+        Conv1d: Place("apart", connect=_weighted),
+        Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        MatMul: Place("apart", connect=_product, program=_kind),
+        Softmax: FUNCTION,
+        LayerNorm: FUNCTION,
+        Gelu: FUNCTION,
+        Add: Place("in place"),
+        Concat: Place("wiring"),
+        Scale: Place("in place", program=lambda n: "Scale with a factor for each element" if np.ndim(n.factor) else ""),
+        MeanPool: HOST,
+        Readout: HOST,
+    },
+)
+
+
+def weight_bits(node: Weighted) -> int:
     """What the mantissas need, sign included."""
     return int(np.abs(node.weight.astype(np.int64)).max()).bit_length() + 1
 

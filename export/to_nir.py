@@ -5,6 +5,8 @@ where the NIR graph is cut: an Output `X.port` ends what it reads, an Input `X` 
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import nir
@@ -15,14 +17,23 @@ from neurotool.errors import ExportError
 from neurotool.graph import (
     TOKENS,
     Add,
+    Concat,
     Conv1d,
+    Embedding,
+    Gelu,
     Graph,
     Input,
+    LayerNorm,
     Linear,
+    MatMul,
+    MeanPool,
     Neuron,
     Node,
+    NodeTable,
     Readout,
     Scale,
+    Softmax,
+    Weighted,
 )
 from neurotool.graph.nodes import same_value
 
@@ -52,24 +63,24 @@ def expressible(graph: Graph) -> set[str]:
     return {name for name, terms in translation.terms.items() if name in translation.nodes or terms != (name,)}
 
 
-def standard_node(node: Node, width: int, tokens: int) -> nir.NIRNode | None:
-    """The NIR node that says the same as `node`, whose output is `width` wide; None where NIR has none."""
-    match node:
-        case Input():
-            return nir.Input({"input": np.array([width])}, metadata={"spiking": node.spiking})
-        case Linear() | Readout():
-            return nir.Linear(node.weight) if node.bias is None else nir.Affine(node.weight, node.bias)
-        case Conv1d():
-            bias = np.zeros(width, node.weight.dtype) if node.bias is None else node.bias
-            return nir.Conv1d(tokens, node.weight, stride=1, padding="same", dilation=1, groups=1, bias=bias)
-        case Scale():
-            return nir.Scale(_vector(node.factor, width))
-        case Neuron():
-            return _neuron(node, width)
-    return None
+def _input(node: Input, width: int, tokens: int) -> nir.NIRNode:
+    return nir.Input({"input": np.array([width])}, metadata={"spiking": node.spiking})
 
 
-def _neuron(node: Neuron, width: int) -> nir.NIRNode:
+def _weights(node: Weighted, width: int, tokens: int) -> nir.NIRNode:
+    return nir.Linear(node.weight) if node.bias is None else nir.Affine(node.weight, node.bias)
+
+
+def _conv1d(node: Conv1d, width: int, tokens: int) -> nir.NIRNode:
+    bias = np.zeros(width, node.weight.dtype) if node.bias is None else node.bias
+    return nir.Conv1d(tokens, node.weight, stride=1, padding="same", dilation=1, groups=1, bias=bias)
+
+
+def _scale(node: Scale, width: int, tokens: int) -> nir.NIRNode:
+    return nir.Scale(_vector(node.factor, width))
+
+
+def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
     """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak)."""
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
     threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
@@ -86,6 +97,38 @@ def _vector(value: Any, width: int) -> np.ndarray:
     return value if isinstance(value, np.ndarray) else np.full(width, float(value))
 
 
+@dataclass(frozen=True)
+class NirForm:
+    """write: (node, width, tokens) -> the NIR node that says the same for an output of that width; None where NIR has
+    none. per_token: it acts on (width,), and not on (channels, tokens). is_sum: several edges into a node say it."""
+
+    write: Callable[[Any, int, int], nir.NIRNode] | None = None
+    per_token: bool = True
+    is_sum: bool = False
+
+
+IN_METADATA = NirForm()
+NIR_FORMS: NodeTable[NirForm] = NodeTable(
+    "NIR form",
+    {
+        Input: NirForm(_input),
+        Embedding: IN_METADATA,
+        Linear: NirForm(_weights),
+        Conv1d: NirForm(_conv1d, per_token=False),
+        Neuron: NirForm(_neuron),
+        MatMul: IN_METADATA,
+        Softmax: IN_METADATA,
+        LayerNorm: IN_METADATA,
+        Gelu: IN_METADATA,
+        Add: NirForm(is_sum=True),
+        Concat: IN_METADATA,
+        Scale: NirForm(_scale),
+        MeanPool: IN_METADATA,
+        Readout: NirForm(_weights),
+    },
+)
+
+
 class _Translation:
     """NIR nodes and edges of a graph. A signal is named by the node that gives it."""
 
@@ -94,14 +137,14 @@ class _Translation:
         self.nodes: dict[str, nir.NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.terms: dict[str, tuple[str, ...]] = {}
+        self.forms = {name: NIR_FORMS.of(name, node) for name, node in graph.nodes.items()}
         for name, node in graph.nodes.items():
-            self.terms[name] = self._sum(name) if isinstance(node, Add) else (name,)
-            if self._per_token(name) or isinstance(node, Readout):
-                standard = standard_node(node, self._width(name), graph.tokens)
-                if standard is not None:
-                    self.nodes[name] = standard
+            form = self.forms[name]
+            self.terms[name] = self._sum(name) if form.is_sum else (name,)
+            if form.write and (self._per_token(name) or node.at_end):
+                self.nodes[name] = form.write(node, self._width(name), graph.tokens)
         # The NIR node that gives a signal. A Conv1d is (channels, tokens), not per token: the graph is cut around it.
-        self.gives = {name: name for name in self.nodes if not isinstance(graph.nodes[name], Conv1d)}
+        self.gives = {name: name for name in self.nodes if self.forms[name].per_token}
         self.joined = frozenset(self.gives)
 
     def connect(self) -> None:
@@ -114,7 +157,7 @@ class _Translation:
                     self.edges += [(self._giver(term), name) for term in self.terms[source]]
                 elif self.terms[name] == (name,) and self.joined.intersection(self.terms[source]):
                     self._end(f"{name}.{port}", source, kind)  # else: an Add that edges express
-            if isinstance(node, Conv1d):
+            if not self.forms[name].per_token:
                 self._surround(name, node)
             if name not in read and self.joined.intersection(self.terms[name]):
                 self._end(f"{name}.output", name, "output of the graph")
@@ -134,19 +177,20 @@ class _Translation:
     def _giver(self, signal: str) -> str:
         """The NIR node that gives a signal: its own, or an Input where the graph was cut."""
         if signal not in self.gives:
-            node = self.graph.nodes[signal]
-            begin = self._free(f"{signal}.y") if isinstance(node, Conv1d) else signal
-            self.gives[signal] = self._place(begin, nir.Input, "input", (self._width(signal),), type(node).__name__)
+            kind = type(self.graph.nodes[signal]).__name__
+            begin = signal if self.forms[signal].per_token else self._free(f"{signal}.y")
+            self.gives[signal] = self._place(begin, nir.Input, "input", (self._width(signal),), kind)
         return self.gives[signal]
 
     def _end(self, name: str, source: str, operation: str) -> None:
         end = self._place(self._free(name), nir.Output, "output", (self._width(source),), operation)
         self.edges += [(self._giver(term), end) for term in self.terms[source]]
 
-    def _surround(self, name: str, node: Conv1d) -> None:
-        inside, outside = (node.in_width, self.graph.tokens), (self._width(name), self.graph.tokens)
-        begin = self._place(self._free(f"{name}.x.tokens"), nir.Input, "input", inside, "Conv1d")
-        end = self._place(self._free(f"{name}.y.tokens"), nir.Output, "output", outside, "Conv1d")
+    def _surround(self, name: str, node: Node) -> None:
+        (source,), kind = self.graph.inputs[name], type(node).__name__
+        inside, outside = (self._width(source), self.graph.tokens), (self._width(name), self.graph.tokens)
+        begin = self._place(self._free(f"{name}.x.tokens"), nir.Input, "input", inside, kind)
+        end = self._place(self._free(f"{name}.y.tokens"), nir.Output, "output", outside, kind)
         self.edges += [(begin, name), (name, end)]
 
     def _place(self, name: str, kind: type[nir.NIRNode], side: str, shape: tuple[int, ...], operation: str) -> str:

@@ -5,98 +5,52 @@ batch axes: activations (…, tokens, width), attention matrices (…, heads, to
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from neurotool.graph import Add, Concat, Conv1d, Embedding, Graph, Linear, MatMul, Neuron, Node, Readout
+from neurotool.graph import Context, Graph, Neuron, Node
 
 
-class Membrane(ABC):
+class Membrane(Protocol):
     """Potentials `u` of one neuron layer, stepped."""
 
     u: np.ndarray
 
-    @abstractmethod
     def step(self, drive: np.ndarray) -> np.ndarray:
         """Spikes -1, 0, 1 for one step of a drive as `Arithmetic.at_port` gives it."""
 
 
 class Arithmetic(ABC):
-    """What is the same in integers and floats. `dtype`: of all signals."""
+    """What is the same in integers and floats. `dtype`: of all signals; `one_step`: what one of T equal steps counts in
+    an average."""
 
     dtype: Any
+    one_step: Any
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def evaluate(self, name: str, inputs: tuple[np.ndarray, ...], real: np.ndarray) -> np.ndarray:
-        """Output of any node but Input, Embedding and Neuron, for what arrived at its ports.
-
-        real: (…, tokens), False for padding.
-        """
-        node = self.graph.nodes[name]
-        x = [self.at_port(name, port, value) for port, value in enumerate(inputs)]
-        match node:
-            case Linear() | Conv1d():
-                y = self.synapse(name, x[0], real) + self.bias(name)
-            case Readout():
-                y = self.synapse(name, x[0][..., None, :], real)[..., 0, :] + self.bias(name)
-            case MatMul():
-                y = self.multiply(name, x[0], x[1], real)
-            case Add():
-                y = x[0] + x[1]
-            case Concat():
-                y = np.concatenate(x, -1)
-            case _:
-                y = self.function(name, node, x[0], real)
-        return self.checked(name, y)
-
-    def synapse(self, name: str, x: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """What Linear, Conv1d and Readout add up, without bias. x: (…, tokens, width)."""
-        node, weight = self.graph.nodes[name], self.weight(name)
-        if not isinstance(node, Conv1d):
-            return self.product(name, x, weight.T)
-        padding = [(0, 0)] * (x.ndim - 2) + [(node.before, node.after), (0, 0)]
-        padded = np.pad(x * real[..., None], padding)
-        windows = [padded[..., k : k + x.shape[-2], :] for k in range(weight.shape[2])]
-        return self.product(name, np.concatenate(windows, -1), np.concatenate(np.moveaxis(weight, 2, 0), 1).T)
-
-    def multiply(self, name: str, a: np.ndarray, b: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """The products of a MatMul, heads split and merged."""
-        node = self.graph.nodes[name]
-        assert isinstance(node, MatMul)
-        b = _split(b, node.heads)
-        if node.transpose_b:
-            return self.product(name, _split(a, node.heads), b.swapaxes(-1, -2))
-        context = self.product(name, a * real[..., None, None, :], b).swapaxes(-2, -3)
-        return context.reshape(*context.shape[:-2], -1)
-
-    def look_up(self, name: str, ids: np.ndarray) -> np.ndarray:
-        """Rows of an Embedding."""
-        node = self.graph.nodes[name]
-        assert isinstance(node, Embedding)
-        return node.weight[ids].astype(self.dtype)
+    def evaluate(self, name: str, inputs: tuple[np.ndarray, ...], context: Context) -> np.ndarray:
+        """Output of any node but Input and Neuron, for what arrived at its ports."""
+        x = (self.at_port(name, port, value) for port, value in enumerate(inputs))
+        return self.checked(name, self.compute(name, self.graph.nodes[name], context, *x))
 
     @abstractmethod
-    def weight(self, name: str) -> np.ndarray:
-        """The node's weight in the type that `product` multiplies."""
+    def compute(self, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
+        """Output of a node for x in the units that it computes in."""
 
     @abstractmethod
-    def bias(self, name: str) -> np.ndarray:
-        """In units of the output; 0 where the node has none."""
+    def sums(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
+        """`Synapse.sums` of a node, in units of its output."""
+
+    @abstractmethod
+    def bias(self, name: str) -> np.ndarray | None:
+        """In units of the output; None where the node has none."""
 
     @abstractmethod
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         """x in the units that the node computes in."""
-
-    @abstractmethod
-    def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The matrix product a b, in units of the output of `name`."""
-
-    @abstractmethod
-    def function(self, name: str, node: Node, x: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """Softmax, LayerNorm, Gelu, Scale, MeanPool."""
 
     @abstractmethod
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
@@ -140,10 +94,7 @@ class Arithmetic(ABC):
             return self.emission_weights(name)
         return np.full((self.graph.time_steps, 1), self.one_step)
 
-    one_step: Any
-    """What one of T equal steps counts in an average."""
-
-
-def _split(x: np.ndarray, heads: int) -> np.ndarray:
-    """(…, tokens, width) -> (…, heads, tokens, width / heads)."""
-    return x.reshape(*x.shape[:-1], heads, -1).swapaxes(-2, -3)
+    def neuron(self, name: str) -> Neuron:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        return node

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError
-from neurotool.graph import Add, Concat, Conv1d, Embedding, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Readout, Synapse
+from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
 from neurotool.lava_runtime.floating import FloatArithmetic
 from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
@@ -23,7 +24,7 @@ TOKENS_AT_ONCE = 256
 class Signal:
     """value: (batch, tokens, width) or (batch, heads, tokens, tokens), in units of FixedPoint.scale where there is one.
 
-    sent: where these are spikes, how many each token sent: (batch, tokens).
+    sent: where these are spikes, how many each token sent: (batch, tokens, 1).
     """
 
     value: np.ndarray
@@ -89,28 +90,33 @@ class Emulator:
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
         inputs_at_once = max(1, TOKENS_AT_ONCE // inputs.real.shape[1])
         starts = range(0, len(inputs.real), inputs_at_once)
-        parts = (inputs.rows(start, start + inputs_at_once) for start in starts)
+        parts = (inputs.rows(slice(start, start + inputs_at_once)) for start in starts)
         return joined([_Run(self, part, observe or record, record).run() for part in parts])
 
 
 @dataclass(frozen=True)
 class Entering:
-    """Checked inputs of a batch. tables: what each Embedding looks up; values: of each Input; real: no padding."""
+    """Checked inputs of a batch. ids: what Embedding nodes look up; values: of each Input; real: no padding."""
 
-    tables: dict[str, np.ndarray]
+    ids: dict[str, np.ndarray]
     values: dict[str, np.ndarray]
     real: np.ndarray
 
-    def rows(self, start: int, end: int) -> "Entering":
-        tables = {name: table[start:end] for name, table in self.tables.items()}
-        return Entering(tables, {name: x[start:end] for name, x in self.values.items()}, self.real[start:end])
+    def rows(self, rows: Any) -> "Entering":
+        """Some inputs, or one of them without a batch axis."""
+        ids, values = ({name: x[rows] for name, x in arrays.items()} for arrays in (self.ids, self.values))
+        return Entering(ids, values, self.real[rows])
+
+    @property
+    def context(self) -> Context:
+        return Context(self.real, self.ids)
 
 
 def entering(
     graph: Graph, input_ids: Any, attention_mask: Any, token_type_ids: Any, values: dict[str, Any]
 ) -> Entering:
     """Raises DataError."""
-    embeddings = {name: node for name, node in graph.nodes.items() if isinstance(node, Embedding)}
+    embeddings = [node for node in graph.nodes.values() if isinstance(node, Embedding)]
     if embeddings and input_ids is None:
         raise DataError("input_ids are missing: the graph has Embedding nodes")
     if missing := [name for name in graph.of_type(Input) if name not in values]:
@@ -124,13 +130,10 @@ def entering(
         "token_type_ids": np.zeros(shape, np.int64) if token_type_ids is None else np.asarray(token_type_ids),
         "position_ids": np.broadcast_to(np.arange(shape[1]), shape),
     }
-    tables = {name: ids[node.ids] for name, node in embeddings.items()}
-    for name, array in tables.items():
-        rows = len(embeddings[name].weight)
+    for node in embeddings:
+        array, rows = ids[node.ids], len(node.weight)
         if array.shape != shape or array.min() < 0 or array.max() >= rows:
-            raise DataError(
-                f"{embeddings[name].ids} {array.shape}, {array.min()} … {array.max()}: {rows} rows, {shape}"
-            )
+            raise DataError(f"{node.ids} {array.shape}, {array.min()} … {array.max()}: {rows} rows, {shape}")
     for name, array in arrays.items():
         width = graph.nodes[name].shape()[1]
         steps = (graph.time_steps,) if array.ndim == 4 else ()
@@ -141,7 +144,7 @@ def entering(
     real = np.ones(shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
     if real.shape != shape or not real.any(1).all():
         raise DataError(f"attention_mask {real.shape} must be {shape}, with a token in every row")
-    return Entering(tables, arrays, real)
+    return Entering({node.ids: ids[node.ids] for node in embeddings}, arrays, real)
 
 
 def joined(parts: list[Emulation]) -> Emulation:
@@ -165,6 +168,7 @@ def joined(parts: list[Emulation]) -> Emulation:
 class _Run:
     def __init__(self, emulator: Emulator, inputs: Entering, observe: bool, record: bool) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
+        self.context = inputs.context
         self.observe, self.record = observe, record
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, Membrane] = {}
@@ -173,12 +177,14 @@ class _Run:
 
     def run(self) -> Emulation:
         graph = self.graph
-        gathered: dict[str, Any] = dict.fromkeys((graph.source(name, "x") for name in graph.of_type(MeanPool)), 0)
+        at_end = [name for name, node in graph.nodes.items() if node.at_end]
+        read_at_end = (source for name in at_end for source in graph.inputs[name])
+        gathered: dict[str, Any] = {source: 0 for source in read_at_end if source not in at_end}
         before: dict[str, Signal] = {}
         for t in range(graph.feedback_sweeps if self.phased else graph.time_steps):
             signals: dict[str, Signal] = {}
             for name, node in graph.nodes.items():
-                if isinstance(node, (MeanPool, Readout)):
+                if node.at_end:
                     continue
                 at_ports = tuple(
                     self._fed_back(before, name, port) if (name, port) in graph.feedback else signals[source]
@@ -198,45 +204,43 @@ class _Run:
         return self.result
 
     def _signal(self, name: str, t: int, at_ports: tuple[Signal, ...]) -> Signal:
-        match self.graph.nodes[name]:
+        node = self.graph.nodes[name]
+        match node:
             case Input():
-                return Signal(*self._enter(name, t))
-            case Embedding():
-                return Signal(self.arithmetic.look_up(name, self.inputs.tables[name]))
+                return Signal(*self._enter(name, node, t))
             case Neuron():
                 return self._window(name, at_ports[0].value) if self.phased else self._step(name, at_ports[0].value)
-        value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.inputs.real)
+        value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.context)
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        joins_spikes = isinstance(self.graph.nodes[name], (Add, Concat)) and len(sent) == len(at_ports)
-        return Signal(value, np.sum(sent, 0) if joins_spikes else None)
+        hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
+        return Signal(value, np.sum(sent, 0) if hands_on else None)
 
-    def _enter(self, name: str, t: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _enter(self, name: str, node: Input, t: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Value and, of a spiking Input, number of spikes."""
-        values, node, time_steps = self.inputs.values[name], self.graph.nodes[name], self.graph.time_steps
-        assert isinstance(node, Input)
+        values, time_steps = self.inputs.values[name], self.graph.time_steps
         if values.ndim == 3:
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
         steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
         value = self.arithmetic.checked(name, steps.sum(1))  # in a window, of T values that each fit
-        return value, (steps != 0).sum((1, -1)) if node.spiking else None
+        return value, (steps != 0).sum((1, -1))[..., None] if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
-            return Signal(value, self.arithmetic.spike_count(name, value).sum(-1))
+            return Signal(value, self.arithmetic.spike_count(name, value).sum(-1, keepdims=True))
         self.membranes[name] = self.arithmetic.membrane(name, shape)  # a window starts afresh
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, sum(abs(s).sum(-1) for s in steps))
+        return Signal(value, sum(abs(s).sum(-1, keepdims=True) for s in steps))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, abs(s).sum(-1))
+        return Signal(s, abs(s).sum(-1, keepdims=True))
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""
@@ -256,40 +260,29 @@ class _Run:
         return value if self.phased else before + value * self.arithmetic.pooling_weights(name)[t]
 
     def _fed_back(self, before: dict[str, Signal], name: str, port: str) -> Signal:
-        node = self.graph.nodes[name]
-        assert isinstance(node, (Linear, Conv1d))
-        silence = np.zeros((*self.inputs.real.shape, node.in_width), self.arithmetic.dtype)
+        shape, (batch, tokens) = self.graph.nodes[name].feedback_shape(port), self.inputs.real.shape
+        assert shape is not None  # Graph.check
+        silence = np.zeros((batch, *sizes(shape, tokens)), self.arithmetic.dtype)
         return before.get(self.graph.source(name, port), Signal(silence))
 
     def _read_out(self, gathered: dict[str, np.ndarray]) -> None:
         for name, node in self.graph.nodes.items():
-            if isinstance(node, (MeanPool, Readout)):
-                source = (gathered[self.graph.source(name, "x")],)
-                gathered[name] = self.arithmetic.evaluate(name, source, self.inputs.real)
+            if node.at_end:
+                sources = tuple(gathered[source] for source in self.graph.inputs[name])
+                gathered[name] = self.arithmetic.evaluate(name, sources, self.context)
                 self._observe(name, gathered[name])
                 if isinstance(node, Readout):
                     self.result.logits = self.arithmetic.real(name, gathered[name])
 
     def _count(self, name: str, at_ports: tuple[Signal, ...]) -> None:
-        node, real = self.graph.nodes[name], self.inputs.real
-        if not isinstance(node, (Linear, Conv1d, MatMul)):
+        node = self.graph.nodes[name]
+        if not isinstance(node, Synapse):
             return
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                sent = signal.sent.astype(np.int64) * real
+                sent = signal.sent.astype(np.int64) * self.context.real[..., None]
                 for counts, caused in (
                     (self.result.events, sent),
-                    (self.result.synaptic_operations, sent * self._reached(node)),
+                    (self.result.synaptic_operations, sent * node.reach(self.context)),
                 ):
-                    counts[name, port] = counts.get((name, port), 0) + caused.sum(-1)
-
-    def _reached(self, node: Linear | Conv1d | MatMul) -> np.ndarray | int:
-        """Accumulations that one spike of each token causes, (batch, tokens)."""
-        real = self.inputs.real
-        if isinstance(node, MatMul):  # one for every token that is paired with it
-            return real.sum(-1, keepdims=True)
-        if isinstance(node, Linear):
-            return len(node.weight)
-        # Token j is read by the outputs j - after … j + before.
-        padded = np.pad(real.astype(np.int64), ((0, 0), (node.after, node.before)))
-        return len(node.weight) * sum(padded[:, k : k + real.shape[1]] for k in range(node.weight.shape[2]))
+                    counts[name, port] = counts.get((name, port), 0) + caused.sum((1, 2))

@@ -1,11 +1,8 @@
 """The same nodes in float64: what `neurotool.simulate` computes, for whole batches."""
 
-import math
-
 import numpy as np
-from scipy.special import erf
 
-from neurotool.graph import Gelu, Graph, LayerNorm, MeanPool, Neuron, Node, Scale, Softmax
+from neurotool.graph import Context, Graph, Neuron, Node, Synapse
 from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
 
 
@@ -18,61 +15,39 @@ class FloatArithmetic(Arithmetic):
         super().__init__(graph)
         self.one_step = 1 / graph.time_steps
 
-    def weight(self, name: str) -> np.ndarray:
-        weight: np.ndarray = self.graph.nodes[name].weight  # type: ignore[attr-defined]
-        return weight.astype(np.float64, copy=False)
+    def compute(self, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
+        return node.compute(context, *x).astype(np.float64, copy=False)
 
-    def bias(self, name: str) -> np.ndarray:
-        bias: np.ndarray | None = self.graph.nodes[name].bias  # type: ignore[attr-defined]
-        return np.zeros(()) if bias is None else bias.astype(np.float64)
+    def sums(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Synapse)
+        return node.sums(context, *x)
+
+    def bias(self, name: str) -> np.ndarray | None:
+        return getattr(self.graph.nodes[name], "bias", None)
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         node = self.graph.nodes[name]
-        return x / np.asarray(node.v_threshold, np.float64) if isinstance(node, Neuron) else x
-
-    def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return a @ b
-
-    def function(self, name: str, node: Node, x: np.ndarray, real: np.ndarray) -> np.ndarray:
-        match node:
-            case Softmax():
-                readable = real[..., None, None, :]
-                e = np.exp(np.where(readable, x, -np.inf) - np.where(readable, x, -np.inf).max(-1, keepdims=True))
-                return e / e.sum(-1, keepdims=True)
-            case LayerNorm():
-                centred = x - x.mean(-1, keepdims=True)
-                deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + node.epsilon)
-                return centred / deviation * node.weight + node.bias
-            case Gelu():
-                return x * (1 + erf(x / math.sqrt(2))) / 2
-            case Scale():
-                return x * node.factor
-            case MeanPool(pooling="first"):
-                return x[..., 0, :]
-            case MeanPool():
-                return (x * real[..., None]).sum(-2) / real.sum(-1)[..., None]
-        raise NotImplementedError(type(node).__name__)
+        return node.drive(x) if isinstance(node, Neuron) else x
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
         return y
 
-    def membrane(self, name: str, shape: tuple[int, ...]) -> "FloatMembrane":
-        window = self.graph.schedule == "phased" and self._neuron(name).has_closed_form
-        return FloatMembrane(self._neuron(name), shape, window)
+    def membrane(self, name: str, shape: tuple[int, ...]) -> Membrane:
+        node = self.neuron(name)
+        return node.at_rest(shape, window=self.graph.schedule == "phased" and node.has_closed_form)
 
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
-        return self._neuron(name).has_closed_form
+        return self.neuron(name).has_closed_form
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
-        node, time_steps = self._neuron(name), self.graph.time_steps
+        node, time_steps = self.neuron(name), self.graph.time_steps
         lowest = 0 if node.spikes == "binary" else -time_steps
         charge = drive * time_steps + (node.v_init + 1 - node.firing_point)
         return np.clip(np.floor(charge), lowest, time_steps) / time_steps
 
     def emission_weights(self, name: str) -> np.ndarray:
-        leak = np.atleast_1d(np.asarray(self._neuron(name).leak, np.float64))
-        weights = leak ** np.arange(self.graph.time_steps - 1, -1, -1)[:, None]
-        return weights / weights.sum(0)
+        return self.neuron(name).emission_weights(self.graph.time_steps)
 
     def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
         return np.rint(np.abs(value) * self.graph.time_steps).astype(np.int64)
@@ -85,38 +60,3 @@ class FloatArithmetic(Arithmetic):
 
     def rate_unit(self, name: str) -> float:
         return 1.0
-
-    def _neuron(self, name: str) -> Neuron:
-        node = self.graph.nodes[name]
-        assert isinstance(node, Neuron)
-        return node
-
-
-class FloatMembrane(Membrane):
-    """u <- leak u + drive, in units of the threshold.
-
-    window: a window of IF neurons with soft reset under constant drive, where the charge after t steps is the product
-    t * drive and not a running sum.
-    """
-
-    def __init__(self, node: Neuron, shape: tuple[int, ...], window: bool = False) -> None:
-        self.node, self.window = node, window
-        self.u = np.full(shape, node.v_init, np.float64)
-        self.steps, self.sent = 0, np.zeros(shape)
-
-    def step(self, drive: np.ndarray) -> np.ndarray:
-        node = self.node
-        self.steps += 1
-        if self.window:
-            shift = 1 - node.firing_point
-            charge = drive * self.steps + (node.v_init + shift)
-            s = (charge >= self.sent + 1).astype(np.float64)
-            s -= (charge < self.sent) & (node.spikes == "ternary")
-            self.sent += s
-            self.u = charge - self.sent - shift
-            return s
-        u = self.u * np.asarray(node.leak, np.float64) + drive
-        s = (u >= node.firing_point).astype(np.float64)
-        s -= (u < -node.firing_point) & (node.spikes == "ternary")
-        self.u = u - s if node.reset == "soft" else np.where(s == 0, u, 0)
-        return s

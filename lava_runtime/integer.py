@@ -3,27 +3,51 @@
 Signals are int32 arrays: messages have 24 bits. What needs more on the way is int64.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from neurotool.errors import OverflowingError
-from neurotool.graph import Gelu, Graph, Input, LayerNorm, MeanPool, Neuron, Node, Scale, Softmax
+from neurotool.graph import (
+    Add,
+    Concat,
+    Context,
+    Conv1d,
+    Embedding,
+    FixedPoint,
+    Gelu,
+    Graph,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Node,
+    NodeTable,
+    Readout,
+    Scale,
+    Softmax,
+    Synapse,
+    Weighted,
+)
 from neurotool.graph.fixed_point import (
     DECAY_BITS,
     LIMIT,
     RATE_BITS,
     STATE_BITS,
-    FixedPoint,
     emission_weights,
     initial_potential,
     leak_mantissa,
     rate_scale,
     rescaled,
 )
+from neurotool.graph.nodes import largest
 from neurotool.lava_runtime import nonlinear
-from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
+from neurotool.lava_runtime.arithmetic import Arithmetic
 
 Overflow = Literal["error", "wrap", "clip"]
 
@@ -37,61 +61,53 @@ class IntegerArithmetic(Arithmetic):
         super().__init__(graph)
         self.overflow = overflow
         self.one_step = 1
-        self._weight = cache(self._float_weight)
+        self._in_float32 = cache(self._with_float32_weight)
 
-    def weight(self, name: str) -> np.ndarray:
-        return self._weight(name)
+    def compute(self, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
+        return INTEGER_FORMS.of(name, node)(self, name, node, context, *x)
 
-    def bias(self, name: str) -> np.ndarray:
-        bias: np.ndarray | None = self.graph.nodes[name].bias  # type: ignore[attr-defined]
-        return np.zeros((), np.int32) if bias is None else bias
+    def sums(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
+        """BLAS has no integers: in the smallest float that holds every partial sum exactly.
 
-    def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
-        multiplier, shift = self._fixed(name).rescale[port]
-        wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
-        return rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
-
-    def product(self, name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        y, fixed = exact_product(a, b), self._fixed(name)
+        Raises OverflowingError where none does.
+        """
+        node, fixed = self.graph.nodes[name], self.fixed(name)
+        assert isinstance(node, Synapse)
+        most = node.largest_sum(*x)
+        if most > 2**53:
+            raise OverflowingError(
+                f"sums of products reach {most}, more than float64 holds exactly: use smaller weights"
+            )
+        number, whole = (np.float32, np.int32) if most <= 2**24 else (np.float64, np.int64)
+        y = self._in_float32(name).sums(context, *(value.astype(number, copy=False) for value in x)).astype(whole)
         if fixed.exponents is None or not fixed.exponents.any():
             return y
         return (y if fixed.bound < 2**31 else y.astype(np.int64)) << fixed.exponents
 
-    def function(self, name: str, node: Node, x: np.ndarray, real: np.ndarray) -> np.ndarray:
-        match node:
-            case Softmax():
-                softmax = nonlinear.shift_softmax if self._fixed(name).powers_of_two else nonlinear.softmax
-                return softmax(x, real[..., None, None, :])
-            case LayerNorm():
-                y = nonlinear.normalised(x, int(node.epsilon)) * node.weight
-                return rescaled(y, 1, self._fixed(name).shift) + node.bias
-            case Gelu():
-                return nonlinear.gelu(x)
-            case Scale():
-                return rescaled(x.astype(np.int64) * node.factor, 1, self._fixed(name).shift)
-            case MeanPool(pooling="first"):
-                return x[..., 0, :].astype(np.int64) << RATE_BITS
-            case MeanPool():
-                total, tokens = (x * real[..., None]).sum(-2, dtype=np.int64), real.sum(-1)[..., None]
-                return ((total << (RATE_BITS + 1)) + tokens) // (2 * tokens)
-        raise NotImplementedError(type(node).__name__)
+    def bias(self, name: str) -> np.ndarray | None:
+        return getattr(self.graph.nodes[name], "bias", None)
+
+    def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
+        multiplier, shift = self.fixed(name).rescale[port]
+        wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
+        return rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
-        if self._fixed(name).bound > LIMIT:
+        if self.fixed(name).bound > LIMIT:
             y = in_range(y, self.overflow, f"node {name}")
         return y.astype(np.int32, copy=False)
 
     def membrane(self, name: str, shape: tuple[int, ...]) -> "IntegerMembrane":
-        return IntegerMembrane(self._neuron(name), shape, self.overflow, name)
+        return INTEGER_FORMS.of(name, self.neuron(name))(self.neuron(name), shape, self.overflow, name)
 
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
         """Where the potential would leave its range, it has to be watched step by step."""
-        node = self._neuron(name)
-        largest = self.graph.time_steps * _largest(drive) + _largest(initial_potential(node))
-        return node.has_closed_form and largest <= LIMIT
+        node = self.neuron(name)
+        most = self.graph.time_steps * largest(drive) + largest(initial_potential(node))
+        return node.has_closed_form and most <= LIMIT
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
-        node, time_steps = self._neuron(name), self.graph.time_steps
+        node, time_steps = self.neuron(name), self.graph.time_steps
         threshold = np.asarray(node.v_threshold, np.int32)
         charge = drive.astype(np.int32, copy=False) * time_steps  # has_closed_form: it fits
         charge += initial_potential(node).astype(np.int32)
@@ -104,41 +120,32 @@ class IntegerArithmetic(Arithmetic):
         return np.clip(charge, -time_steps, time_steps, out=charge)
 
     def emission_weights(self, name: str) -> np.ndarray:
-        return emission_weights(self._neuron(name), self.graph.time_steps)
+        return emission_weights(self.neuron(name), self.graph.time_steps)
 
     def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
-        return value if self._neuron(name).spikes == "binary" else np.abs(value)
+        return value if self.neuron(name).spikes == "binary" else np.abs(value)
 
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:
-        node, steps = self.graph.nodes[name], self.graph.time_steps if self.graph.schedule == "phased" else 1
-        assert isinstance(node, Input)
-        if node.spiking:
-            return values.astype(np.int64)
-        return self.checked(name, np.rint(values / (self._fixed(name).scale * steps)).astype(np.int64))
+        return INTEGER_FORMS.of(name, self.graph.nodes[name])(self, name, self.graph.nodes[name], values)
 
     def real(self, name: str, y: np.ndarray) -> np.ndarray:
-        return y * self._fixed(name).scale
+        return y * self.fixed(name).scale
 
     def rate_unit(self, name: str) -> float:
-        return rate_scale(self._neuron(name), self.graph.time_steps)
+        return rate_scale(self.neuron(name), self.graph.time_steps)
 
-    def _neuron(self, name: str) -> Neuron:
-        node = self.graph.nodes[name]
-        assert isinstance(node, Neuron)
-        return node
-
-    def _fixed(self, name: str) -> FixedPoint:
+    def fixed(self, name: str) -> FixedPoint:
         return self.graph.fixed_point[name]
 
     def _bound(self, name: str) -> int:
-        return min(self._fixed(name).bound, LIMIT + 1)  # wrapping gives -2^23, too
+        return min(self.fixed(name).bound, LIMIT + 1)  # wrapping gives -2^23, too
 
-    def _float_weight(self, name: str) -> np.ndarray:
-        weight: np.ndarray = self.graph.nodes[name].weight  # type: ignore[attr-defined]
-        return weight.astype(np.float32)
+    def _with_float32_weight(self, name: str) -> Any:
+        node = self.graph.nodes[name]
+        return replace(node, weight=node.weight.astype(np.float32)) if isinstance(node, Weighted) else node
 
 
-class IntegerMembrane(Membrane):
+class IntegerMembrane:
     """u <- decayed u + drive, in units of the drive; soft or hard reset; 24 bits."""
 
     def __init__(self, node: Neuron, shape: tuple[int, ...], overflow: Overflow = "error", name: str = "") -> None:
@@ -158,34 +165,81 @@ class IntegerMembrane(Membrane):
         return s
 
 
-def exact_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a b of whole numbers. BLAS has no integers: in the smallest float that holds every partial sum exactly.
-
-    Raises OverflowingError where none does.
-    """
-    largest = a.shape[-1] * _largest(a) * _largest(b)
-    if largest > 2**53:
-        raise OverflowingError(
-            f"sums of products reach {largest}, more than float64 holds exactly: use smaller weights"
-        )
-    dtype = np.float32 if largest <= 2**24 else np.float64
-    y = np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
-    return y.astype(np.int32 if largest <= 2**24 else np.int64)
-
-
 def in_range(y: np.ndarray, overflow: Overflow, what: str) -> np.ndarray:
     """y as 24 bits hold it."""
-    if _largest(y) <= LIMIT:
+    if largest(y) <= LIMIT:
         return y
     if overflow == "clip":
         return np.clip(y, -LIMIT, LIMIT)
     if overflow == "wrap":
         return (y + LIMIT + 1) % (2 * (LIMIT + 1)) - (LIMIT + 1)
     raise OverflowingError(
-        f"{what} reaches {_largest(y)}, but {STATE_BITS} bits hold at most {LIMIT}: calibrate on text like this, or "
+        f"{what} reaches {largest(y)}, but {STATE_BITS} bits hold at most {LIMIT}: calibrate on text like this, or "
         "choose --overflow wrap or clip"
     )
 
 
-def _largest(x: np.ndarray) -> int:
-    return int(max(x.max(), -x.min())) if x.size else 0
+def _entered(integers: IntegerArithmetic, name: str, node: Input, values: np.ndarray) -> np.ndarray:
+    if node.spiking:
+        return values.astype(np.int64)
+    steps = integers.graph.time_steps if integers.graph.schedule == "phased" else 1
+    return integers.checked(name, np.rint(values / (integers.fixed(name).scale * steps)).astype(np.int64))
+
+
+def _as_it_is(integers: IntegerArithmetic, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
+    """Nodes whose equation is exact in whole numbers."""
+    return node.compute(context, *x)
+
+
+def _synapse(integers: IntegerArithmetic, name: str, node: Synapse, context: Context, *x: np.ndarray) -> np.ndarray:
+    sums, bias = integers.sums(name, context, *x), integers.bias(name)
+    return sums if bias is None else sums + bias
+
+
+def _softmax(integers: IntegerArithmetic, name: str, node: Softmax, context: Context, x: np.ndarray) -> np.ndarray:
+    softmax = nonlinear.shift_softmax if integers.fixed(name).powers_of_two else nonlinear.softmax
+    return softmax(x, context.real[..., None, None, :])
+
+
+def _layer_norm(integers: IntegerArithmetic, name: str, node: LayerNorm, context: Context, x: np.ndarray) -> np.ndarray:
+    y = nonlinear.normalised(x, int(node.epsilon)) * node.weight
+    return rescaled(y, 1, integers.fixed(name).shift) + node.bias
+
+
+def _gelu(integers: IntegerArithmetic, name: str, node: Gelu, context: Context, x: np.ndarray) -> np.ndarray:
+    return nonlinear.gelu(x)
+
+
+def _scale(integers: IntegerArithmetic, name: str, node: Scale, context: Context, x: np.ndarray) -> np.ndarray:
+    return rescaled(x.astype(np.int64) * node.factor, 1, integers.fixed(name).shift)
+
+
+def _mean_pool(integers: IntegerArithmetic, name: str, node: MeanPool, context: Context, x: np.ndarray) -> np.ndarray:
+    if node.pooling == "first":
+        return x[..., 0, :].astype(np.int64) << RATE_BITS
+    real = context.real
+    total, tokens = (x * real[..., None]).sum(-2, dtype=np.int64), real.sum(-1)[..., None]
+    return ((total << (RATE_BITS + 1)) + tokens) // (2 * tokens)
+
+
+INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
+    "integer form",
+    {
+        Input: _entered,
+        Embedding: _as_it_is,
+        Linear: _synapse,
+        Conv1d: _synapse,
+        Neuron: IntegerMembrane,
+        MatMul: _synapse,
+        Softmax: _softmax,
+        LayerNorm: _layer_norm,
+        Gelu: _gelu,
+        Add: _as_it_is,
+        Concat: _as_it_is,
+        Scale: _scale,
+        MeanPool: _mean_pool,
+        Readout: _synapse,
+    },
+)
+"""(arithmetic, name, node, context, *x) -> output, for x in the units that the node computes in. Of an Input
+(arithmetic, name, node, values) -> what enters; of a Neuron (node, shape, overflow, name) -> its membrane."""

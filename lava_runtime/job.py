@@ -5,7 +5,9 @@ results-*.npz               what one process recorded
 error.json                  type, text and traceback of what went wrong
 """
 
+import importlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,23 +35,33 @@ class Job:
 def write_job(folder: Path, job: Job) -> None:
     """Into an existing folder."""
     description, weights = job.graph.to_arrays()
-    groups = {"graph": weights, "tables": job.inputs.tables, "values": job.inputs.values}
+    groups = {"graph": weights, "ids": job.inputs.ids, "values": job.inputs.values}
     arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
     arrays["real/"] = job.inputs.real
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
     settings = {"graph": description, "record": list(job.record), "overflow": job.overflow}
+    settings["modules"] = sorted(foreign_modules(job.graph))
     (folder / DESCRIPTION).write_text(json.dumps(settings), encoding="utf-8")
+
+
+def foreign_modules(graph: Graph) -> dict[str, Path]:
+    """Modules that define types of nodes which are not ours, and the folder that each is imported from."""
+    names = {type(node).__module__ for node in graph.nodes.values()}
+    foreign = {name: sys.modules[name].__file__ for name in names if name.split(".")[0] != "neurotool"}
+    return {name: Path(file).resolve().parents[name.count(".")] for name, file in foreign.items() if file}
 
 
 def read_job(folder: Path) -> Job:
     """What write_job wrote."""
     settings = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    groups: dict[str, dict[str, np.ndarray]] = {"graph": {}, "tables": {}, "values": {}, "real": {}}
+    for module in settings["modules"]:
+        importlib.import_module(module)
+    groups: dict[str, dict[str, np.ndarray]] = {"graph": {}, "ids": {}, "values": {}, "real": {}}
     for key, array in load_file(folder / ARRAYS).items():
         group, name = key.split("/")
         groups[group][name] = array
     graph = Graph.from_arrays(settings["graph"], groups["graph"])
-    inputs = Entering(groups["tables"], groups["values"], groups["real"][""])
+    inputs = Entering(groups["ids"], groups["values"], groups["real"][""])
     return Job(graph, inputs, tuple(settings["record"]), settings["overflow"])
 
 

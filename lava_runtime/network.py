@@ -13,11 +13,56 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from neurotool.graph import Add, Conv1d, Embedding, Gelu, Graph, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.graph import (
+    Add,
+    Concat,
+    Conv1d,
+    Embedding,
+    Gelu,
+    Graph,
+    Input,
+    LayerNorm,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    NodeTable,
+    Readout,
+    Scale,
+    Softmax,
+    Synapse,
+)
 from neurotool.lava_runtime.stock import StockParameters, stock_parameters
 
-AT_THE_END = (MeanPool, Readout)
-"""Nodes that act in the last step, on averages over the run."""
+
+@dataclass(frozen=True)
+class PartKind:
+    """kind: of the process that runs a node (see Part). joins: the kind of process that it is part of where it can be:
+    that of its only reader, or that of all it reads."""
+
+    kind: str
+    joins: str = ""
+
+
+PART_KINDS: NodeTable[PartKind] = NodeTable(
+    "kind of Lava process",
+    {
+        Input: PartKind("source"),
+        Embedding: PartKind("source"),
+        Linear: PartKind("synapse"),
+        Conv1d: PartKind("synapse"),
+        Neuron: PartKind("neurons"),
+        MatMul: PartKind("attention"),
+        Softmax: PartKind("operation"),
+        LayerNorm: PartKind("operation"),
+        Gelu: PartKind("operation", joins="neurons"),
+        Add: PartKind("operation", joins="source"),
+        Concat: PartKind("operation"),
+        Scale: PartKind("operation"),
+        MeanPool: PartKind("readout"),
+        Readout: PartKind("readout"),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -128,14 +173,14 @@ def _phased(graph: Graph) -> TimeLine:
         elif isinstance(node, Input):
             complete[name] = window
     passing = frozenset(name for name in graph.nodes if _passes(graph, name, acts, complete))
-    once = [name for name, node in graph.nodes.items() if name not in passing and not isinstance(node, AT_THE_END)]
+    once = [name for name, node in graph.nodes.items() if name not in passing and not node.at_end]
     return TimeLine(graph.feedback_sweeps, max(acts[name] for name in once) + window, window, acts, passing)
 
 
 def _passes(graph: Graph, name: str, acts: dict[str, int], complete: dict[str, int]) -> bool:
     """Whether a node may act on each step's spikes, so that the sum of its outputs is its output for the sum."""
     node, last = graph.nodes[name], len(graph.inputs[name]) - 1
-    if not isinstance(node, (Linear, Conv1d, MatMul)) or (name, node.ports[-1]) in graph.feedback:
+    if not isinstance(node, Synapse) or node.at_end or (name, node.ports[-1]) in graph.feedback:
         return False
     spikes = graph.inputs[name][last]
     if not isinstance(graph.nodes[spikes], (Neuron, Input)):
@@ -167,25 +212,24 @@ def _groups(graph: Graph) -> dict[str, tuple[str, list[str]]]:
         groups.setdefault(key, (kind, []))[1].append(name)
 
     for name, node in graph.nodes.items():
-        sources = graph.inputs[name]
-        if isinstance(node, (Embedding, Input)) or (
-            isinstance(node, Add) and all(key_of[source] == "source" for source in sources)
-        ):
+        sources, how = graph.inputs[name], PART_KINDS.of(name, node)
+        reader = readers[name][0] if len(readers[name]) == 1 else ""
+        if how.kind == "source" or (how.joins == "source" and {key_of[source] for source in sources} == {"source"}):
             put(name, "source", "source")
-        elif isinstance(node, (Linear, Conv1d)):
+        elif how.kind == "synapse":
             fed_back = (name, node.ports[0]) in graph.feedback
             put(name, f"{'feedback' if fed_back else 'synapses'} of {sources[0]}", "synapse")
-        elif isinstance(node, Neuron):
+        elif how.kind == "neurons":
             put(name, f"neurons {name}", "neurons")
-        elif isinstance(node, Gelu) and len(readers[name]) == 1 and isinstance(graph.nodes[readers[name][0]], Neuron):
-            put(name, f"neurons {readers[name][0]}", "neurons")
-        elif isinstance(node, AT_THE_END):
+        elif how.joins == "neurons" and reader and isinstance(graph.nodes[reader], Neuron):
+            put(name, f"neurons {reader}", "neurons")
+        elif how.kind == "readout":
             put(name, "readout", "readout")
         else:
             # Joining what nobody else reads cannot close a circle of parts that wait for each other.
             chain = [s for s in sources if readers[s] == [name] and groups[key_of[s]][0] in ("operation", "attention")]
             put(name, key_of[chain[0]] if chain else f"operation {name}", "operation")
-            if isinstance(node, MatMul):
+            if how.kind == "attention":
                 groups[key_of[name]] = ("attention", groups[key_of[name]][1])
     return groups
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.graph import Conv1d, Embedding, Input, Linear, MatMul, MeanPool, Neuron, Readout
+from neurotool.graph import Input, Neuron, Node, Readout
+from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime.arithmetic import Membrane
 from neurotool.lava_runtime.emulator import Emulation, Entering, arithmetic
 from neurotool.lava_runtime.integer import Overflow
-from neurotool.lava_runtime.network import AT_THE_END, Network, Part
+from neurotool.lava_runtime.network import Network, Part
 
 
 class Program:
@@ -24,7 +25,7 @@ class Program:
         self.phased = self.graph.schedule == "phased"
         self.overflow = overflow
         self.arithmetic = arithmetic(self.graph, overflow)
-        self.record = tuple(n for n in part.nodes if n in record and not isinstance(self.graph.nodes[n], AT_THE_END))
+        self.record = tuple(name for name in part.nodes if name in record and not self.graph.nodes[name].at_end)
         self.results: list[Emulation] = []
         self.t = -1 - network.delays[part.name]
         self.steps = len(inputs.real) * self.time_line.steps
@@ -49,8 +50,8 @@ class Program:
             return
         self.input, step = divmod(self.t, self.time_line.steps)
         self.sweep, self.at = divmod(step, self.time_line.sweep_steps)
-        self.real = self.inputs.real[self.input]
         if step == 0:
+            self.context = self.inputs.rows(self.input).context
             self.membranes: dict[str, Membrane] = {}
             self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.record}
             self.gathered: dict[str, Any] = {}
@@ -69,15 +70,15 @@ class Program:
         """Run the nodes; what those send that are not silent. Raises OverflowingError."""
         for name in self.part.nodes if self.running else ():
             node, first = self.graph.nodes[name], self.time_line.acts[name]
-            if isinstance(node, AT_THE_END):
+            if node.at_end:
                 self._read_out(name, node)
             elif isinstance(node, (Input, Neuron)):
                 if first <= self.at < first + self.time_line.window:
                     self._enter(name) if isinstance(node, Input) else self._fire(name, self.at - first)
-            elif name in self.time_line.passing and isinstance(node, (Linear, Conv1d, MatMul)):
-                self._pass_on(name, node)
+            elif name in self.time_line.passing:
+                self._pass_on(name)
             elif self.at == first:
-                self._evaluate(name, node)
+                self._evaluate(name)
         return self.leaving
 
     def end_step(self) -> None:
@@ -91,29 +92,22 @@ class Program:
                 self.result.potentials[name] = self.membranes[name].u
         self.results.append(self.result)
 
-    def _evaluate(self, name: str, node: Any) -> None:
-        if isinstance(node, Embedding):
-            self._send(name, self.arithmetic.look_up(name, self.inputs.tables[name][self.input]))
-            return
+    def _evaluate(self, name: str) -> None:
+        sources = self.graph.inputs[name]
         if self.part.feedback:
-            (source,) = self.graph.inputs[name]
-            at_ports: tuple[np.ndarray, ...] = (self.before.get(source, self.silence(source)),)
+            at_ports = tuple(self.before.get(source, self.silence(source)) for source in sources)
         else:
-            at_ports = tuple(self._total(source) for source in self.graph.inputs[name])
-        self._send(name, self.arithmetic.evaluate(name, at_ports, self.real))
+            at_ports = tuple(self._total(source) for source in sources)
+        self._send(name, self.arithmetic.evaluate(name, at_ports, self.context))
 
-    def _pass_on(self, name: str, node: Linear | Conv1d | MatMul) -> None:
+    def _pass_on(self, name: str) -> None:
         """What the spikes of this step add to the output."""
         *graded, spiking = self.graph.inputs[name]
         if spiking in self.arriving:
-            spikes = self.arriving[spiking]
-            if isinstance(node, MatMul):
-                a = self.arithmetic.at_port(name, 0, self._total(graded[0]))
-                self._send(name, self.arithmetic.multiply(name, a, spikes, self.real))
-            else:
-                self._send(name, self.arithmetic.synapse(name, spikes, self.real))
-        if self.at == 0 and not isinstance(node, MatMul) and node.bias is not None:
-            self._send(name, self.silence(name) + self.arithmetic.bias(name))
+            complete = [self.arithmetic.at_port(name, i, self._total(source)) for i, source in enumerate(graded)]
+            self._send(name, self.arithmetic.sums(name, self.context, *complete, self.arriving[spiking]))
+        if self.at == 0 and (bias := self.arithmetic.bias(name)) is not None:
+            self._send(name, self.silence(name) + bias)
 
     def _enter(self, name: str) -> None:
         values = self.inputs.values[name][self.input]
@@ -132,23 +126,22 @@ class Program:
             self.spikes[name].append(s)
         self._send(name, s * self.arithmetic.emission_weights(name)[step] if self.phased else s)
 
-    def _read_out(self, name: str, node: MeanPool | Readout) -> None:
+    def _read_out(self, name: str, node: Node) -> None:
         (source,) = self.graph.inputs[name]
-        if isinstance(node, MeanPool) and self.at == self.time_line.sweep_steps - 1:
+        if not self.graph.nodes[source].at_end and self.at == self.time_line.sweep_steps - 1:
             value = self._total(source)
             if not self.phased:
                 value = value * self.arithmetic.pooling_weights(source)[self.sweep] + self.gathered.get(source, 0)
             self.gathered[source] = value
         if (self.t + 1) % self.time_line.steps == 0:
-            self.gathered[name] = self.arithmetic.evaluate(name, (self.gathered[source],), self.real)
+            self.gathered[name] = self.arithmetic.evaluate(name, (self.gathered[source],), self.context)
             if isinstance(node, Readout):
                 self.result.logits = self.arithmetic.real(name, self.gathered[name])
 
     def silence(self, name: str) -> np.ndarray:
         """Zeros in the shape of what a node sends."""
         if name not in self._silence:
-            tokens = self.inputs.real.shape[1]
-            shape = [size if isinstance(size, int) else tokens for size in self.graph.shapes()[name]]
+            shape = sizes(self.graph.shapes()[name], self.inputs.real.shape[1])
             self._silence[name] = np.zeros(shape, self.arithmetic.dtype)
         return self._silence[name]
 

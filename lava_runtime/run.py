@@ -15,7 +15,7 @@ from neurotool.graph import Graph
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.emulator import Emulation, entering
 from neurotool.lava_runtime.integer import Overflow
-from neurotool.lava_runtime.job import ERROR, Job, read_results, write_job
+from neurotool.lava_runtime.job import ERROR, Job, foreign_modules, read_results, write_job
 from neurotool.lava_runtime.session import run_in_own_session
 
 
@@ -61,6 +61,10 @@ def run_jobs(
         command = [python, "-m", "neurotool.lava_runtime.worker", *map(str, folders)]
         # Dozens of processes: a thread each. A folder of its own: python -m imports from the current one first.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        if foreign := {str(folder) for job in jobs for folder in foreign_modules(job.graph).values()}:
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [*sorted(foreign), *filter(None, [os.environ.get("PYTHONPATH")])]
+            )
         exit_code, output = run_in_own_session(command, timeout, progress, cwd=root, env=environment)
         for folder in folders:
             if (folder / ERROR).exists():

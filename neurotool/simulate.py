@@ -3,7 +3,6 @@
 Torch students, the executor and Lava must give the same spikes.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,24 +10,8 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError, GraphError
-from neurotool.graph import (
-    Add,
-    Concat,
-    Conv1d,
-    Embedding,
-    Gelu,
-    Graph,
-    Input,
-    LayerNorm,
-    Linear,
-    MatMul,
-    MeanPool,
-    Neuron,
-    Node,
-    Readout,
-    Scale,
-    Softmax,
-)
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Synapse
+from neurotool.graph.nodes import sizes
 
 
 @dataclass(frozen=True)
@@ -103,44 +86,25 @@ class _Signal:
     sent: np.ndarray | None = None
 
 
-class _Membrane:
-    """State of one neuron layer. All potentials in units of the threshold."""
+class _Layer:
+    """One neuron layer: its membrane, all spikes that it sent, and its average spiking rate."""
 
-    def __init__(self, node: Neuron, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.node = node
-        self.leak = np.asarray(node.leak, dtype)
-        self.u = np.full(shape, node.v_init, dtype)
+    def __init__(self, node: Neuron, shape: tuple[int, ...], dtype: np.dtype, window: bool) -> None:
+        self.leak, self.membrane = np.asarray(node.leak), node.at_rest(shape, dtype, window)
         self.spikes: list[np.ndarray] = []
         self._weighted, self._weight = np.zeros(shape, dtype), np.zeros(np.shape(node.leak))
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        self.u = self.u * self.leak + drive
-        s = (self.u >= self.node.firing_point).astype(self.u.dtype)
-        if self.node.spikes == "ternary":
-            s = s - (self.u < -self.node.firing_point)
-        self.u = self.u - s if self.node.reset == "soft" else self.u * (1 - abs(s))
-        return self._emit(s)
-
-    def step_of_window(self, drive: np.ndarray, t: int) -> np.ndarray:
-        """Step t = 1 … T of a window of constant drive, for IF with soft reset: the charge is a product of t."""
-        shift = 1 - self.node.firing_point
-        charge, count = drive * t + (self.node.v_init + shift), self._weighted  # leak is 1: a plain sum of the spikes
-        s = (charge >= count + 1).astype(charge.dtype)
-        if self.node.spikes == "ternary":
-            s = s - (charge < count)
-        self.u = charge - (count + s) - shift
-        return self._emit(s)
-
-    def _emit(self, s: np.ndarray) -> np.ndarray:
+        s = self.membrane.step(drive)
         self.spikes.append(s.astype(np.int8))
-        self._weighted = self._weighted * self.leak + s
-        self._weight = self._weight * np.asarray(self.node.leak) + 1
+        self._weighted = self._weighted * self.leak.astype(s.dtype) + s
+        self._weight = self._weight * self.leak + 1
         return s
 
     @property
     def rate(self) -> np.ndarray:
         """sum_t leak^(T-t) s[t] / sum_t leak^(T-t)."""
-        return self._weighted / self._weight.astype(self.u.dtype)
+        return self._weighted / self._weight.astype(self._weighted.dtype)
 
 
 class _Run:
@@ -158,10 +122,11 @@ class _Run:
             given = ", ".join(f"{name} {n}" for name, n in lengths.items())
             raise DataError(f"number of tokens: {given}; they must agree and lie in 1 … {graph.tokens}")
         self.ids["position_ids"] = np.arange(self.tokens)
-        self.real = np.ones(self.tokens, bool) if mask is None else np.asarray(mask).astype(bool)
-        if not self.real.any():
+        real = np.ones(self.tokens, bool) if mask is None else np.asarray(mask).astype(bool)
+        if not real.any():
             raise DataError("attention_mask has no token: at least one must be 1")
-        self.membranes: dict[str, _Membrane] = {}
+        self.context = Context(real, self.ids)
+        self.layers: dict[str, _Layer] = {}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in graph.of_type(Neuron)}
         self.events: dict[tuple[str, str], SynapseEvents] = {}
 
@@ -169,13 +134,14 @@ class _Run:
         graph = self.graph
         phased = graph.schedule == "phased"
         before: dict[str, _Signal] = {}
-        pooled = {graph.source(name, "x") for name in graph.of_type(MeanPool)}
+        at_end = [name for name, node in graph.nodes.items() if node.at_end]
+        pooled = {source for name in at_end for source in graph.inputs[name] if source not in at_end}
         total: dict[str, np.ndarray] = dict.fromkeys(pooled, np.zeros((), self.dtype))
         passes = graph.feedback_sweeps if phased else graph.time_steps
         for t in range(passes):
             signals: dict[str, _Signal] = {}
             for name, node in graph.nodes.items():
-                if isinstance(node, (MeanPool, Readout)):
+                if node.at_end:
                     continue
                 at_ports = [
                     self._fed_back(before, name, port) if (name, port) in graph.feedback else signals[source]
@@ -187,72 +153,48 @@ class _Run:
                     total[name] = total[name] + signals[name].value
             before = signals
         averages = {name: before[name].value if phased else total[name] / passes for name in pooled}
-        rates = {name: membrane.rate for name, membrane in self.membranes.items()}
+        rates = {name: layer.rate for name, layer in self.layers.items()}
         return Simulation(
             spikes={name: np.stack(spikes) for name, spikes in self.spikes.items()},
-            potentials={name: membrane.u for name, membrane in self.membranes.items()},
+            potentials={name: layer.membrane.u for name, layer in self.layers.items()},
             rates=rates,
             events=self.events,
             logits=self._logits(averages | rates),
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
-        node = self.graph.nodes[name]
-        assert isinstance(node, (Linear, Conv1d))  # Graph.check
-        return before.get(self.graph.source(name, port), _Signal(np.zeros((self.tokens, node.in_width), self.dtype)))
+        shape = self.graph.nodes[name].feedback_shape(port)
+        assert shape is not None  # Graph.check
+        return before.get(self.graph.source(name, port), _Signal(np.zeros(sizes(shape, self.tokens), self.dtype)))
 
     def _apply(self, name: str, node: Node, t: int, *at_ports: _Signal) -> _Signal:
         match node:
             case Input():
                 return self._enter(node, self.values[name], t)
             case Neuron():
-                return self._neurons(name, node, at_ports[0].value / np.asarray(node.v_threshold, self.dtype))
-        value = self._compute(node, *(signal.value.astype(np.float64, copy=False) for signal in at_ports))
-        sent, spikes = [signal.sent for signal in at_ports if signal.sent is not None], None
-        if isinstance(node, (Add, Concat)) and len(sent) == len(at_ports):
-            spikes = np.sum(sent, 0) if isinstance(node, Add) else np.concatenate(sent, -1)
-        return _Signal(value.astype(self.dtype, copy=False), spikes)
+                return self._neurons(name, node, node.drive(at_ports[0].value))
+        sent = [signal.sent for signal in at_ports if signal.sent is not None]
+        hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
+        value = self._compute(node, *(signal.value for signal in at_ports))
+        return _Signal(value, node.compute(self.context, *sent) if hands_on else None)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
-        match node:
-            case Embedding():
-                return node.weight[self.ids[node.ids]]
-            case Linear():
-                return _plus(x[0] @ node.weight.T.astype(np.float64), node.bias)
-            case Conv1d():
-                return _plus(self._convolve(node, x[0]), node.bias)
-            case MatMul():
-                return self._multiply(node, *x)
-            case Softmax():
-                e = np.exp(np.where(self.real, x[0] - x[0][..., self.real].max(-1, keepdims=True), -np.inf))
-                return e / e.sum(-1, keepdims=True)
-            case LayerNorm():
-                centred = x[0] - x[0].mean(-1, keepdims=True)
-                deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + node.epsilon)
-                return centred / deviation * node.weight + node.bias
-            case Gelu():
-                return x[0] * (1 + _erf(x[0] / math.sqrt(2))) / 2
-            case Add():
-                return x[0] + x[1]
-            case Concat():
-                return np.concatenate(x, -1)
-            case Scale():
-                return x[0] * node.factor
-        raise NotImplementedError(type(node).__name__)
+        y = node.compute(self.context, *(value.astype(np.float64, copy=False) for value in x))
+        return y.astype(self.dtype, copy=False)
 
     def _neurons(self, name: str, node: Neuron, drive: np.ndarray) -> _Signal:
         phased = self.graph.schedule == "phased"
-        if phased or name not in self.membranes:
-            self.membranes[name] = _Membrane(node, drive.shape, self.dtype)  # a window starts afresh
-        membrane = self.membranes[name]
+        if phased or name not in self.layers:  # a window starts afresh
+            self.layers[name] = _Layer(node, drive.shape, self.dtype, phased and node.has_closed_form)
+        layer = self.layers[name]
         if not phased:
-            s = membrane.step(drive)
-            self.spikes[name].append(membrane.spikes[-1])
+            s = layer.step(drive)
+            self.spikes[name].append(layer.spikes[-1])
             return _Signal(s, abs(s))
-        for t in range(1, self.graph.time_steps + 1):
-            _ = membrane.step_of_window(drive, t) if node.has_closed_form else membrane.step(drive)
-        self.spikes[name].extend(membrane.spikes)
-        return _Signal(membrane.rate, np.abs(membrane.spikes).sum(0))
+        for _ in range(self.graph.time_steps):
+            layer.step(drive)
+        self.spikes[name].extend(layer.spikes)
+        return _Signal(layer.rate, np.abs(layer.spikes).sum(0))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2
@@ -262,67 +204,27 @@ class _Run:
             value, sent = values, (values != 0) * self.graph.time_steps
         else:
             value, sent = values.sum(0) / self.graph.time_steps, (values != 0).sum(0)
-        return _Signal(value, sent if node.spiking else None)
-
-    def _convolve(self, node: Conv1d, x: np.ndarray) -> np.ndarray:
-        weight = node.weight.astype(np.float64)
-        padded = np.pad(x * self.real[:, None], ((node.before, node.after), (0, 0)))
-        taps = [padded[k : k + self.tokens] @ weight[:, :, k].T for k in range(weight.shape[2])]
-        return np.sum(taps, axis=0)
-
-    def _multiply(self, node: MatMul, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        b = _split(b, node.heads)
-        if node.transpose_b:
-            return _split(a, node.heads) @ b.swapaxes(1, 2)
-        context = (a * self.real) @ b
-        return context.swapaxes(0, 1).reshape(self.tokens, -1)
+        return _Signal(value, sent.astype(np.int64) if node.spiking else None)
 
     def _logits(self, averages: dict[str, np.ndarray]) -> np.ndarray | None:
-        """MeanPool and Readout read averages over the run: rates where they come from neurons."""
+        """What acts at the end reads averages over the run: rates where they come from neurons."""
         logits = None
         for name, node in self.graph.nodes.items():
-            if isinstance(node, MeanPool):
-                x = averages[self.graph.source(name, "x")]
-                averages[name] = x[0] if node.pooling == "first" else x[self.real].mean(0)
-            elif isinstance(node, Readout):
-                x = averages[self.graph.source(name, "x")].astype(np.float64)
-                logits = _plus(node.weight @ x, node.bias).astype(self.dtype)
+            if node.at_end:
+                averages[name] = self._compute(node, *(averages[source] for source in self.graph.inputs[name]))
+                logits = averages[name] if isinstance(node, Readout) else logits
         return logits
 
     def _count(self, name: str, node: Node, at_ports: list[_Signal]) -> None:
-        if not isinstance(node, (Linear, Conv1d, MatMul)):
+        if not isinstance(node, Synapse):
             return
-        fan_out = self._fan_out(node)
+        reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                per_token = (signal.sent.sum(-1) * self.real).astype(np.int64)
+                sent = (signal.sent * self.context.real[:, None]).astype(np.int64)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))
-                self.events[name, port] = SynapseEvents(
-                    so_far.events + int(per_token.sum()), so_far.synaptic_operations + int(per_token @ fan_out)
-                )
-
-    def _fan_out(self, node: Linear | Conv1d | MatMul) -> np.ndarray:
-        """Accumulations that one event of each token causes, (tokens,)."""
-        if isinstance(node, MatMul):
-            return np.full(self.tokens, self.real.sum())
-        if isinstance(node, Linear):
-            return np.full(self.tokens, len(node.weight))
-        # Token j is read by the outputs j - after … j + before.
-        reached = np.convolve(self.real.astype(np.int64), np.ones(node.weight.shape[2], np.int64))
-        return len(node.weight) * reached[node.before : node.before + self.tokens]
-
-
-def _plus(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    return x if bias is None else x + bias
-
-
-def _split(x: np.ndarray, heads: int) -> np.ndarray:
-    """(tokens, width) -> (heads, tokens, width / heads)."""
-    return x.reshape(len(x), heads, -1).swapaxes(0, 1)
-
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.array([math.erf(v) for v in x.ravel().tolist()], x.dtype).reshape(x.shape)
+                operations = so_far.synaptic_operations + int((sent * reach).sum())
+                self.events[name, port] = SynapseEvents(so_far.events + int(sent.sum()), operations)
 
 
 def _ids(graph: Graph, input_ids: Any, token_type_ids: Any) -> dict[str, np.ndarray]:

@@ -95,3 +95,42 @@ def test_core_imports_no_room(repository: Path) -> None:
         str(path): violations("core", path.read_text("utf-8"), package_of(path, folder, "neurotool")) for path in files
     }
     assert {name: names for name, names in found.items() if names} == {}
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in turn, the first of them again at the end; empty where none do."""
+    done: set[str] = set()
+
+    def follow(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        found = [] if module in done else next(filter(None, (follow(m, [*path, module]) for m in imports[module])), [])
+        done.add(module)
+        return found
+
+    return next(filter(None, (follow(module, []) for module in imports)), [])
+
+
+def test_circles_are_seen() -> None:
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_circle_of_imports(repository: Path) -> None:
+    """At the top of modules, for type checkers only (`if TYPE_CHECKING`) too; functions import what they need late."""
+    sources = {}
+    for folder in ("neurotool", *ROOMS):
+        base = folder if folder == "neurotool" else f"neurotool.{folder}"
+        for path in sorted((repository / folder).rglob("*.py")):
+            package = package_of(path, repository / folder, base)
+            name = package if path.stem == "__init__" else f"{package}.{path.stem}"
+            sources[name] = (package, path.read_text("utf-8"))
+    imports: dict[str, set[str]] = {}
+    for name, (package, source) in sources.items():
+        tree = ast.parse(source)
+        for function in [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]:
+            function.body, function.decorator_list = [ast.Pass()], []
+        named = set(imported_names(ast.unparse(tree), package))
+        imports[name] = {m if m in sources else m.rpartition(".")[0] for m in named} & set(sources) - {name}
+    assert len(imports) > 90
+    assert circle(imports) == []

@@ -14,7 +14,8 @@ from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs
 from scipy.special import erf
 
 from neurotool.errors import ExportError, OverflowingError
-from neurotool.export.lower import SPREAD, dyadic, lower, mantissas, row_mantissas
+from neurotool.export.lower import SPREAD, lower
+from neurotool.export.rounding import dyadic, mantissas, row_mantissas
 from neurotool.graph import (
     Add,
     Concat,

@@ -1,4 +1,4 @@
-"""The layer graph: nodes (nodes.py) and the graph that connects, checks and stores them (graph.py). No torch."""
+"""The layer graph: nodes (nodes/), and the graph that connects, checks and stores them (graph.py). No torch."""
 
 from neurotool.graph.fixed_point import FixedPoint
 from neurotool.graph.graph import FORMAT_VERSION, Graph, GraphBuilder, Schedule
@@ -7,6 +7,7 @@ from neurotool.graph.nodes import (
     TOKENS,
     Add,
     Concat,
+    Context,
     Conv1d,
     Embedding,
     Gelu,
@@ -21,7 +22,11 @@ from neurotool.graph.nodes import (
     Scale,
     Shape,
     Softmax,
+    Synapse,
+    Weighted,
+    register,
 )
+from neurotool.graph.table import NodeTable
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,6 +34,7 @@ __all__ = [
     "TOKENS",
     "Add",
     "Concat",
+    "Context",
     "Conv1d",
     "Embedding",
     "FixedPoint",
@@ -42,9 +48,13 @@ __all__ = [
     "MeanPool",
     "Neuron",
     "Node",
+    "NodeTable",
     "Readout",
     "Scale",
     "Schedule",
     "Shape",
     "Softmax",
+    "Synapse",
+    "Weighted",
+    "register",
 ]

@@ -91,11 +91,9 @@ def emission_weights(node: Neuron, time_steps: int) -> np.ndarray:
 
     1 without leak. With leak, leak^(T-t) / sum_t leak^(T-t) with RATE_BITS fraction bits: the spike's graded payload.
     """
-    leak = np.atleast_1d(np.asarray(node.leak, np.float64))
-    if np.all(leak == 1):
+    if np.all(np.asarray(node.leak) == 1):
         return np.ones((time_steps, 1), np.int64)
-    weights = leak ** np.arange(time_steps - 1, -1, -1)[:, None]
-    return np.rint(weights / weights.sum(0) * 2**RATE_BITS).astype(np.int64)
+    return np.rint(node.emission_weights(time_steps) * 2**RATE_BITS).astype(np.int64)
 
 
 def rate_scale(node: Neuron, time_steps: int) -> float:

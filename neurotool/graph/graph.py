@@ -8,7 +8,7 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, TOKENS, Conv1d, Embedding, Input, Linear, Neuron, Node, Readout, Shape
+from neurotool.graph.nodes import NODE_TYPES, Embedding, Input, Node, Readout, Shape
 
 FORMAT_VERSION = 1
 Schedule = Literal["phased", "concurrent"]
@@ -68,9 +68,7 @@ class Graph:
     @property
     def is_spiking(self) -> bool:
         """Whether anything in it sends spikes: a neuron, or an input that holds spikes."""
-        return any(
-            isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking) for node in self.nodes.values()
-        )
+        return any(node.sends_spikes for node in self.nodes.values())
 
     def check(self) -> None:
         self._check_settings()
@@ -88,11 +86,9 @@ class Graph:
         """Output shape of every node, without batch; nodes.TOKENS stands for the number of tokens."""
         shapes: dict[str, Shape] = {}
         for name, node in self.nodes.items():
-            # What a feedback port reads is only known later: take the width that its weight asks for, and check below.
+            # What a feedback port reads is only known later: take the shape that it asks for, and check below.
             at_ports = [
-                (TOKENS, node.in_width)
-                if (name, port) in self.feedback and isinstance(node, (Linear, Conv1d))
-                else shapes[source]
+                (node.feedback_shape(port) if (name, port) in self.feedback else None) or shapes[source]
                 for port, source in zip(node.ports, self.inputs[name], strict=True)
             ]
             try:
@@ -153,7 +149,7 @@ class Graph:
                 if not backward and (name, port) in declared:
                     raise GraphError(f"{at}, which comes before it: it cannot be feedback")
                 declared.discard((name, port))
-                if backward and not isinstance(node, (Linear, Conv1d)):
+                if backward and node.feedback_shape(port) is None:
                     raise GraphError(f"{at} as feedback: feedback enters Linear or Conv1d nodes")
         if declared:
             name, port = sorted(declared)[0]

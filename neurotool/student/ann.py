@@ -2,16 +2,17 @@
 encoder with the readout of the other students; distilled in the same way it shows what spikes cost in accuracy."""
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from neurotool.graph import Graph
+from neurotool.graph import Graph, GraphBuilder
+from neurotool.student.building import add_embeddings, finished
 from neurotool.student.configuration import AnnConfig
 from neurotool.student.emission import Emission
 from neurotool.student.encoder import EncoderLayer
 from neurotool.student.student import Student, StudentOutput
-from neurotool.student.to_graph import ann_graph
 
 
 class AnnLayer(EncoderLayer):
@@ -52,4 +53,8 @@ class AnnForSequenceClassification(Student):
         return sweep
 
     def to_graph(self) -> Graph:
-        return ann_graph(self)
+        build = GraphBuilder()
+        x = add_embeddings(build, self.embeddings)
+        for i, layer in enumerate(self.layers):
+            x = cast(EncoderLayer, layer).add_to(build, f"encoder.{i}", x)
+        return finished(build, self.config, self.classifier, x)

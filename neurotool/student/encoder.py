@@ -5,6 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurotool.graph import Add, Gelu, GraphBuilder, MatMul, Scale, Softmax
+from neurotool.student.building import linear_node, neuron_node, norm_node
 from neurotool.student.configuration import StudentConfig
 
 PLACES = ("key", "value", "attention", "self_output", "intermediate", "output")
@@ -44,6 +46,32 @@ class EncoderLayer(nn.Module):
         s = send("self_output", self.self_output_norm(self.dropout(self.self_output(attention)) + s))
         wide = send("intermediate", F.gelu(self.intermediate(s)))
         return send("output", self.output_norm(self.dropout(self.output(wide)) + s))
+
+    def add_to(self, build: GraphBuilder, name: str, s: str) -> str:
+        """The layer as nodes that read node `s`; returns the last."""
+
+        def linear(part: str, source: str) -> str:
+            return build.add(f"{name}.{part}.linear", linear_node(getattr(self, part)), source)
+
+        def neurons(part: str, source: str) -> str:
+            layer = getattr(self, f"{part}_neurons", None)  # a dense network has none
+            return source if layer is None else build.add(f"{name}.{part}", neuron_node(layer), source)
+
+        def residual_norm(part: str, source: str, residual: str) -> str:
+            added = build.add(f"{name}.{part}.add", Add(), linear(part, source), residual)
+            return build.add(f"{name}.{part}.norm", norm_node(getattr(self, f"{part}_norm")), added)
+
+        heads = self.num_heads
+        key = neurons("key", linear("key", s))
+        scores = build.add(f"{name}.scores", MatMul(heads, transpose_b=True), linear("query", s), key)
+        scaled = build.add(f"{name}.scores.scale", Scale((self.query.out_features // heads) ** -0.5), scores)
+        probabilities = build.add(f"{name}.softmax", Softmax(), scaled)
+        value = neurons("value", linear("value", s))
+        context = build.add(f"{name}.context", MatMul(heads), probabilities, value)
+        attention = neurons("attention", context)
+        s = neurons("self_output", residual_norm("self_output", attention, s))
+        wide = neurons("intermediate", build.add(f"{name}.intermediate.gelu", Gelu(), linear("intermediate", s)))
+        return neurons("output", residual_norm("output", wide, s))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)

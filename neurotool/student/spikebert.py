@@ -5,17 +5,18 @@ Unlike the authors' code it leaves padding out and sees positions (`positions` n
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from neurotool.graph import Graph
+from neurotool.graph import Add, Graph, GraphBuilder, MatMul, Scale
+from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node, norm_node
 from neurotool.student.configuration import SpikeBertConfig
 from neurotool.student.emission import Emission, NeuronLayer
 from neurotool.student.neurons import NeuronDynamics
-from neurotool.student.to_graph import spikebert_graph
 from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 
 
@@ -52,6 +53,22 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         attention = emit(self.attention_neurons, context.transpose(1, 2).reshape(x.shape) * self.attention_scale)
         x = x + self._spikes("self_output", attention, emit)
         return x + self._spikes("output", self._spikes("intermediate", x, emit), emit)
+
+    def add_to(self, build: GraphBuilder, name: str, x: str) -> str:
+        """The block as nodes that read node `x`; returns the last."""
+
+        def spikes(part: str, source: str) -> str:
+            current = build.add(f"{name}.{part}.linear", linear_node(getattr(self, part)), source)
+            normed = build.add(f"{name}.{part}.norm", norm_node(getattr(self, f"{part}_norm")), current)
+            return build.add(f"{name}.{part}", neuron_node(getattr(self, f"{part}_neurons")), normed)
+
+        query, key, value = (spikes(part, x) for part in ("query", "key", "value"))
+        scores = build.add(f"{name}.scores", MatMul(self.num_heads, transpose_b=True), query, key)
+        context = build.add(f"{name}.context", MatMul(self.num_heads), scores, value)
+        scaled = build.add(f"{name}.context.scale", Scale(float(self.attention_scale)), context)
+        attention = build.add(f"{name}.attention", neuron_node(self.attention_neurons), scaled)
+        x = build.add(f"{name}.self_output.add", Add(), x, spikes("self_output", attention))
+        return build.add(f"{name}.output.add", Add(), x, spikes("output", spikes("intermediate", x)))
 
     def _spikes(self, part: str, x: Tensor, emit: Emission) -> Tensor:
         """Neurons on LayerNorm(W x + b)."""
@@ -108,4 +125,9 @@ class SpikeBertForSequenceClassification(UnrolledStudent):
         return sweep
 
     def to_graph(self) -> Graph:
-        return spikebert_graph(self)
+        build = GraphBuilder()
+        current = add_embeddings(build, self.embeddings, positions=self.config.positions != "none")
+        x = build.add("embedding", neuron_node(self.embedding_neurons), current)
+        for i, block in enumerate(self.layers):
+            x = cast(SpikeBertBlock, block).add_to(build, f"encoder.{i}", x)
+        return finished(build, self.config, self.classifier, build.add("norm", norm_node(self.norm), x))

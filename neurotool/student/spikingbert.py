@@ -2,13 +2,14 @@
 spiking, trained at the equilibrium of its firing rates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from neurotool.graph import Graph
+from neurotool.graph import Add, Graph, GraphBuilder
+from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node
 from neurotool.student.configuration import SpikingBertConfig
 from neurotool.student.emission import (
     Emission,
@@ -24,7 +25,6 @@ from neurotool.student.emission import (
 from neurotool.student.encoder import PLACES, EncoderLayer
 from neurotool.student.equilibrium import implicit_gradient
 from neurotool.student.student import Student, StudentOutput
-from neurotool.student.to_graph import spikingbert_graph
 
 
 class SpikingBertLayer(EncoderLayer):
@@ -140,8 +140,15 @@ class SpikingBertForSequenceClassification(Student):
         return windows.rates if phased else membranes.rates
 
     def to_graph(self) -> Graph:
-        """The student as a layer graph, which export, simulation and counting read. Raises GraphError."""
-        return spikingbert_graph(self)
+        build = GraphBuilder()
+        current = add_embeddings(build, self.embeddings)
+        if self.feedback is not None:
+            fed_back = build.add_feedback("feedback", linear_node(self.feedback), self.output_names[-1])
+            current = build.add("feedback.add", Add(), current, fed_back)
+        s = build.add("embedding", neuron_node(self.embedding_neurons), current)
+        for i, layer in enumerate(self.layers):
+            s = cast(EncoderLayer, layer).add_to(build, f"encoder.{i}", s)
+        return finished(build, self.config, self.classifier, s, self.sweeps)
 
     def steady_state(self, current: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The rates every schedule should reach as T grows: each layer clamp(f(a)/v_threshold)."""

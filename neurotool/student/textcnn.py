@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from neurotool.graph import Graph
+from neurotool.graph import Concat, Conv1d, Graph, GraphBuilder
+from neurotool.student.building import add_embeddings, array, finished, neuron_node
 from neurotool.student.configuration import TextCnnConfig
 from neurotool.student.emission import Emission, NeuronLayer
-from neurotool.student.to_graph import textcnn_graph
 from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 
 REACH = 3.0
@@ -95,4 +95,14 @@ class TextCnnForSequenceClassification(UnrolledStudent):
         return sweep
 
     def to_graph(self) -> Graph:
-        return textcnn_graph(self)
+        build = GraphBuilder()
+        current = add_embeddings(build, self.embeddings, positions=False)
+        s = build.add("embedding", neuron_node(self.embedding_neurons), current)
+        features = []
+        for module, layer in zip(self.convolutions, self.convolution_neurons, strict=True):
+            convolution, neurons = cast(nn.Conv1d, module), cast(NeuronLayer, layer)
+            bias = None if convolution.bias is None else array(convolution.bias)
+            current = build.add(f"{neurons.name}.kernel", Conv1d(array(convolution.weight), bias), s)
+            features.append(build.add(neurons.name, neuron_node(neurons), current))
+        last = build.add("features", Concat(len(features)), *features)
+        return finished(build, self.config, self.classifier, last)

@@ -1,0 +1,65 @@
+"""Where values enter a graph."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+
+from neurotool.graph.nodes.node import (
+    TOKENS,
+    Context,
+    Node,
+    Shape,
+    check_array,
+    check_choice,
+    check_whole,
+    register,
+)
+
+Ids = Literal["input_ids", "token_type_ids", "position_ids"]
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Input(Node):
+    """y = the caller's values: a constant current (tokens, width), or one value per time step (T, tokens, width).
+
+    spiking: the values are spikes, 0 and ±1, and synapses reading them count events. In the phased schedule the spikes
+    of the T steps are handed on as their mean, like those of a neuron layer.
+    """
+
+    width: int
+    spiking: bool = False
+    ports: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def sends_spikes(self) -> bool:
+        return self.spiking
+
+    def check(self) -> None:
+        check_whole(self, "width", 1)
+        check_choice(self, "spiking", (False, True))
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return TOKENS, self.width
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Embedding(Node):
+    """y_i = weight[ids_i]; weight (rows, width). `ids` names the integers: input_ids, token_type_ids (0 where the
+    caller gives none), or position_ids, which are 0 … tokens - 1."""
+
+    weight: np.ndarray
+    ids: Ids = "input_ids"
+    ports: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        check_array(self, "weight", 2)
+        check_choice(self, "ids", get_args(Ids))
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return TOKENS, self.weight.shape[1]
+
+    def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
+        return self.weight[context.ids[self.ids]]
