@@ -21,6 +21,7 @@ from neurotool.train import finetuning
 from neurotool.train.finetuning import learned_nothing
 from neurotool.train.pipeline import train
 from neurotool.train.plan import TrainingPlan
+from neurotool.train.reading import check_unknown
 from neurotool.train.teacher import Teacher, cache_folder, cache_key, load_teacher, store_teacher
 from neurotool.train.trainer import DistillationTrainer
 
@@ -213,6 +214,26 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what was loaded is what was asked for
 
 
+def test_unknown_tokens_are_told_or_refused(copy: Path, make_plan: MakePlan) -> None:
+    """A cased vocabulary that is read as an uncased one: every word is [UNK]."""
+    words = json.loads((copy / "tokenizer.json").read_text())["model"]["vocab"]
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    titled = [word if word.startswith("[") else word.title() for word in words]
+    (copy / "vocab.txt").write_text("\n".join(titled) + "\n")
+    with pytest.raises(TeacherError, match=r"100% of the tokens .* unknown \(\[UNK\]\); set do_lower_case to false in"):
+        train(make_plan("--teacher", str(copy)), QUIET)
+    (copy / "vocab.txt").write_text("\n".join(word if word != "w1" else "W1" for word in words) + "\n")
+    change = {"do_lower_case": True}
+    (copy / "tokenizer_config.json").write_text(json.dumps(change))
+    said = io.StringIO()
+    tokenizer = load_teacher(str(copy), TASK).tokenizer
+    texts = datasets.Dataset.from_dict({"input_ids": [[2, 1, *[7] * count, 3] for count in (9, 13)]})  # 2 of 24
+    check_unknown("it", texts, tokenizer, Console(file=said, width=200))
+    assert "warning: teacher it: 8% of the tokens of the training texts are unknown ([UNK]); set do" in said.getvalue()
+    check_unknown("it", datasets.Dataset.from_dict({"input_ids": [[2, 1, *[7] * 19, 3]]}), tokenizer, said)  # 5 %
+
+
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     """`change` alters the tensors in place, or returns others."""
     weights = load_file(folder / "model.safetensors")
@@ -251,7 +272,7 @@ def test_a_pooler_is_part_of_a_head_that_is_made(copy: Path, headed: Path) -> No
     for folder in (copy, headed):
         change_weights(folder, lambda weights: {n: t for n, t in weights.items() if "pooler" not in n})
     assert not load_teacher(str(copy), TASK).has_head
-    assert "2 of its tensors are missing (bert.pooler.dense.weight, bert.pooler.dense.bias)" in refusal(headed)
+    assert "2 are missing (bert.pooler.dense.weight, …)" in refusal(headed)
 
 
 def test_the_head_is_read_from_the_file(copy: Path, headed: Path) -> None:
@@ -272,10 +293,10 @@ def test_the_head_is_read_from_the_file(copy: Path, headed: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda n: n.replace("encoder.layer.1.", "encoder.layers.1."), "16 of its tensors are missing (bert.enc"),
+        (lambda n: n.replace("encoder.layer.1.", "encoder.layers.1."), "16 are missing (bert.encoder.layer.1"),
         (lambda n: "encoder.layer.7." + n[16:] if n.startswith("encoder.layer.1.") else n, "16 belong to no layer"),
-        (lambda n: f"wrap.{n}", "0 of 41 tensors fit; 37 of its tensors are missing"),
-        (lambda n: n if n.startswith("pooler") else f"module.{n}", "tensors are missing"),
+        (lambda n: f"wrap.{n}", "0 of 41 tensors fit, 37 are missing"),
+        (lambda n: n if n.startswith("pooler") else f"module.{n}", "tensors fit, "),
         (lambda n: n.replace("key.bias", "key.biases"), "2 belong to no layer (bert.encoder"),
     ],
 )  # fmt: skip

@@ -178,11 +178,10 @@ def _compare(name: str, config: BertConfig, layout: Mapping[str, tuple[int, ...]
     surplus = [tensor for tensor in layout if tensor not in wanted and not _LEFT_OUT.match(tensor)]
     if missing or surplus:
         found = len(wanted) - sum(tensor not in layout for tensor in wanted)
-        parts = [f"{len(missing)} of its tensors are missing ({listing(missing, 2)})"] if missing else []
-        parts += [f"{len(surplus)} belong to no layer ({listing(surplus, 2)})"] if surplus else []
+        parts = [f"{len(missing)} are missing ({_first(missing)})"] if missing else []
+        parts += [f"{len(surplus)} belong to no layer ({_first(surplus)})"] if surplus else []
         raise TeacherError(
-            f"teacher {name}: {found} of {len(wanted)} tensors fit; {', '.join(parts)}; save it as a BertModel of its "
-            "config.json"
+            f"teacher {name}: {found} of {len(wanted)} tensors fit, {', '.join(parts)}; save it as its config.json says"
         )
     for tensor, shape in wanted.items():
         if tensor in layout and layout[tensor] != shape:
@@ -190,3 +189,7 @@ def _compare(name: str, config: BertConfig, layout: Mapping[str, tuple[int, ...]
                 f"teacher {name}: tensor {tensor} has shape {layout[tensor]}, its config.json asks for {shape}; give "
                 "the config it was saved with"
             )
+
+
+def _first(tensors: list[str]) -> str:
+    return tensors[0][:80] + (", …" if len(tensors) > 1 else "")

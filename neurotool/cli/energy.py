@@ -10,6 +10,7 @@ import click
 import rich.table
 from rich.console import Console
 
+from neurotool import terminal
 from neurotool.cli.graphs import Conventions, is_nir, nir_options
 from neurotool.cli.measured import Measured, Source, measure_file, measure_student, refuse_tokenizer
 from neurotool.errors import ConfigError, ExportError, NeurotoolError
@@ -277,7 +278,8 @@ def _show(page: "Page", chosen: str, output: Path | None, model: Path) -> None:
         _write(page_text(page, chosen), output, model, chosen)
         return
     # A table needs its width where no terminal limits it.
-    console = Console(file=io.StringIO(), width=WIDE) if output or not sys.stdout.isatty() else Console()
+    wide = output or not sys.stdout.isatty()
+    console = terminal.console(file=io.StringIO(), width=WIDE) if wide else terminal.console()
     console.print(page.title, style="bold", highlight=False)
     console.print(page.lead, highlight=False, markup=False)
     for table in page.tables:

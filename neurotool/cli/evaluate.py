@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from neurotool import terminal
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
 
@@ -84,7 +85,7 @@ def evaluate(
         from neurotool.convergence import check_convergent, measure_convergence, plot_convergence
 
         check_convergent(student)
-    console = Console()
+    console = terminal.console()
     examples = validation_examples(data, task, loaded.training)
     length = longest(loaded.training.get("plan", {}), student.config.max_position_embeddings)
     dataset, truncated = tokenise(examples, tokenizer, length)

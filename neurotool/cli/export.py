@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from neurotool import files
 from neurotool.cli import json_option
 from neurotool.cli.graphs import Conventions, load_graph, nir_options
 from neurotool.errors import ConfigError
+from neurotool.terminal import console
 
 if TYPE_CHECKING:
     from neurotool.cli.lowering import Quantisation
@@ -133,7 +133,7 @@ def export(
     if fit is not None:
         from neurotool.cli.fit import show_fit
 
-        show_fit(Console(), fit)
+        show_fit(console(), fit)
         context.exit(int(strict and bool(fit.broken)))
 
 
@@ -211,7 +211,7 @@ def _show(bundle: "Bundle") -> None:
         weight = f"{100 * row['weight_error']:.2f} %" if "weight_error" in row else ""
         rates = [f"{row[key]:.4f}" if key in row else "" for key in ("rate", "rate_error")]
         table.add_row(row["layer"], weight, *rates)
-    Console().print(table)
+    console().print(table)
     click.echo(f"calibrated on {calibration['inputs']} inputs: {calibration['source']}")
     for name, before in calibration.get("before", {}).items():
         click.echo(f"{name}: {before:.4f} with real numbers, {calibration['after'][name]:.4f} in fixed point")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from neurotool.cli import json_option
 from neurotool.errors import ConfigError
+from neurotool.terminal import console
 from neurotool.train.ranges import RANGES
 from neurotool.train.recipes import BASE, RECIPES, default, defaults_text, teacher_default
 
@@ -184,7 +184,7 @@ def train(as_json: bool, **options: Any) -> None:
     from neurotool.train.trainer import is_first_process
 
     plan = plan_from(options)
-    result = run(plan, Console(stderr=True))
+    result = run(plan, console(stderr=True))
     if not is_first_process():
         return
     student = result.student

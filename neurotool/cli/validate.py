@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from neurotool import terminal
 from neurotool.cli import json_option
 from neurotool.cli.graphs import Conventions, is_nir, load_graph, nir_options
 from neurotool.cli.reading import TextReader, bundle_reader, read_texts, student_reader
@@ -82,7 +83,7 @@ def validate(
         precision = "as used" if as_used else "float32" if float32 else "float64"
         click.echo(json.dumps({"a": str(a), "b": str(b), "source": source, "precision": precision} | result.to_dict()))
     else:
-        _print(Console(), result, a, b, source, model_a.graph.time_steps)
+        _print(terminal.console(), result, a, b, source, model_a.graph.time_steps)
     context.exit(0 if result.passed else 1)
 
 
