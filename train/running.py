@@ -2,7 +2,10 @@
 
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import safe_globals
 
@@ -24,7 +27,7 @@ from neurotool.train.trainer import StopOnInterrupt, is_first_process
 def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console: Console) -> float:
     """Train with our progress display, TensorBoard log and Ctrl-C handling; returns seconds."""
     interrupt, progress = StopOnInterrupt(), ShowProgress(console, stage.name)
-    callbacks: list[TrainerCallback] = [progress, interrupt]
+    callbacks: list[TrainerCallback] = [progress, interrupt, _FolderStays(plan)]
     if is_first_process():
         callbacks.append(TensorBoardCallback(SummaryWriter(str(plan.folder / "tensorboard" / stage.name))))
     trainer.remove_callback(PrinterCallback)
@@ -33,15 +36,12 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
     last = last_checkpoint(plan.state_folder / stage.name, trainer, console) if plan.resume else None
     started = time.monotonic()
     try:
-        with progress, interrupt:
+        with progress, interrupt, _quiet_writer():
             trainer.train(resume_from_checkpoint=last)
     except NeurotoolError:
         raise
     except (OSError, SafetensorError) as error:
-        if not plan.state_folder.exists():
-            raise TrainingError(
-                f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
-            ) from error
+        _check_folder(plan)
         raise TrainingError(
             f"{plan.state_folder}: the state of the run cannot be written ({one_line(error)}); free some room, then "
             "--resume goes on from the last checkpoint; or choose another --run-folder"
@@ -63,6 +63,39 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
             f"{plan.state_folder}: the state of the best epoch is gone from it; train again with --force"
         )
     return round(time.monotonic() - started, 1)
+
+
+class _FolderStays(TrainerCallback):
+    """Stops as soon as the run's folder is gone: the best epoch's state, which the student is made of, is gone too."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        _check_folder(self.plan)
+
+
+def _check_folder(plan: TrainingPlan) -> None:
+    if not plan.state_folder.exists():
+        raise TrainingError(
+            f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
+        )
+
+
+@contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """TensorBoard writes in a thread of its own, which would print a traceback where its file cannot be written."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def last_checkpoint(folder: Path, trainer: Trainer | None = None, console: Console | None = None) -> str | None:
