@@ -38,6 +38,12 @@ class Task:
     metrics: tuple[str, ...]
     label_column: str = LABEL
 
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Task":
+        """From what `dataclasses.asdict` made. Raises KeyError, TypeError or AttributeError for something else."""
+        texts, labels, metrics = (tuple(record[name]) for name in ("text_columns", "label_names", "metrics"))
+        return cls(record["name"], texts, labels, metrics, record.get("label_column", LABEL))
+
     @property
     def regression(self) -> bool:
         return not self.label_names

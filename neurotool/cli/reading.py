@@ -53,7 +53,6 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
     """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
     if not bundle.tokenizer:
         return None
-    from neurotool.examples import LABEL
     from neurotool.tasks import Task
     from neurotool.texts import tokenizer_from_files
 
@@ -62,8 +61,7 @@ def bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
     except DataError as error:
         raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
     try:
-        lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
-        task = Task(bundle.task["name"], *lists, bundle.task.get("label_column", LABEL))
+        task = Task.from_dict(bundle.task)
         hashes = bundle.record.get("data", {}).get("hashes", {})
         return TextReader(tokenizer, task, bundle.record.get("plan", {}), hashes)
     except (KeyError, TypeError, AttributeError) as error:

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
 from neurotool.errors import CheckpointError, DataError
-from neurotool.examples import LABEL
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
 from neurotool.texts import tokenizer_files, tokenizer_from_files
@@ -61,10 +60,8 @@ def load_student(path: str | Path) -> LoadedStudent:
 
 def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
     try:
-        record = checkpoint.training["task"]
-        lists = (tuple(record[name]) for name in ("text_columns", "label_names", "metrics"))
-        return Task(record["name"], *lists, record.get("label_column", LABEL))
-    except (KeyError, TypeError) as error:
+        return Task.from_dict(checkpoint.training["task"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its training record does not describe the task ({error!r})") from error
 
 
