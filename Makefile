@@ -1,4 +1,4 @@
-# make install | test | test-slow | test-all | lint | format | types | demo | results DATA=DIR | clean
+# make install | test | test-slow | test-all | lint | format | types | demo | results DATA=DIR | nir-tools | clean
 ifndef PYTHON
 # `command -v` is not enough: a version manager may offer a name that does not run.
 PYTHON := $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && echo $$python && break; done)
@@ -12,7 +12,7 @@ ROOMS := train export lava_runtime energy
 DEMO := model.ckpt
 NO_DEPS := lava-nc lava-dl neurobench norse snntorch
 
-.PHONY: install test test-slow test-all lint format types demo demo-short results clean
+.PHONY: install test test-slow test-all lint format types demo demo-short results nir-tools clean
 
 install: $(STAMP)
 
@@ -70,6 +70,14 @@ demo-short:
 results: install
 	@test -d "$(DATA)" || { echo "give the folder of the data sets: make results DATA=DIR"; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py $(DATA) results --write docs/results.md
+
+# Other tools, in an environment of their own, since their pins clash with ours and with each other's; what they export and
+# send; and the table of docs/nir.md.
+nir-tools: install
+	test -x build/nirtools/bin/python || $(PYTHON) -m venv build/nirtools
+	build/nirtools/bin/python -m pip install -q --no-deps -r benchmarks/nir_tools.txt
+	OMP_NUM_THREADS=1 build/nirtools/bin/python benchmarks/nir_tools.py build/nir-networks
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/nir_table.py build/nir-networks --write docs/nir.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

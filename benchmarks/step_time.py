@@ -32,6 +32,7 @@ VARIANTS = {
     "phased T=4": {"time_steps": 4},
     "phased T=128": {"time_steps": 128},
     "phased T=4 learned thresholds": {"time_steps": 4, "learn_v_threshold": True, "v_threshold": 2.0},
+    "phased T=4 ternary learned": {"time_steps": 4, "spikes": "ternary", "learn_v_threshold": True, "v_threshold": 2.0},
     "phased T=2 ternary learned": {"time_steps": 2, "spikes": "ternary", "learn_v_threshold": True, "v_threshold": 2.0},
     "concurrent T=4": {"time_steps": 4, "schedule": "concurrent"},
     "concurrent T=16": {"time_steps": 16, "schedule": "concurrent"},
@@ -46,7 +47,7 @@ def build(name: str, shape: dict) -> torch.nn.Module:
     if options is None:
         return BertForSequenceClassification(BertConfig(**shape, attn_implementation="sdpa"))
     if not name.startswith("spikebert"):
-        return SpikingBertForSequenceClassification(SpikingBertConfig(**shape, **options))
+        return SpikingBertForSequenceClassification(SpikingBertConfig(**options | shape))
     student = SpikeBertForSequenceClassification(SpikeBertConfig(**shape, **options))
     if "checkpointed" in name:
         student.gradient_checkpointing_enable()

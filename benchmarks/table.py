@@ -10,6 +10,9 @@ data sets with the options of `neurotool train` that belong to them, seeds where
 that are for some data sets only, with the first of their seeds. A cell that was trained with other options than the
 config's is named and left out: delete its files to train it again. --write puts the table between its two markers in
 FILE.
+
+Cells train side by side, --jobs of them; those that need the same teacher wait for the first, which fine-tunes it. With
+`"energy": false` in the config the shares of energy, which take longer than a small training, are left out.
 """
 
 import json
@@ -20,7 +23,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -59,7 +62,7 @@ class Cell:
 
 
 def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> list[Cell]:
-    """By data set, so that a teacher is fine-tuned once and then taken from the cache."""
+    """By data set and seed, which have a teacher of their own."""
     seeds = config["seeds"]
     return [
         Cell(student, data, seed, f"{config['options']} {config['students'][student]} {config['data'][data]}".strip())
@@ -70,9 +73,9 @@ def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> 
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """`options`, `seeds` and `only` may be missing. Raises ClickException for a file that is no config."""
+    """`options`, `seeds`, `only` and `energy` may be missing. Raises ClickException for a file that is no config."""
     try:
-        config = {"options": "", "seeds": {}, "only": {}} | json.loads(path.read_text(encoding="utf-8"))
+        config = {"options": "", "seeds": {}, "only": {}, "energy": True} | json.loads(path.read_text(encoding="utf-8"))
         for options in (config["options"], *config["students"].values(), *config["data"].values()):
             shlex.split(options)
         cells(config, list(config["students"]), list(config["data"]))
@@ -90,7 +93,8 @@ def load_config(path: Path) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Result:
     """Figures of a cell. minutes: of the student's training alone. Shares: arithmetic energy (45 nm, fp32) of the
-    student over that of the dense twin and of the teacher. A student without spikes has neither a rate nor a twin."""
+    student over that of the dense twin and of the teacher, where they are asked for. A student without spikes has
+    neither a rate nor a twin. epochs: the metric after each epoch of the last stage."""
 
     metric: str
     teacher: float
@@ -99,6 +103,7 @@ class Result:
     of_twin: float | None
     of_teacher: float | None
     minutes: float
+    epochs: tuple[float, ...] = ()
 
 
 def train(cell: Cell, data: Path, folder: Path) -> None:
@@ -116,17 +121,12 @@ def train(cell: Cell, data: Path, folder: Path) -> None:
         )
 
 
-def measure(checkpoint: Path) -> Result:
+def measure(checkpoint: Path, energy: bool) -> Result:
     content = read_checkpoint(checkpoint)
     record, activity = content.training, content.activity
     metric = record["task"]["metrics"][0]
-    # In this process: a new one for each cell would spend its time on importing torch.
-    reported = CliRunner().invoke(cli, ["energy", "report", str(checkpoint), "--format", "json"])
-    if reported.exit_code:
-        raise NeurotoolError(f"{checkpoint}: {reported.stderr.strip()}")
-    report = json.loads(reported.stdout)
-    arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
-    shares = {comparison["kind"]: comparison["share"] for comparison in arithmetic}
+    shares = energy_shares(checkpoint) if energy else {}
+    history = record["stages"][-1].get("history", [])
     return Result(
         metric,
         record["teacher"]["metrics"][metric],
@@ -135,10 +135,22 @@ def measure(checkpoint: Path) -> Result:
         shares.get("twin"),
         shares.get("teacher"),
         sum(stage.get("seconds", 0.0) for stage in record["stages"]) / 60,
+        tuple(entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry),
     )
 
 
-def result(cell: Cell, data: Path, folder: Path) -> Result:
+def energy_shares(checkpoint: Path) -> dict[str, float]:
+    """In this process: a new one for each cell would spend its time on importing torch."""
+    with ONE_AT_A_TIME:
+        reported = CliRunner().invoke(cli, ["energy", "report", str(checkpoint), "--format", "json"])
+    if reported.exit_code:
+        raise NeurotoolError(f"{checkpoint}: {reported.stderr.strip()}")
+    report = json.loads(reported.stdout)
+    arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
+    return {comparison["kind"]: comparison["share"] for comparison in arithmetic}
+
+
+def result(cell: Cell, data: Path, folder: Path, energy: bool = True) -> Result:
     """The cell's figures; it is trained where they are not there. Its options are noted before, its figures after.
 
     Raises NeurotoolError where training fails, and for a cell that was begun with other options.
@@ -153,10 +165,19 @@ def result(cell: Cell, data: Path, folder: Path) -> Result:
         keep(record, {"options": cell.options})
         if not checkpoint.exists():
             train(cell, data, folder)
-        with ONE_AT_A_TIME:
-            known = {"options": cell.options, "figures": asdict(measure(checkpoint))}
+        known = {"options": cell.options, "figures": asdict(measure(checkpoint, energy))}
         keep(record, known)
     return Result(**known["figures"])
+
+
+def in_turn(wanted: list[Cell]) -> list[Cell]:
+    """One cell of each data set and seed after the other: those that run side by side then need different teachers, and
+    wait for each other the least."""
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in wanted:
+        groups.setdefault((cell.data, cell.seed), []).append(cell)
+    rounds = zip_longest(*groups.values())
+    return [cell for of_round in rounds for cell in of_round if cell is not None]
 
 
 def keep(record: Path, content: dict[str, Any]) -> None:
@@ -226,7 +247,7 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
     help="JSON.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Data sets at a time."
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Cells at a time."
 )
 @click.option("--students", help="Only these, comma-separated.")
 @click.option("--data-sets", help="Only these, comma-separated.")
@@ -249,17 +270,16 @@ def main(
     failed: dict[Cell, NeurotoolError] = {}
     stopped = Event()
 
-    def of_one(name: str) -> None:
-        for cell in wanted:
-            if cell.data == name and not stopped.is_set():
-                try:
-                    results[cell] = result(cell, data, folder)
-                except NeurotoolError as error:
-                    failed[cell] = error
+    def fill(cell: Cell) -> None:
+        if not stopped.is_set():
+            try:
+                results[cell] = result(cell, data, folder, settings["energy"])
+            except NeurotoolError as error:
+                failed[cell] = error
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        list(pool.map(of_one, dict.fromkeys(cell.data for cell in wanted)))
+        list(pool.map(fill, in_turn(wanted)))
     except KeyboardInterrupt:  # the runs get Ctrl-C, too: each saves its state and ends
         stopped.set()
         pool.shutdown(cancel_futures=True)

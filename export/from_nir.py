@@ -14,72 +14,53 @@
 Cycles become feedback: a Linear on the way back reads what its source gave in the step before.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import warnings
+from typing import Any, get_args
 
 import nir
 import numpy as np
 
 from neurotool.errors import GraphError
+from neurotool.export.conventions import ROUNDING, Conventions, integrate
+from neurotool.export.nir_meaning import Meaning, meaning
 from neurotool.export.nir_structure import Structure
+from neurotool.export.to_nir import OUTPUTS_KEY
 from neurotool.graph import Add, Conv1d, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
 from neurotool.graph.nodes import Reset
 
-Fires = Literal[">", ">="]
 SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.IF, nir.LIF, nir.CubaLIF, nir.Flatten)
-NEURONS = (nir.IF, nir.LIF, nir.CubaLIF)
 # Above rounding in float64, below the resolution of float32: a threshold that v = v_threshold does not reach.
 _STRICTLY = 1 + 2.0**-40
-_ROUNDING = 1e-6  # of the float32 numbers in a file
+_WITHOUT_LEAK = ("tau", "tau_mem", "tau_syn", "r", "w_in")  # may be infinite: snnTorch writes beta = 1 so
 _LARGEST_UNROLLED = 2**27  # weights of a Conv1d written out as a Linear: 0.5 GB in float32
 
 
-@dataclass(frozen=True)
-class Conventions:
-    """What NIR leaves open; None where only the file may say it."""
-
-    reset: Reset | None = None
-    time_step: float | None = None
-    time_steps: int | None = None
-    fires: Fires | None = None
-
-    def completed(self, metadata: dict[str, Any]) -> "Conventions":
-        """With what the graph's metadata say (keys reset, dt, time_steps, fires) where nothing is given."""
-        found = {"reset": str, "dt": float, "time_steps": int, "fires": str}
-        try:
-            said = {key: kind(metadata[key]) for key, kind in found.items() if key in metadata}
-        except (TypeError, ValueError) as error:
-            raise GraphError(f"the file's metadata cannot be used: {error}") from error
-        return Conventions(
-            self.reset or said.get("reset"),
-            self.time_step or said.get("dt"),
-            self.time_steps or said.get("time_steps"),
-            self.fires or said.get("fires", ">"),
-        )
-
-
 def from_nir(content: nir.NIRGraph, conventions: Conventions) -> Graph:
-    """Raises GraphError: a node that is not supported or not exactly expressible, or conventions that are missing."""
+    """Warns (UserWarning) where what is told and what the file says disagree, and where the file leaves an order open.
+
+    Raises GraphError: a node that is not supported or not exactly expressible, or conventions that are missing.
+    """
     structure = Structure(content)
     for name, node in structure.nodes.items():
         if not isinstance(node, (nir.Input, *SUPPORTED)):
             known = ", ".join(kind.__name__ for kind in SUPPORTED)
             raise GraphError(f"node {name} ({type(node).__name__}) is not supported: known are {known}, Input, Output")
-    completed = conventions.completed(content.metadata)
-    if completed.time_steps is None:
-        raise GraphError("the file does not say how long to run: give time_steps (--time-steps T)")
-    return _Reader(structure, completed, conventions.reset).read(completed.time_steps)
+    meant = meaning(conventions, content.metadata, structure.nodes)
+    reader = _Reader(structure, meant)
+    for text in (*meant.warnings, *structure.open_orders):
+        warnings.warn(text, stacklevel=3)
+    return reader.read()
 
 
 class _Reader:
-    def __init__(self, structure: Structure, conventions: Conventions, given_reset: Reset | None) -> None:
-        self.structure, self.conventions, self.given_reset = structure, conventions, given_reset
+    def __init__(self, structure: Structure, meant: Meaning) -> None:
+        self.structure, self.meant, self.rules = structure, meant, meant.rules
         self.order, self.feedback = structure.order()
         self.shapes = self._shapes()
         self.tokens = self._tokens()
         self.build = GraphBuilder()
 
-    def read(self, time_steps: int) -> Graph:
+    def read(self) -> Graph:
         for name in self.order:
             node = self._node(name, self.structure.nodes[name])
             sources = self.structure.sources[name]
@@ -87,10 +68,13 @@ class _Reader:
                 self.build.add_feedback(name, node, sources[0])
             else:
                 self.build.add(name, node, *([self._sum(name, sources)] if node.ports else []))
-        for name, sources in self.structure.outputs.items():
-            if len(sources) > 1:
-                self._sum(name, sources)
-        return self.build.build(time_steps=time_steps, schedule="concurrent", tokens=self.tokens)
+        outputs = {name: self._sum(name, sources) for name, sources in self.structure.outputs.items()}
+        return self.build.build(
+            time_steps=self.meant.time_steps,
+            schedule="concurrent",
+            tokens=self.tokens,
+            metadata={OUTPUTS_KEY: outputs} if outputs else {},
+        )
 
     def _sum(self, name: str, sources: tuple[str, ...]) -> str:
         total = sources[0]
@@ -133,64 +117,73 @@ class _Reader:
         return self._neuron(name, node)
 
     def _neuron(self, name: str, node: Any) -> Neuron:
-        keep, gain = self._dynamics(name, node)
-        reset = self._reset(name, node)
-        spikes = str(node.metadata.get("spikes", "binary"))
-        rest = self._per_neuron(name, node, "v_leak") if hasattr(node, "v_leak") else 0.0
-        back = self._per_neuron(name, node, "v_reset")
-        if np.any(rest) and reset == "soft":
-            raise GraphError(f"{_title(name, node)} has v_leak {np.max(rest)}: with soft reset only 0 can be expressed")
-        if np.any(back != rest):
-            raise GraphError(f"{_title(name, node)} resets to {np.max(back)}: only a reset to v_leak can be expressed")
-        # Potentials are measured from rest, in units of the threshold; a ternary neuron subtracts twice where it fires.
-        threshold = (self._per_neuron(name, node, "v_threshold") - rest) * (2 if spikes == "ternary" else 1)
+        keep, lost, gain = self._dynamics(name, node)
+        told, reset = node.metadata, self._reset(name, node)
+        spikes = self.meant.given.spikes or str(told.get("spikes", self.rules.spikes))
+        rest = self._per_neuron(name, node, "v_leak") if hasattr(node, "v_leak") else np.zeros(1)
+        back = self._per_neuron(name, node, "v_reset") if reset == "hard" else np.zeros(1)
         if not np.all(np.isfinite(gain)) or np.any(gain <= 0):
             raise GraphError(f"{_title(name, node)} multiplies its input by {np.min(gain)}: that must be above 0")
-        strictly = _STRICTLY if self.conventions.fires == ">" else 1.0
+        threshold = self._per_neuron(name, node, "v_threshold")
+        lowest = (
+            self.meant.given.lowest if self.meant.given.lowest is not None else told.get("v_min", self.rules.lowest)
+        )
+        if reset == "hard" and lowest is None and np.array_equal(back, rest):  # potentials can be measured from rest
+            threshold, rest, back = threshold - rest, np.zeros(1), np.zeros(1)
+        # A ternary neuron subtracts twice where it fires.
+        threshold = threshold * (2 if spikes == "ternary" else 1) * (_STRICTLY if self.rules.fires == ">" else 1.0)
+        if np.any(threshold <= 0):
+            raise GraphError(f"{_title(name, node)}: v_threshold is {np.min(threshold):.6g}: it must be above 0")
+        start = rest if self.rules.start == "leak" and hasattr(node, "v_leak") else back
         try:
-            v_init = float(node.metadata.get("v_init", 0.0))
-            return Neuron(_scalar(threshold / gain * strictly), _scalar(keep), reset, spikes, v_init)  # type: ignore[arg-type]
+            return Neuron(
+                _scalar(threshold / gain), _scalar(keep), reset, spikes,  # type: ignore[arg-type]
+                v_init=_scalar(np.atleast_1d(told["v_init"]) if "v_init" in told else start / threshold),
+                bias=_scalar(lost * rest / gain),
+                v_reset=_scalar(back / gain),
+                v_min=None if lowest is None else _scalar(np.atleast_1d(lowest) / gain),
+            )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise GraphError(f"{_title(name, node)} has metadata that cannot be used: {error}") from error
 
-    def _dynamics(self, name: str, node: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(share of the potential kept in a step, factor of the input)"""
+    def _dynamics(self, name: str, node: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Shares of the potential that a step keeps and loses, and the factor of the input."""
         r = self._per_neuron(name, node, "r")
         if isinstance(node, nir.IF):
-            return np.ones(1), r
-        share = self._share(name, node, "tau" if isinstance(node, nir.LIF) else "tau_mem")
-        gain = r * share
+            unit = self.rules.unit_charge or (self.rules.time_step is None and np.all(r == 1))
+            charge = np.ones(1) if unit else r * (self.rules.time_step or 1.0)
+            return np.ones(1), np.zeros(1), np.where(abs(charge - 1) < ROUNDING, 1.0, charge)
+        constant = "tau" if isinstance(node, nir.LIF) else "tau_mem"
+        keep, lost, gain = integrate(self.rules.membrane, self._share(name, node, constant), r)
         if isinstance(node, nir.CubaLIF):
-            synaptic = self._share(name, node, "tau_syn")
-            if np.any(abs(synaptic - 1) > _ROUNDING):
+            w_in = self._per_neuron(name, node, "w_in")
+            kept, _, factor = integrate(self.rules.synapse, self._share(name, node, "tau_syn"), w_in)
+            if np.any(kept):
                 raise GraphError(
                     f"{_title(name, node)} has a synaptic current with tau_syn {np.max(node.tau_syn)}: only tau_syn "
-                    f"equal to the time step {self.conventions.time_step}, a current of one step, can be expressed"
+                    f"equal to the time step {self.rules.time_step}, a current of one step, can be expressed"
                 )
-            gain = gain * self._per_neuron(name, node, "w_in")
-        keep = 1 - share
-        return np.where(abs(keep) < _ROUNDING, 0.0, keep), gain
+            gain = gain * factor
+        return keep, lost, gain
 
     def _share(self, name: str, node: Any, constant: str) -> np.ndarray:
         """dt / tau, with dt rounded as tau is: tools compute tau from dt."""
-        dt = self.conventions.time_step
-        if dt is None:
-            raise GraphError(f"{_title(name, node)} has a time constant: give the time step it is for (--time-step)")
+        dt = self.rules.time_step
+        assert dt is not None  # conventions.meaning asks for it
         tau = self._per_neuron(name, node, constant)
         kind = getattr(node, constant).dtype if getattr(node, constant).dtype.kind == "f" else np.float64
-        if not np.all(tau > 0) or np.any(dt / tau > 1 + _ROUNDING):
+        euler = self.rules.synapse if constant == "tau_syn" else self.rules.membrane
+        if not np.all(tau > 0) or (euler.startswith("euler") and np.any(dt / tau > 1 + ROUNDING)):
             raise GraphError(
                 f"{_title(name, node)} has {constant} {np.min(tau)}: it must not be below the time step {dt}"
             )
         return np.asarray(dt, kind).astype(np.float64) / tau
 
     def _reset(self, name: str, node: Any) -> Reset:
-        reset = self.given_reset or node.metadata.get("reset") or self.conventions.reset
-        if reset not in ("soft", "hard"):
-            raise GraphError(
-                f"{_title(name, node)}: the file does not say how neurons reset, and tools write soft and hard reset "
-                "alike: give reset (--reset soft or hard)"
-            )
+        cuba = self.rules.cuba_reset if isinstance(node, nir.CubaLIF) else None
+        reset: Any = self.meant.given.reset or node.metadata.get("reset") or cuba or self.rules.reset
+        if reset not in get_args(Reset):
+            raise GraphError(f"{_title(name, node)} has reset {reset!r}: known are {', '.join(get_args(Reset))}")
         return reset
 
     def _width(self, name: str) -> int:
@@ -199,7 +192,8 @@ class _Reader:
     def _per_neuron(self, name: str, node: Any, parameter: str) -> np.ndarray:
         """(width,), or (1,) for one number, in float64."""
         value = np.asarray(getattr(node, parameter), np.float64)
-        if not np.all(np.isfinite(value)):
+        usable = ~np.isnan(value) if parameter in _WITHOUT_LEAK else np.isfinite(value)
+        if not np.all(usable):
             raise GraphError(f"{_title(name, node)} has a {parameter} that is not finite")
         if value.size == 1:
             return value.reshape(1)

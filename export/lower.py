@@ -179,6 +179,8 @@ def _product(lowering: Lowering, name: str, node: MatMul) -> Lowered:
 
 
 def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
+    if node.more_than_plain:
+        raise ExportError(f"{node.more_than_plain} has no fixed-point form: leave out quantisation")
     scale, bound = lowering.source(name)
     steps = lowering.graph.time_steps
     threshold = np.asarray(node.v_threshold, np.float64)

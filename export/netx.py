@@ -123,7 +123,7 @@ def _neuron_reasons(graph: Graph, name: str, node: Neuron, source: Node) -> Iter
         yield "soft reset"
     if node.spikes == "ternary":
         yield "ternary spikes"
-    if node.v_init:
+    if np.any(node.v_init):
         yield "initial potentials other than 0"
     if np.ptp(node.v_threshold) or np.ptp(node.leak):
         yield "a threshold or leak for each neuron"

@@ -2,22 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import h5py
 import nir
 import numpy as np
 from nir.serialization import hdf2dict
 
-from neurotool.errors import ConfigError, ExportError, GraphError, one_line
-from neurotool.export.from_nir import Conventions, Fires, from_nir
+from neurotool.errors import ExportError, GraphError, one_line
+from neurotool.export.conventions import Conventions, Fires, Integration
+from neurotool.export.from_nir import from_nir
 from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
 from neurotool.files import replacing
 from neurotool.graph import Graph
-from neurotool.graph.nodes import Reset
+from neurotool.graph.nodes import Reset, Spikes
 
 # What h5py and nir raise for files that are not what they should be.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError)
+
+_NEURONS = (nir.IF, nir.LIF, nir.CubaLIF, nir.LI, nir.CubaLI)
 
 
 def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
@@ -36,23 +39,29 @@ def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
 def read_nir(
     path: str | Path,
     *,
+    tool: str | None = None,
     reset: Reset | None = None,
     time_step: float | None = None,
     time_steps: int | None = None,
     fires: Fires | None = None,
+    spikes: Spikes | None = None,
+    membrane: Integration | None = None,
+    lowest: float | None = None,
     standard_nodes: bool = False,
 ) -> Graph:
     """The graph of a .nir file, ours or a foreign one of standard nodes (from_nir.py: which, and what they mean).
 
-    reset, time_step (in the unit of the file's time constants), time_steps (T), fires (">" or ">="): what NIR leaves
-    open. They go before what the standard nodes' metadata say; a file by neurotool says it all and does not use them.
-    fires defaults to ">", as NIR's text has it.
+    tool: a name of `conventions.TOOLS`, whose rules say all that NIR leaves open but time_steps (T). Before them, and
+    before what the standard nodes' metadata say, go reset, time_step (in the unit of the file's time constants), fires
+    (">" or ">="; ">" is NIR's text), spikes (in a step), membrane (how a step is integrated) and lowest (the least
+    potential, in the file's unit). A file by neurotool says it all and does not use them.
+    Warns (UserWarning) where what is told and what the file's numbers or metadata say disagree.
     standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
     Raises GraphError: not a NIR file, truncated, a node that is not supported, or conventions that are missing;
     ConfigError for a convention out of its range.
     """
-    conventions = Conventions(reset, time_step, time_steps, fires)
-    _check(conventions)
+    conventions = Conventions(tool, reset, time_step, time_steps, fires, spikes, membrane, lowest)
+    conventions.check()
     content = _open(Path(path))
     try:
         if METADATA_KEY in content.metadata and not standard_nodes:
@@ -60,16 +69,6 @@ def read_nir(
         return from_nir(content, conventions)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
-
-
-def _check(conventions: Conventions) -> None:
-    for name, known in (("reset", get_args(Reset)), ("fires", get_args(Fires))):
-        if getattr(conventions, name) not in (None, *known):
-            raise ConfigError(f"{name} is {getattr(conventions, name)!r}: choose one of {', '.join(known)}")
-    for name, smallest in (("time_step", 0.0), ("time_steps", 1)):
-        value = getattr(conventions, name)
-        if value is not None and not (np.isfinite(value) and value >= smallest and value > 0):
-            raise ConfigError(f"{name} is {value}: it must be {'at least 1' if smallest else 'above 0'}")
 
 
 def _open(path: Path) -> nir.NIRGraph:
@@ -105,6 +104,12 @@ def _node(content: Any, name: str) -> nir.NIRNode:
         known = nir.ir.str2NIRNode(kind)
     except AssertionError:
         raise GraphError(f"node {name} has type {kind!r}, which nir {nir.version} does not know") from None
+    if known in _NEURONS:  # one number stands for every neuron's
+        arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray | np.generic)}
+        shape = max(
+            (np.shape(value) for value in arrays.values()), key=lambda size: (np.prod(size), len(size)), default=()
+        )
+        content |= {key: np.broadcast_to(value, shape) for key, value in arrays.items() if np.size(value) == 1}
     try:
         return known.from_dict(content)
     except _DAMAGE as error:

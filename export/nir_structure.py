@@ -28,6 +28,7 @@ class Structure:
             inner = isinstance(node, nir.Input) and self._into[name]
             if not isinstance(node, _PASS_THROUGH) and not inner:
                 self.nodes[name] = node
+        self.open_orders: list[str] = []
         self.sources = {name: self._terms(name) for name in self.nodes}
         self.outputs = {
             name: self._terms(name)
@@ -58,6 +59,12 @@ class Structure:
             else:
                 self._all[prefix + name] = node
                 self._into.setdefault(prefix + name, [])
+        if len(set(content.edges)) < len(content.edges):
+            twice = next(edge for edge in content.edges if content.edges.count(edge) > 1)
+            raise GraphError(
+                f"edge {prefix}{twice[0]} -> {prefix}{twice[1]} is there {content.edges.count(twice)} times: tools "
+                "take that as one edge or as a sum; leave one, or put the factor into a weight"
+            )
         for edge in content.edges:
             for end in edge:
                 if end not in content.nodes:
@@ -91,7 +98,14 @@ class Structure:
 
     def order(self) -> tuple[list[str], set[str]]:
         """Names so that each comes after its sources, and the synapses that read their source one step late instead."""
-        late = self._late(set(self._back_edges()))
+        back_edges = set(self._back_edges())
+        self.open_orders = [
+            f"{source} -> {target} is read one step late; the cycle through {source} and {target} has more than one "
+            "way in, and another tool may read another of its edges late: a Delay on one of them says which"
+            for source, target in sorted(back_edges)
+            if self._reached_without(target, source)
+        ]
+        late = self._late(back_edges)
         waiting = {name: set() if name in late else set(sources) for name, sources in self.sources.items()}
         order: list[str] = []
         while waiting:
@@ -123,6 +137,18 @@ class Structure:
             raise GraphError(
                 f"node {unreached[0]} ({type(self.nodes[unreached[0]]).__name__}) is not reached by any Input"
             )
+
+    def _reached_without(self, avoided: str, end: str) -> bool:
+        """Whether a path from an Input comes to `end` past `avoided`."""
+        targets = self._targets()
+        todo = [name for name, node in self.nodes.items() if isinstance(node, nir.Input)]
+        seen = {avoided}
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                todo += targets[name]
+        return end in seen and end != avoided
 
     def _late(self, back_edges: set[tuple[str, str]]) -> set[str]:
         """The synapses that back edges come from: a delay before the weights is the same as one behind them."""

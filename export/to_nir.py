@@ -39,6 +39,8 @@ from neurotool.graph.nodes import same_value
 
 NIR_FORMAT_VERSION = 1
 METADATA_KEY = "neurotool"
+OUTPUTS_KEY = "outputs"
+"""In a graph's metadata: the node that gives each Output of the NIR file it was read from, by the Output's name."""
 # Stands for "no leak" where only some neurons of a layer have none: in double precision 1 - 1 / 2^60 is exactly 1.
 TAU_WITHOUT_LEAK = 2.0**60
 
@@ -81,16 +83,26 @@ def _scale(node: Scale, width: int, tokens: int) -> nir.NIRNode:
 
 
 def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
-    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak)."""
+    """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak).
+
+    A bias is v_leak / tau: with one, an IF becomes an LIF whose tau is so long that it does not leak.
+    """
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
     threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
-    settings = {"reset": node.reset, "spikes": node.spikes, "v_init": float(node.v_init)}
-    zero = np.zeros(width)
-    if np.all(np.asarray(node.leak) == 1):
-        return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=zero, metadata=settings)
+    settings: dict[str, Any] = {
+        "reset": node.reset,
+        "spikes": node.spikes,
+        "v_init": node.v_init if np.ndim(node.v_init) else float(node.v_init),
+    }
+    if node.v_min is not None:
+        settings["v_min"] = node.v_min
+    v_reset = _vector(node.v_reset, width)
+    if np.all(np.asarray(node.leak) == 1) and not np.any(node.bias):
+        return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=v_reset, metadata=settings)
     lost = 1 - _vector(node.leak, width).astype(np.float64)
     tau = np.divide(1, lost, out=np.full(width, TAU_WITHOUT_LEAK), where=lost > 0)
-    return nir.LIF(tau=tau, r=tau, v_leak=zero, v_threshold=threshold, v_reset=zero, metadata=settings)
+    v_leak = tau * _vector(node.bias, width)
+    return nir.LIF(tau=tau, r=tau, v_leak=v_leak, v_threshold=threshold, v_reset=v_reset, metadata=settings)
 
 
 def _vector(value: Any, width: int) -> np.ndarray:
@@ -150,6 +162,11 @@ class _Translation:
     def connect(self) -> None:
         graph = self.graph
         read = {source for sources in graph.inputs.values() for source in sources}
+        outputs: dict[str, str] = graph.metadata.get(OUTPUTS_KEY, {})
+        for output, source in outputs.items():
+            if self.joined.intersection(self.terms.get(source, ())):
+                self._end(output, source, "output of the graph")
+        read.update(outputs.values())
         for name, node in graph.nodes.items():
             kind = type(node).__name__
             for port, source in zip(node.ports, graph.inputs[name], strict=True):

@@ -199,7 +199,7 @@ class _Run:
         self._read_out(gathered)
         if self.record:
             self.result.messages = {name: signal.value for name, signal in before.items()}
-            self.result.spikes = {name: np.stack(steps, 1).astype(np.int8) for name, steps in self.spikes.items()}
+            self.result.spikes = {name: self._recorded(name, steps) for name, steps in self.spikes.items()}
             self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
         return self.result
 
@@ -241,6 +241,11 @@ class _Run:
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
         return Signal(s, abs(s).sum(-1, keepdims=True))
+
+    def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        return np.stack(steps, 1).astype(node.spike_type)
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
         """t: the step, of a node that runs in every step."""

@@ -88,7 +88,9 @@ class Program:
         for name in self.record:
             self.result.messages[name] = self._total(name)
             if name in self.membranes:
-                self.result.spikes[name] = np.array(self.spikes[name], np.int8)
+                node = self.graph.nodes[name]
+                assert isinstance(node, Neuron)
+                self.result.spikes[name] = np.array(self.spikes[name], node.spike_type)
                 self.result.potentials[name] = self.membranes[name].u
         self.results.append(self.result)
 

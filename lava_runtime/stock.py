@@ -101,7 +101,7 @@ def stock_parameters(graph: Graph, neuron: str) -> StockParameters | None:
     binary = getattr(source, "spikes", None) == "binary"
     if not (alone and binary and synapse.bias is None and node.spikes == "binary" and node.reset == "hard"):
         return None
-    if node.v_init != 0 or len(exponents) > 1 or len(leak) > 1 or len(threshold) > 1:
+    if np.any(node.v_init) or node.more_than_plain or len(exponents) > 1 or len(leak) > 1 or len(threshold) > 1:
         return None
     # Inputs are whole multiples of 2^6, and so are potentials without leak: v >= threshold is v > the multiple below.
     vth, rest = divmod(int(threshold[0]) - 1, 2**ALIGN)

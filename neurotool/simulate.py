@@ -34,8 +34,8 @@ class SynapseEvents:
 class Simulation:
     """What one input did.
 
-    spikes: per Neuron node, int8 (steps, tokens, width); steps is T, in the phased schedule T * feedback_sweeps, and
-      step 0 is the first of the layer's own window.
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
+      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
@@ -96,7 +96,7 @@ class _Layer:
 
     def step(self, drive: np.ndarray) -> np.ndarray:
         s = self.membrane.step(drive)
-        self.spikes.append(s.astype(np.int8))
+        self.spikes.append(s.astype(self.membrane.node.spike_type))
         self._weighted = self._weighted * self.leak.astype(s.dtype) + s
         self._weight = self._weight * self.leak + 1
         return s

@@ -313,8 +313,8 @@ def _try_neurons(a: Model, b: Model, layer: str) -> str:
 def _least_firing_current(node: Neuron) -> np.ndarray:
     """The smallest float64 that makes a neuron fire in its first step: it is on the threshold, to the last bit."""
     v_threshold, kept = np.asarray(node.v_threshold, np.float64), np.asarray(node.leak) * node.v_init
-    current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50)
-    while np.any(silent := kept + current / v_threshold < node.firing_point):
+    current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50) - node.bias
+    while np.any(silent := kept + (current + node.bias) / v_threshold < node.firing_point):
         current = np.where(silent, np.nextafter(current, np.inf), current)
     return current
 

@@ -173,11 +173,13 @@ NAN = np.array([[1.0, np.nan], [1, 1], [1, 1]])
         ),
         (with_parts(neuron=Neuron(leak=1.5)), "leak is 1.5"),
         (with_parts(neuron=Neuron(leak=np.ones(4))), r"leak is \(4,\)"),
-        (with_parts(neuron=Neuron(reset="none")), "reset is 'none'"),  # type: ignore[arg-type]
+        (with_parts(neuron=Neuron(reset="late")), "reset is 'late'"),  # type: ignore[arg-type]
+        (with_parts(neuron=Neuron(v_reset=0.5)), "v_reset is 0.5: with soft reset it must be 0"),
+        (with_parts(neuron=Neuron(v_min=0.5)), "v_min is 0.5: it must be 0 or below"),
+        (with_parts(neuron=Neuron(bias=np.zeros(2))), r"bias is \(2,\): one per neuron, or one"),
+        (with_parts(neuron=Neuron(spikes="ternary", reset="soft-late")), "reset is soft-late: that is for binary"),
         (with_parts(neuron=Neuron(spikes="graded")), "spikes is 'graded'"),  # type: ignore[arg-type]
-        (with_parts(neuron=Neuron(v_init=1.0)), r"v_init is 1.0: it must be in \[0.0, 1.0\)"),
-        (with_parts(neuron=Neuron(v_init=-0.6, spikes="ternary")), r"v_init is -0.6: it must be in \[-0.5, 0.5\)"),
-        (with_parts(neuron=Neuron(v_init=np.zeros(3))), "v_init is an array"),  # type: ignore[arg-type]
+        (with_parts(neuron=Neuron(v_init=float("inf"))), "v_init is inf: it must be a finite number"),
         (after(MatMul(2, True), "neurons", "neurons"), "port b has width 3, which 2 heads do not divide"),
         (after(MatMul(0), "scores", "neurons"), "heads is 0"),
         (after(MatMul(1, 1), "scores", "neurons"), "transpose_b is 1"),  # type: ignore[arg-type]

@@ -104,6 +104,7 @@ def test_ctrl_c_stops_the_table(data: Path, tmp_path: Path, repository: Path) ->
     config = tmp_path / "table.json"
     config.write_text(json.dumps(CONFIG | {"options": CONFIG["options"] + " --epochs 500"}), encoding="utf-8")
     command = [sys.executable, repository / "benchmarks" / "table.py", data, tmp_path / "cells", "--config", config]
+    command += ["--jobs", "1"]
     environment = os.environ | {"NEUROTOOL_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     log = tmp_path / "cells" / "small-ann-1.log"

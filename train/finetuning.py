@@ -1,6 +1,10 @@
 """A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,16 +55,50 @@ def prepare_teacher(
         "seed": plan.seed,
     }
     cached = cache_folder() / "teachers" / cache_key(plan.teacher, loaded.identity, data.hashes, settings)
-    if cached.is_dir():
-        try:
-            kept = load_teacher(str(cached), data.task)
-        except TeacherError as error:
-            say(console, f"warning: what is kept of it cannot be used and is made anew ({error})")
-            if is_first_process():
-                shutil.rmtree(cached)
-        else:
-            say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
-            return kept.model, kept.tokenizer
+    with one_at_a_time(cached, plan.teacher, console):
+        if cached.is_dir():
+            try:
+                kept = load_teacher(str(cached), data.task)
+            except TeacherError as error:
+                say(console, f"warning: what is kept of it cannot be used and is made anew ({error})")
+                if is_first_process():
+                    shutil.rmtree(cached)
+            else:
+                say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
+                return kept.model, kept.tokenizer
+        return _fine_tune(plan, loaded, data, train_set, validation, cached, console)
+
+
+@contextmanager
+def one_at_a_time(cached: Path, teacher: str, console: Console) -> Iterator[None]:
+    """Another run that wants the same teacher waits until it is in the cache. The processes of one run do not wait for
+    each other, and neither does anyone where the cache cannot be written to or the system has no such locks."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):
+            locks = cache_folder() / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((locks / cached.name).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(console, f"teacher {teacher}: another run is fine-tuning it, waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fine_tune(
+    plan: TrainingPlan,
+    loaded: LoadedTeacher,
+    data: TaskData,
+    train_set: datasets.Dataset,
+    validation: datasets.Dataset,
+    cached: Path,
+    console: Console,
+) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
+    model, tokenizer = loaded.model, loaded.tokenizer
     rate, size = plan.teacher_learning_rate, plan.teacher_batch_size
     stage = StagePlan("teacher", plan.teacher_epochs, rate, size, LossWeights())
     arguments = training_arguments(replace(plan, weight_decay=WEIGHT_DECAY), stage, data.task)
@@ -74,7 +112,7 @@ def prepare_teacher(
     )
     trainer.rate_option = "--teacher-learning-rate"
     run_trainer(trainer, plan, stage, console)
-    model.cpu().eval()
+    model.eval()
     if is_first_process():
         try:
             store_teacher(model, tokenizer, cached)
@@ -140,9 +178,7 @@ def label_variants(
     kept = plan.state_folder / "augmentation.safetensors"
     labels = _kept_labels(kept, len(variants)) if plan.resume else None
     if labels is None:
-        device = training_arguments(plan, plan.stages[-1], task).device
-        logits = predict_logits(model.to(device), variants, tokenizer)
-        model.cpu()
+        logits = predict_logits(model, variants, tokenizer)
         labels = np.ascontiguousarray(logits[:, 0]) if task.regression else logits.argmax(-1)
         if is_first_process():
             with replacing(kept, force=True, error_type=TrainingError) as temporary:

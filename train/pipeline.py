@@ -2,6 +2,7 @@
 that was stopped goes on where it was."""
 
 import dataclasses
+import math
 import platform
 import shutil
 import time
@@ -27,6 +28,7 @@ from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceC
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
+from neurotool.train.compilation import fuse_student
 from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
@@ -120,6 +122,8 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
         identity["corpus"] = corpus_hash(str(plan.corpus))
     open_run(plan, identity)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
+    device = training_arguments(plan, plan.stages[-1], data.task).device
+    model.to(device)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
     taught = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
@@ -134,9 +138,11 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
         labelled = label_variants(plan, model, texts.variants, tokenizer, data.task)
         same_type = labelled.cast_column("labels", texts.train.features["labels"])
         task_texts = datasets.concatenate_datasets([texts.train, same_type])
+    of_stages = [(stage, texts.corpus if stage.name == "general" else task_texts) for stage in plan.stages]
+    steps = sum(math.ceil(len(of_stage) / stage.batch_size) * stage.epochs for stage, of_stage in of_stages if of_stage)
+    fuse_student(plan, distiller.student, int(steps), console)
     stages: list[dict[str, Any]] = []
-    for stage in plan.stages:
-        of_stage = texts.corpus if stage.name == "general" else task_texts
+    for stage, of_stage in of_stages:
         if stage.epochs and of_stage is not None:
             stages.append(
                 run_stage(plan, stage, distiller, teacher, tokenizer, of_stage, texts.validation, data.task, console)
@@ -289,10 +295,13 @@ def start_student(
         copy_teacher(student, teacher.model, layer_map)
     sample = train_set.select(range(min(64, len(train_set))))
     columns = ("input_ids", "attention_mask", "token_type_ids")
-    batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt"))
+    device = teacher.model.device
+    batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt").to(device))
+    student.to(device)
     if isinstance(student, SpikingBertForSequenceClassification) and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
     distiller = Distiller(student, teacher.model.config.hidden_size, layer_map, plan.stages[-1].weights)
+    distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller
 
@@ -332,7 +341,6 @@ def run_stage(
         measured,
     )
     seconds = run_trainer(trainer, plan, stage, console)
-    distiller.to("cpu")
     if is_first_process():
         try:
             with replacing(finished, force=True, error_type=TrainingError) as temporary:

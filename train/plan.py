@@ -53,7 +53,7 @@ class TrainingPlan:
     embedding and layers; None spreads them evenly. max_shift: see fit_spikes; None for students that do not start
     there.
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
-    batch sizes are global: the sum over processes.
+    compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
     """
 
     output: Path
@@ -80,6 +80,7 @@ class TrainingPlan:
     weight_decay: float = 0.01
     warmup: float = 0.1
     precision: str = "float32"
+    compile: str = "auto"
     gradient_checkpointing: bool = False
     seed: int = 42
     run_folder: Path | None = None

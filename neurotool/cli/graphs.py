@@ -1,14 +1,17 @@
 """From any model file to a layer graph, for all commands that work on graphs."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, get_args
 
 import click
 
 from neurotool.errors import ConfigError, GraphError
+from neurotool.export.conventions import TOOLS, Integration
 from neurotool.graph import Graph
+from neurotool.graph.nodes import Reset
 from neurotool.lava_runtime.bundle import is_bundle, read_bundle
 
 if TYPE_CHECKING:
@@ -19,23 +22,34 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Conventions(TypedDict):
+class Conventions(TypedDict, total=False):
     """What a .nir file of another tool may leave open; the keyword arguments of `read_nir`."""
 
+    tool: str | None
     reset: Any
     time_step: float | None
     time_steps: int | None
     fires: Any
+    spikes: Any
+    membrane: Any
+    lowest: float | None
     standard_nodes: bool
 
 
 def nir_options(command: Command) -> Command:
     """Adds the options of `Conventions`."""
+    resets, membranes = get_args(Reset), get_args(Integration)
     options = (
-        click.option("--reset", type=click.Choice(["soft", "hard"]), help="Of neurons in a foreign .nir file."),
-        click.option("--time-step", type=float, help="dt of a foreign .nir file: 1 as norse, 1e-4 as snnTorch has it."),
+        click.option(
+            "--from", "tool", type=click.Choice(list(TOOLS)), help="Tool that wrote a .nir file: sets the rest."
+        ),
+        click.option("--reset", type=click.Choice(resets), help="Of neurons in a foreign .nir file."),
+        click.option("--time-step", type=float, help="dt of a foreign .nir file, in the unit of its tau."),
         click.option("--time-steps", "-T", type=int, help="T of a foreign .nir file; another T for a checkpoint."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
+        click.option("--spikes", type=click.Choice(["binary", "several"]), help="Of a foreign neuron in one step."),
+        click.option("--membrane", type=click.Choice(membranes), help="How foreign potentials are stepped."),
+        click.option("--lowest", type=float, help="What no foreign potential falls below."),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
     for option in reversed(options):
@@ -61,7 +75,12 @@ def load_graph(path: Path, conventions: Conventions) -> Graph:
     if is_nir(path):
         from neurotool.export.nir import read_nir
 
-        return read_nir(path, **conventions)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            graph = read_nir(path, **conventions)
+        for warning in caught:
+            click.echo(f"Warning: {path}: {warning.message}", err=True)
+        return graph
     from neurotool.student.serialise import load_student
 
     return student_graph(path, load_student(path), conventions)
@@ -92,6 +111,10 @@ def student_graph(path: Path, student: "LoadedStudent", conventions: Conventions
 
 def refuse_conventions(path: Path, conventions: Conventions) -> None:
     """Raises ConfigError where options for foreign .nir files, but for another T, are given for another file."""
-    given = [f"--{name.replace('_', '-')}" for name, value in conventions.items() if value and name != "time_steps"]
+    given = [
+        "--from" if name == "tool" else f"--{name.replace('_', '-')}"
+        for name, value in conventions.items()
+        if value not in (None, False) and name != "time_steps"
+    ]
     if given:
         raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; this file says it itself, leave it out")

@@ -165,6 +165,13 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
 @click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Layers by torch.compile, fewer passes over memory; auto: in long runs, where there is a compiler.",
+)
+@click.option(
     "--gradient-checkpointing",
     is_flag=True,
     help="spikebert: blocks run anew in the backward pass: a fifth less memory, more time.",
@@ -303,6 +310,7 @@ def plan_from(options: dict[str, Any]) -> Any:
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         precision="bfloat16" if options["bf16"] else "float32",
+        compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],
         seed=options["seed"],
         run_folder=options["run_folder"],

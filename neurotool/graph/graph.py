@@ -8,7 +8,7 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, Embedding, Input, Node, Readout, Shape
+from neurotool.graph.nodes import NODE_TYPES, Embedding, Input, Node, Readout, Shape, same_value
 
 FORMAT_VERSION = 1
 Schedule = Literal["phased", "concurrent"]
@@ -201,7 +201,11 @@ class Graph:
         arrays: dict[str, np.ndarray] = {}
         nodes = []
         for name, node in self.nodes.items():
-            parameters = {f.name: getattr(node, f.name) for f in fields(node)}
+            parameters = {
+                f.name: value
+                for f in fields(node)
+                if not (same_value(value := getattr(node, f.name), f.default) and f.name in node.later)
+            }
             for key, value in parameters.items():
                 if isinstance(value, np.ndarray):
                     arrays[f"{name}.{key}"] = value
@@ -285,6 +289,7 @@ def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
     if kind is None:
         raise GraphError(f"node {entry['name']} has type {entry['type']!r}: known types are {', '.join(NODE_TYPES)}")
     parameters = dict(entry["parameters"])
+    parameters = {f.name: f.default for f in fields(kind) if f.name in kind.later} | parameters
     if difference := {f.name for f in fields(kind)} ^ set(parameters):
         raise GraphError(
             f"node {entry['name']} ({entry['type']}): parameter {sorted(difference)[0]} is missing or unknown"

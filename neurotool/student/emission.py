@@ -49,11 +49,18 @@ class NeuronLayer(nn.Module):
         return _at_least_float32(current) / self.v_threshold
 
     def rate(self, current: Tensor, time_steps: int) -> Tensor:
-        """Rate of a window of constant current, differentiable in current and threshold."""
+        """Rate of a window of constant current, differentiable in current and threshold. In the current's dtype where
+        that holds every rate exactly, else in float32."""
         if self.dynamics.has_closed_form:
             v_threshold = None if self.unit else self.v_threshold
-            return closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
+            rate = closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
+            power_of_two = time_steps & (time_steps - 1) == 0
+            return rate.to(current.dtype) if power_of_two and time_steps <= _EXACT_IN_BFLOAT16 else rate
         return self.dynamics.rate(self.drive(current), time_steps)
+
+
+_EXACT_IN_BFLOAT16 = 256
+"""Whole numbers up to here have the 8 bits of its significand."""
 
 
 def _at_least_float32(current: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class SpikingBertLayer(EncoderLayer):
 
     def __init__(self, config: SpikingBertConfig, index: int) -> None:
         super().__init__(config)
+        self.time_steps = config.time_steps
         for place in PLACES:
             name = f"encoder.{index}.{place}"
             neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics)
@@ -39,7 +40,24 @@ class SpikingBertLayer(EncoderLayer):
 
     def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:
         """As EncoderLayer, on what the previous neuron layer sent."""
-        return self.run(s, mask, lambda place, current: emit(getattr(self, f"{place}_neurons"), current), scores)
+        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), scores)
+
+    def neurons(self, place: str) -> NeuronLayer:
+        neurons: NeuronLayer = getattr(self, f"{place}_neurons")
+        return neurons
+
+    def windows(self, s: Tensor, mask: Tensor, with_scores: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The rates of the windows at all PLACES, and the attention scores on request: what `fuse` compiles. It reads
+        no name of a layer, so that one compiled piece serves them all."""
+        sent: dict[str, Tensor] = {}
+        scores: list[Tensor] = []
+
+        def send(place: str, current: Tensor) -> Tensor:
+            sent[place] = self.neurons(place).rate(current, self.time_steps)
+            return sent[place]
+
+        self.run(s, mask, send, scores if with_scores else None)
+        return sent, scores
 
 
 class SpikingBertForSequenceClassification(Student):
@@ -85,6 +103,8 @@ class SpikingBertForSequenceClassification(Student):
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
     ) -> Tensor:
         """Differentiable at the equilibrium."""
+        if self.fused is not None and output.spike_counts is None and time_steps == self.config.time_steps:
+            return self._run_fused(current, mask, output, scores)
         rates, counts = output.rates, output.spike_counts
         sweep = self._sweep(current, mask)
         emission: Emission
@@ -104,6 +124,31 @@ class SpikingBertForSequenceClassification(Student):
         if rates is not None:
             output.hidden = tuple(rates[name] for name in self.output_names)
         return last
+
+    @property
+    def can_fuse(self) -> bool:
+        return self.config.schedule == "phased" and self.feedback is None and self.config.dynamics.has_closed_form
+
+    def fuse(self) -> None:
+        self.fused = torch.compile(SpikingBertLayer.windows, dynamic=True)
+
+    def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, scores: list[Tensor] | None) -> Tensor:
+        """The phased schedule, every encoder layer by the compiled `windows`."""
+        assert self.fused is not None
+        key_mask = mask.bool()[:, None, None, :]
+        s = self.embedding_neurons.rate(current, self.config.time_steps)
+        rates = {"embedding": s}
+        for index, layer in enumerate(self.layers):
+            sent, of_layer = self.fused(layer, s, key_mask, scores is not None)
+            s = sent["output"]
+            if output.rates is not None:
+                rates |= {f"encoder.{index}.{place}": sent[place] for place in PLACES}
+            if scores is not None:
+                scores += of_layer
+        if output.rates is not None:
+            output.rates |= rates
+            output.hidden = tuple(rates[name] for name in self.output_names)
+        return s
 
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         """One pass through all neuron layers as a function of the emission and of what the last layer feeds back."""

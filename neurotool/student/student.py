@@ -44,6 +44,8 @@ class Student(PreTrainedModel):
     classifier: nn.Linear
     supports_attention_loss = True
     """Whether it has attention scores of the teacher's kind, before a softmax."""
+    fused: Callable[..., Any] | None = None
+    """One layer, compiled by `fuse`; None runs it as it is."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -121,6 +123,16 @@ class Student(PreTrainedModel):
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         """One pass through all neuron layers: (emission, state) -> what the readout pools; state is what the last pass
         returned, for students with feedback."""
+        raise NotImplementedError
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether `fuse` knows how to compile the layers of this student."""
+        return False
+
+    def fuse(self) -> None:
+        """From now on run the layers through torch.compile, which does in one pass over memory what lies between two
+        matrix products. Where spikes are counted, or T is not the configured one, they still run as they are."""
         raise NotImplementedError
 
     def to_graph(self) -> Graph:

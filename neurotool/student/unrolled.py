@@ -14,7 +14,9 @@ from neurotool.student.student import Student, StudentOutput
 
 AT_ONCE = 2**23
 """Values of the embedding over all steps. A larger batch is worked off in parts, which training computes again in the
-backward pass instead of keeping them: memory then grows no further, for one more forward pass."""
+backward pass instead of keeping them: memory then grows no further, for one more forward pass. On the CPU; a GPU takes
+what fits its memory at BYTES_A_LAYER for each value and layer."""
+BYTES_A_LAYER = 320
 
 HandOn = Callable[[Tensor], None]
 """Called with what the embedding and then each layer hand on, (T * batch, tokens, hidden)."""
@@ -47,7 +49,7 @@ class UnrolledStudent(Student):
     def _run(
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
     ) -> Tensor:
-        texts = max(1, AT_ONCE // (time_steps * current[0].numel()))
+        texts = max(1, self._at_once(current.device) // (time_steps * current[0].numel()))
         run = partial(self._part, time_steps, output.rates is not None, output.spike_counts is not None)
         keep = len(current) <= texts or not torch.is_grad_enabled()
         parts: list[_Part] = [
@@ -60,6 +62,12 @@ class UnrolledStudent(Student):
         if output.spike_counts is not None:
             output.spike_counts |= _joined(part.spike_counts for part in parts)
         return torch.cat([part.last for part in parts])
+
+    def _at_once(self, device: torch.device) -> int:
+        if device.type != "cuda":
+            return AT_ONCE
+        memory: int = torch.cuda.get_device_properties(device).total_memory
+        return memory // (BYTES_A_LAYER * max(1, self.config.num_hidden_layers))
 
     def _part(self, time_steps: int, with_rates: bool, with_counts: bool, current: Tensor, mask: Tensor) -> _Part:
         rates: dict[str, Tensor] = {}

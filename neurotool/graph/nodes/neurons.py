@@ -1,7 +1,7 @@
 """Neurons, and their potentials through time."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -17,41 +17,54 @@ from neurotool.graph.nodes.node import (
     text,
 )
 
-Spikes = Literal["binary", "ternary"]
-Reset = Literal["soft", "hard"]
+Spikes = Literal["binary", "ternary", "several"]
+Reset = Literal["soft", "hard", "none", "soft-late", "hard-late", "soft-once"]
 
 
 @register
 @dataclass(frozen=True, eq=False)
 class Neuron(Node):
-    """Integrate-and-fire: u <- leak u + x / v_threshold; s = fire(u); then reset. IF where leak is 1, else LIF.
+    """Integrate-and-fire, IF where leak is 1, else LIF: u <- leak u + (x + bias) / v_threshold; s = fire(u); reset.
 
     binary:  fire(u) = 1 if u >= 1
     ternary: fire(u) = 1 if u >= 1/2, -1 if u < -1/2
-    soft reset: u <- u - s; hard reset: u <- 0 where it fired.
+    several: fire(u) = floor(u) if u >= 1: as many spikes in one step as there are thresholds in u
+    soft reset: u <- u - s; hard reset: u <- v_reset / v_threshold where it fired; none: u stays.
 
-    The potential u is in units of the threshold and starts at v_init, below the firing point. v_threshold and leak: one
-    number, or one per neuron (width,). Leak 0 is a memoryless threshold. In a phased window of an IF layer with
-    soft reset the charge after t steps is the product t * x / v_threshold and not a running sum, so that the count
-    is clip(floor(v_init + T x / v_threshold), 0, T), for ternary spikes clip(floor(… + 1/2), -T, T).
+    Three more, as other tools have them. soft-late: u <- leak u + (x + bias) / v_threshold - s, with the s of the step
+    before, which so escapes the leak. hard-late: u is 0 in the step after a spike. soft-once: as soft, but a neuron
+    that its reset left at its threshold or above fires next at twice the threshold.
+
+    The potential u is in units of the threshold, starts at v_init and never falls below v_min / v_threshold. Each is
+    one number, or one per neuron (width,): v_threshold, leak, bias, v_reset, v_min, v_init. Leak 0 is a memoryless
+    threshold. In a phased window of an IF layer with soft reset the charge after t steps is the product
+    t * x / v_threshold and not a running sum, so that the count is clip(floor(v_init + T x / v_threshold), 0, T), for
+    ternary spikes clip(floor(… + 1/2), -T, T).
     """
 
     v_threshold: float | np.ndarray = 1.0
     leak: float | np.ndarray = 1.0
     reset: Reset = "soft"
     spikes: Spikes = "binary"
-    v_init: float = 0.0
+    v_init: float | np.ndarray = 0.0
+    bias: float | np.ndarray = 0.0
+    v_reset: float | np.ndarray = 0.0
+    v_min: float | np.ndarray | None = None
+    later: ClassVar[tuple[str, ...]] = ("bias", "v_reset", "v_min")
 
     def check(self) -> None:
         check_numbers(self, "v_threshold", "above 0", lambda v: v > 0)
         check_numbers(self, "leak", "in [0, 1]", lambda v: (v >= 0) & (v <= 1))
         check_choice(self, "reset", get_args(Reset))
         check_choice(self, "spikes", get_args(Spikes))
-        low = 0.0 if self.spikes == "binary" else -self.firing_point
-        if np.ndim(self.v_init):
-            raise GraphError("v_init is an array: it must be one number, the same for the whole layer")
-        limit = f"in [{low}, {self.firing_point})"
-        check_numbers(self, "v_init", limit, lambda v: (v >= low) & (v < self.firing_point))
+        for name in ("v_init", "bias", "v_reset"):
+            check_numbers(self, name, "a finite number", np.isfinite)
+        if self.v_min is not None:
+            check_numbers(self, "v_min", "0 or below", lambda v: v <= 0)
+        if np.any(self.v_reset) and self.reset != "hard":
+            raise GraphError(f"v_reset is {np.max(np.abs(self.v_reset))}: with {self.reset} reset it must be 0")
+        if self.spikes != "binary" and self.reset not in ("soft", "hard", "none"):
+            raise GraphError(f"reset is {self.reset}: that is for binary spikes, and these are {self.spikes}")
 
     @property
     def sends_spikes(self) -> bool:
@@ -60,23 +73,41 @@ class Neuron(Node):
     @property
     def firing_point(self) -> float:
         """The potential at and above which a positive spike is sent."""
-        return 1.0 if self.spikes == "binary" else 0.5
+        return 0.5 if self.spikes == "ternary" else 1.0
+
+    @property
+    def spike_type(self) -> type[np.signedinteger[Any]]:
+        """Of arrays that its spikes are recorded in."""
+        return np.int32 if self.spikes == "several" else np.int8
+
+    @property
+    def more_than_plain(self) -> str:
+        """What it has, in words, that has no form in fixed point, in Lava's stock layers or closed; empty for none."""
+        if self.reset not in ("soft", "hard"):
+            return f"reset {self.reset}"
+        if self.spikes == "several":
+            return "several spikes in a step"
+        given = {"a bias": np.any(self.bias), "a v_reset": np.any(self.v_reset), "a v_min": self.v_min is not None}
+        return next((what for what, has in given.items() if has), "")
 
     @property
     def has_closed_form(self) -> bool:
-        return bool(np.all(np.asarray(self.leak) == 1)) and self.reset == "soft"
+        lowest = 0.0 if self.spikes == "binary" else -self.firing_point
+        starts_inside = np.all((np.asarray(self.v_init) >= lowest) & (np.asarray(self.v_init) < self.firing_point))
+        if_soft = bool(np.all(np.asarray(self.leak) == 1)) and self.reset == "soft"
+        return if_soft and bool(starts_inside) and not self.more_than_plain
 
     def shape(self, *inputs: Shape) -> Shape:
         expect_shape("x", inputs[0], (TOKENS, None), "neurons belong to tokens")
-        for name in ("v_threshold", "leak"):
+        for name in ("v_threshold", "leak", "v_init", "bias", "v_reset", "v_min"):
             size = np.shape(getattr(self, name))
             if size not in ((), inputs[0][1:]):
                 raise GraphError(f"port x has shape {text(inputs[0])}, but {name} is {size}: one per neuron, or one")
         return inputs[0]
 
     def drive(self, x: np.ndarray) -> np.ndarray:
-        """x in units of the threshold."""
-        return x / np.asarray(self.v_threshold, x.dtype)
+        """x and the bias, in units of the threshold."""
+        return (x + np.asarray(self.bias, x.dtype)) / np.asarray(self.v_threshold, x.dtype)
 
     def at_rest(self, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> "Membrane":
         """A layer of `shape` before its first step."""
@@ -98,22 +129,38 @@ class Membrane:
     def __init__(self, node: Neuron, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> None:
         self.node, self.leak, self.window = node, np.asarray(node.leak, dtype), window
         self.u = np.full(shape, node.v_init, dtype)
+        self.lowest = None if node.v_min is None else np.asarray(node.v_min / node.v_threshold, dtype)
+        self.after_spike = np.asarray(node.v_reset / node.v_threshold, dtype)
+        self.s = np.zeros(shape, dtype)
         self.count, self.steps = np.zeros(shape, dtype), 0
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        """Spikes -1, 0, 1 for one step of a drive in units of the threshold."""
+        """Spikes (-1, 0, 1; more of several) for one step of a drive in units of the threshold."""
         self.steps += 1
-        s = self._charged(drive) if self.window else self._integrated(drive)
-        self.count = self.count + s
-        return s
+        self.s = self._charged(drive) if self.window else self._integrated(drive)
+        self.count = self.count + self.s
+        return self.s
 
     def _integrated(self, drive: np.ndarray) -> np.ndarray:
-        self.u = self.u * self.leak + drive
-        s = (self.u >= self.node.firing_point).astype(self.u.dtype)
-        if self.node.spikes == "ternary":
-            s = s - (self.u < -self.node.firing_point)
-        self.u = self.u - s if self.node.reset == "soft" else self.u * (1 - abs(s))
+        reset, before = self.node.reset, self.u
+        u = before * self.leak + drive
+        if reset == "soft-late":
+            u = u - self.s
+        elif reset == "hard-late":
+            u = u * (self.s == 0)
+        s = self._fired(u - (before >= 1) if reset == "soft-once" else u)
+        if reset in ("soft", "soft-once"):
+            u = u - s
+        elif reset == "hard":
+            u = np.where(s != 0, self.after_spike, u)
+        self.u = u if self.lowest is None else np.maximum(u, self.lowest)
         return s
+
+    def _fired(self, u: np.ndarray) -> np.ndarray:
+        s = (u >= self.node.firing_point).astype(u.dtype)
+        if self.node.spikes == "several":
+            return s * np.floor(u)
+        return s - (u < -self.node.firing_point) if self.node.spikes == "ternary" else s
 
     def _charged(self, drive: np.ndarray) -> np.ndarray:
         shift = 1 - self.node.firing_point

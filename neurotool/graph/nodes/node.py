@@ -35,6 +35,8 @@ class Node:
     ports: ClassVar[tuple[str, ...]] = ("x",)
     at_end: ClassVar[bool] = False
     """Acts once, after the last step, on the average over the run of what it reads."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Parameters that came after format version 1: files leave them out where they are at their default."""
     hands_on_spikes: ClassVar[bool] = False
     """Spikes at all ports are spikes behind it, too: it computes their numbers from theirs."""
 

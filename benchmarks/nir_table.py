@@ -1,0 +1,86 @@
+"""Networks that other tools exported, read with --from TOOL: do they spike as the tool itself does? A Markdown table.
+
+    python benchmarks/nir_tools.py build/nir-networks       # in an environment with the tools
+    python benchmarks/nir_table.py build/nir-networks [--write docs/nir.md]
+
+--write puts the table between the two comments of that file that name this script.
+"""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+from neurotool.errors import NeurotoolError
+from neurotool.export.conventions import TOOLS
+from neurotool.export.nir import read_nir
+from neurotool.export.to_nir import OUTPUTS_KEY
+from neurotool.graph import Input, Neuron
+from neurotool.simulate import simulate
+
+MARKS = "<!-- benchmarks/nir_table.py -->", "<!-- end of benchmarks/nir_table.py -->"
+
+
+class Outcome(NamedTuple):
+    """verdict: right, differs or refused; options: what had to be told beside the tool."""
+
+    tool: str
+    network: str
+    options: str
+    verdict: str
+    detail: str
+
+
+def outcome(path: Path) -> Outcome:
+    """Of one FOLDER/TOOL-NETWORK.nir and its .npz."""
+    tool, network = path.stem.split("-", 1)
+    arrays = np.load(path.with_suffix(".npz"))
+    x, y, told = arrays["x"], arrays["y"], json.loads(str(arrays["told"]))
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told.items())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = read_nir(path, tool=tool, time_steps=len(x), **told)
+        (last,) = graph.metadata[OUTPUTS_KEY].values()
+        if not isinstance(graph.nodes[last], Neuron):
+            return Outcome(tool, network, options, "refused", "its output is not a neuron layer")
+        result = simulate(graph, values={graph.of_type(Input)[0]: x.reshape(len(x), 1, -1)})
+    except NeurotoolError as error:
+        return Outcome(tool, network, options, "refused", str(error).removeprefix(f"{path}: "))
+    differing = int(np.count_nonzero(result.spikes[last].reshape(y.shape) != y))
+    detail = (
+        f"{differing} of {y.size} outputs differ" if differing else f"{y.size} outputs, {np.abs(y).sum():.0f} spikes"
+    )
+    return Outcome(tool, network, options, "differs" if differing else "right", detail)
+
+
+def table(outcomes: list[Outcome]) -> str:
+    lines = ["| tool | network | beside `--from` | | |", "|---|---|---|---|---|"]
+    for one in outcomes:
+        told = f"`{one.options}`" if one.options else ""
+        title = f"{one.tool} {TOOLS[one.tool].version}"
+        lines.append(f"| {title} | {one.network} | {told} | {one.verdict} | {one.detail} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--write", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(folder: Path, write: Path | None) -> None:
+    outcomes = [outcome(path) for path in sorted(folder.glob("*.nir"))]
+    text = table(outcomes)
+    click.echo(text)
+    for verdict in ("right", "differs", "refused"):
+        click.echo(f"{sum(one.verdict == verdict for one in outcomes)} {verdict}")
+    if write:
+        before, after = (re.escape(mark) for mark in MARKS)
+        pattern = re.compile(f"({before}\n).*(\n{after})", re.DOTALL)
+        write.write_text(pattern.sub(lambda m: m[1] + text + m[2], write.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

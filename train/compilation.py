@@ -1,0 +1,47 @@
+"""Whether a student's layers are compiled for training (Student.fuse): what --compile asks for, and what is at hand."""
+
+import torch
+from rich.console import Console
+
+from neurotool.errors import ConfigError, one_line
+from neurotool.student import Student
+from neurotool.train.plan import TrainingPlan
+from neurotool.train.progress import say
+
+PAYS_FROM = 1000
+"""Training steps from which compiling, half a minute or more, is earned back."""
+
+
+def fuse_student(plan: TrainingPlan, student: Student, steps: int, console: Console) -> None:
+    """Compile the student's layers where the plan wants it. With `auto` that is for runs of PAYS_FROM steps, where
+    torch finds a compiler and the student's layers can be compiled.
+
+    Raises ConfigError where it was asked for and cannot be.
+    """
+    possible = student.can_fuse and not plan.gradient_checkpointing
+    if plan.compile == "off" or (plan.compile == "auto" and (steps < PAYS_FROM or not possible)):
+        return
+    if not possible:
+        what = "with --gradient-checkpointing" if plan.gradient_checkpointing else "with such neurons and schedule"
+        raise ConfigError(f"--compile on: a {plan.model_type} student cannot be compiled {what}; leave it out")
+    say(console, "compiling the student's layers, which takes half a minute or more; --compile off goes without")
+    student.fuse()
+    if problem := _first_step(student, plan):
+        student.fused = None
+        if plan.compile == "on":
+            raise ConfigError(f"--compile on: torch cannot compile here ({problem}); use --compile auto or off")
+        say(console, f"torch cannot compile here, so the layers run as they are: {problem}")
+
+
+def _first_step(student: Student, plan: TrainingPlan) -> str | None:
+    """Compile by a step of training that changes nothing. Returns why it failed, if it did."""
+    training, ids = student.training, torch.zeros((2, 8), dtype=torch.long, device=student.device)
+    scores = any(stage.weights.attention for stage in plan.stages)
+    try:
+        with torch.random.fork_rng(), torch.autocast(ids.device.type, torch.bfloat16, plan.precision == "bfloat16"):
+            student.train()(ids, output_scores=scores).logits.sum().backward()
+    except Exception as error:  # a missing compiler, header or Triton, each with an error of its own
+        return one_line(error)[:200]
+    finally:
+        student.train(training).zero_grad()
+    return None
