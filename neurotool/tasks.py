@@ -13,7 +13,7 @@ import numpy as np
 from neurotool.errors import ConfigError, DataError, listing, one_line, shown
 from neurotool.examples import LABEL, Examples, encode_labels, find_split, infer_label_names, read_examples
 from neurotool.tables import open_table
-from neurotool.texts import PAIR, encode
+from neurotool.texts import PAIR, as_utf8, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,7 +156,7 @@ def load_data(
     train = read_examples(find_split(folder, ("train",)), choices, label_column, only=text_columns is not None)
     label_names = infer_label_names(train, regression=None if metric is None else metric in REGRESSION_METRICS)
     metrics = _choose_metrics(metric, label_names)
-    task = Task(folder.resolve().name, train.text_columns, label_names, metrics, label_column)
+    task = Task(as_utf8(folder.resolve().name), train.text_columns, label_names, metrics, label_column)
     held_out = find_split(folder, _VALIDATION_STEMS)
     validation = read_examples(held_out, (train.text_columns,), label_column, only=True)
     return _task_data(task, _encode(train, task), _encode(validation, task))

@@ -87,6 +87,11 @@ def check_text(text: str, name: str = "") -> str:
     return text
 
 
+def as_utf8(text: str) -> str:
+    """The text with bytes that are not UTF-8 (in a name of a file) replaced, so that it can be stored."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def tokenizer_from_files(files: Mapping[str, str]) -> "PreTrainedTokenizerBase":
     """The tokenizer of a checkpoint or bundle, from the text of its TOKENIZER_FILES and nothing else: whatever class,
     code or other file they name is left alone.

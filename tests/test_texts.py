@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from neurotool.errors import DataError
-from neurotool.texts import INPUTS, encode, load_tokenizer, longest, pad, tokenizer_files, tokenizer_from_files
+from neurotool.texts import INPUTS, as_utf8, encode, load_tokenizer, longest, pad, tokenizer_files, tokenizer_from_files
+from neurotool.train.plan import TrainingPlan
 
 ODD = ["good w1", "a Café, naïve! [MASK] bads .", "映画 w2" * 9, "x" * 300, "   ", "🎬 fine\tw3"]
 
@@ -115,3 +116,10 @@ def test_tokenizers_that_cannot_train(copy: Path) -> None:
     (copy / "tokenizer_config.json").write_text(json.dumps(kind))
     with pytest.raises(DataError, match=r"BertJapaneseTokenizer\) has no fast form"):
         load_tokenizer(str(copy))
+
+
+def test_names_of_files_that_are_not_utf8() -> None:
+    """They are stored in checkpoints, whose header is UTF-8."""
+    assert as_utf8("caf\udce9 é") == "caf? é" and as_utf8("\ud800") == "?"
+    plan = TrainingPlan(Path("m.ckpt"), data=Path("caf\udce9"), teacher="t\udce9").to_dict()
+    assert plan["data"] == "caf?" and plan["teacher"] == "t?"

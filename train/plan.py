@@ -8,6 +8,7 @@ from typing import Any
 
 from neurotool.errors import ConfigError
 from neurotool.examples import LABEL
+from neurotool.texts import as_utf8
 from neurotool.train.ranges import RANGES, check_range
 from neurotool.train.teacher import DEMO_TEACHER
 from neurotool.train.trainer import LayerMap, LossWeights
@@ -103,8 +104,8 @@ class TrainingPlan:
             raise ConfigError("nothing to train: every stage has 0 epochs; give --epochs")
         for stage in self.stages:
             stage.check()
-        for name in asdict(self).keys() & RANGES.keys():
-            if (value := getattr(self, name)) is not None:
+        for name in RANGES:
+            if (value := getattr(self, name, None)) is not None:
                 check_range(name, value)
         for name, value in self.student.items():
             for number in value if isinstance(value, tuple | list) else (value,):
@@ -117,8 +118,8 @@ class TrainingPlan:
             raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
 
     def to_dict(self) -> dict[str, Any]:
-        """What determines the result, as JSON values."""
+        """What determines the result, as JSON values; what a path has that is not UTF-8 is replaced."""
         values = asdict(self)
         for name in ("output", "run_folder", "resume", "force"):
             del values[name]
-        return json.loads(json.dumps(values, default=str))
+        return json.loads(as_utf8(json.dumps(values, default=str, ensure_ascii=False)))
