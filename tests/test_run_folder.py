@@ -20,16 +20,17 @@ from transformers import Trainer
 from neurotool.errors import ConfigError, TrainingError
 from neurotool.train import pipeline
 from neurotool.train.pipeline import train
-from neurotool.train.plan import TrainingPlan
+from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.run_folder import check_run, held, open_run
 from neurotool.train.running import last_checkpoint
+from neurotool.train.trainer import LossWeights
 
 MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)
 HOLD = """
 import sys
 from pathlib import Path
-from neurotool.train.plan import TrainingPlan
+from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.run_folder import held
 with held(TrainingPlan(Path(sys.argv[1]), run_folder=Path(sys.argv[2]))):
     print("held", flush=True)
@@ -85,6 +86,34 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         held(TrainingPlan(tmp_path / "m.ckpt", run_folder=tmp_path / "file/run")),
     ):
         pass
+
+
+def test_force_replaces_no_file_that_the_run_reads(tmp_path: Path) -> None:
+    stage = StagePlan("prediction", 1.0, 1e-3, 8, LossWeights())
+    (tmp_path / "data").mkdir()
+    for name in ("data/train.tsv", "corpus.txt"):
+        (tmp_path / name).write_text("text")
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        for output in (name, "link"):
+            plan = TrainingPlan(tmp_path / output, data=tmp_path / "data", corpus=str(tmp_path / "corpus.txt"),
+                                stages=(stage,), force=True)  # fmt: skip
+            with pytest.raises(ConfigError, match="is what the run reads"):
+                plan.check()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no regular file"):
+        TrainingPlan(tmp_path / "pipe", stages=(stage,), force=True).check()
+
+
+def test_force_removes_nothing_that_no_run_made(tmp_path: Path) -> None:
+    plan = TrainingPlan(tmp_path / "m.ckpt", run_folder=tmp_path, force=True)
+    for name in ("plan.json", "inner.safetensors", "teacher", ".plan.json.tmp"):
+        (plan.state_folder / name).parent.mkdir(exist_ok=True)
+        (plan.state_folder / name).write_text("")
+    check_run(plan)
+    (plan.state_folder / "chapter.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"holds 'chapter\.txt', which no run made"):
+        check_run(plan)
 
 
 # --- what a resumed run reads is what it began with

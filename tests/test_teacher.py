@@ -365,6 +365,14 @@ def test_one_segment_and_pairs(copy: Path) -> None:
     assert "type_vocab_size is 1 in its config.json, but its tokenizer tells 2 segments apart" in refusal(copy, pairs)
 
 
+def test_a_tokenizer_without_ends(copy: Path) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = None
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    change_config(copy, "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    assert "puts no [CLS] or [SEP] at a text's ends" in refusal(copy)
+
+
 def test_the_labels_of_a_head_are_told(headed: Path) -> None:
     change_config(headed, id2label={"0": "LABEL_0", "1": "LABEL_1"})
     assert load_teacher(str(headed), TASK).notes == (

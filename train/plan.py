@@ -116,6 +116,18 @@ class TrainingPlan:
             kind = "its folder cannot be written to" if folder.is_dir() else "its folder does not exist"
             kind = "is a folder" if self.output.is_dir() else kind
             raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
+        if self.output.exists():
+            self._check_output()
+
+    def _check_output(self) -> None:
+        """--force replaces files, and none that the run reads."""
+        if not self.output.is_file():
+            raise ConfigError(f"{self.output}: is no regular file; give another name with -o")
+        places = [Path(place) for place in (self.data, self.corpus, self.teacher) if place is not None]
+        for place in places:
+            for file in place.iterdir() if place.is_dir() else (place,):
+                if file.exists() and file.samefile(self.output):
+                    raise ConfigError(f"{self.output}: is what the run reads; give another name with -o")
 
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values; what a path has that is not UTF-8 is replaced."""

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from neurotool.files import replacing
 from neurotool.train.plan import OPTIONS, TrainingPlan
 from neurotool.train.trainer import is_first_process
 
+_OURS = re.compile(r"plan\.json|augmentation\.safetensors|(teacher|general|inner|prediction)(\.safetensors)?|\..*")
+"""What the state of a run is made of."""
 _WHAT = {
     "train": "the training texts are",
     "validation": "the validation texts are",
@@ -94,6 +97,11 @@ def check_run(plan: TrainingPlan) -> None:
         return
     if plan.output.exists() and not plan.force:
         raise ConfigError(f"{plan.output} exists: --force replaces it, -o FILE writes another")
+    if foreign := [path.name for path in plan.state_folder.glob("*") if not _OURS.fullmatch(path.name)]:
+        raise ConfigError(
+            f"{plan.state_folder} holds {shown(foreign[0])}, which no run made and starting over would remove; give "
+            "another --run-folder"
+        )
     record = plan.state_folder / "plan.json"
     if plan.resume:
         if not record.exists():

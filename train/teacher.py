@@ -209,6 +209,11 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Bert
         tokens = encode(tokenizer, [["a", "\u2603 b"]] * len(task.text_columns), SHORTEST).tokens
     except DataError as error:
         raise TeacherError(f"teacher {name}: {error}") from error
+    if tokenizer.num_special_tokens_to_add(len(task.text_columns) > 1) < len(task.text_columns):
+        raise TeacherError(
+            f"teacher {name}: its tokenizer puts no [CLS] or [SEP] at a text's ends; give its tokenizer.json a "
+            "post_processor"
+        )
     segments = 1 + max(max(ids) for ids in tokens["token_type_ids"])
     if segments > config.type_vocab_size:
         raise TeacherError(
