@@ -33,7 +33,12 @@ class EmulatedModel:
         """Spikes and executed events of one input, for operation counts. graph: the model's own."""
         result = self._emulate(inputs)
         events = {
-            port: SynapseEvents(int(count[0]), int(result.synaptic_operations[port][0]))
+            port: SynapseEvents(
+                int(count[0]),
+                int(result.synaptic_operations[port][0]),
+                int(result.active[port][0]),
+                int(result.active_operations[port][0]),
+            )
             for port, count in result.events.items()
         }
         return Executed({name: x[0] for name, x in result.spikes.items()}, events)

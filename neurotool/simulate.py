@@ -3,6 +3,7 @@
 Torch students, the executor and Lava must give the same spikes.
 """
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,18 @@ class SynapseEvents:
       and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
       the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
       operands of a MatMul spike, each port has its own count.
+    active, active_operations: the same two where the spikes of a window, which are known before they are sent, count
+      once: neurons that sent any, and these times the fan-out. In the concurrent schedule a window is one step.
     Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
     """
 
     events: int
     synaptic_operations: int
+    active: int = 0
+    active_operations: int = 0
+
+    def __add__(self, other: "SynapseEvents") -> "SynapseEvents":
+        return SynapseEvents(*map(operator.add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,12 @@ def simulate_batch(graph: Graph, batch: dict[str, Any], dtype: Any = np.float64)
 
 @dataclass(frozen=True)
 class _Signal:
-    """What a node hands on: its value, and the number of spikes behind each element where these are spikes."""
+    """What a node hands on: its value and, where these are spikes, behind each element the number of spikes and of
+    neurons that sent any."""
 
     value: np.ndarray
     sent: np.ndarray | None = None
+    active: np.ndarray | None = None
 
 
 class _Layer:
@@ -174,9 +184,11 @@ class _Run:
             case Neuron():
                 return self._neurons(name, node, node.drive(at_ports[0].value))
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
+        active = [signal.active for signal in at_ports if signal.active is not None]
         value = self._compute(node, *(signal.value for signal in at_ports))
-        return _Signal(value, node.compute(self.context, *sent) if hands_on else None)
+        if node.hands_on_spikes and len(sent) == len(at_ports):
+            return _Signal(value, node.compute(self.context, *sent), node.compute(self.context, *active))
+        return _Signal(value)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
         y = node.compute(self.context, *(value.astype(np.float64, copy=False) for value in x))
@@ -190,11 +202,11 @@ class _Run:
         if not phased:
             s = layer.step(drive)
             self.spikes[name].append(layer.spikes[-1])
-            return _Signal(s, abs(s))
+            return _spikes(s, abs(s))
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _Signal(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2
@@ -204,7 +216,7 @@ class _Run:
             value, sent = values, (values != 0) * self.graph.time_steps
         else:
             value, sent = values.sum(0) / self.graph.time_steps, (values != 0).sum(0)
-        return _Signal(value, sent.astype(np.int64) if node.spiking else None)
+        return _spikes(value, sent.astype(np.int64)) if node.spiking else _Signal(value)
 
     def _logits(self, averages: dict[str, np.ndarray]) -> np.ndarray | None:
         """What acts at the end reads averages over the run: rates where they come from neurons."""
@@ -220,11 +232,17 @@ class _Run:
             return
         reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
-            if signal.sent is not None:
-                sent = (signal.sent * self.context.real[:, None]).astype(np.int64)
+            if signal.sent is not None and signal.active is not None:
+                sent, active = (
+                    (spikes * self.context.real[:, None]).astype(np.int64) for spikes in (signal.sent, signal.active)
+                )
+                arrived = (sent, sent * reach, active, active * reach)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))
-                operations = so_far.synaptic_operations + int((sent * reach).sum())
-                self.events[name, port] = SynapseEvents(so_far.events + int(sent.sum()), operations)
+                self.events[name, port] = so_far + SynapseEvents(*(int(each.sum()) for each in arrived))
+
+
+def _spikes(value: np.ndarray, sent: np.ndarray) -> _Signal:
+    return _Signal(value, sent, (sent != 0).astype(np.int64))
 
 
 def _ids(graph: Graph, input_ids: Any, token_type_ids: Any) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from neurotool.errors import ConfigError, ExportError, NeurotoolError
 
 if TYPE_CHECKING:
     from neurotool.energy.costs import CostModel
+    from neurotool.energy.dataflow import Dataflow
     from neurotool.energy.page import Page, Table
     from neurotool.energy.report import Report
 
@@ -34,6 +35,11 @@ class NotCountedError(NeurotoolError):
 @click.group(epilog="Example: neurotool energy report model.ckpt")
 def energy() -> None:
     """Count operations and energy, beside dense networks."""
+
+
+def _dataflow_option(command: Command) -> Command:
+    flows = "spike, batched, graded or output-stationary; commas between.  [default: all that differ]"
+    return click.option("--dataflow", help=flows)(command)
 
 
 def _pricing_options(command: Command) -> Command:
@@ -72,6 +78,8 @@ Examples:
 @_pricing_options
 @click.option("--dense-cost-model", help="Price the dense rivals by another model.")
 @click.option("--force", is_flag=True, help="Put two technologies into one ratio all the same.")
+@_dataflow_option
+@click.option("--hybrid", is_flag=True, help="Each synapse in the cheaper of spiking and dense mode.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) where something is not counted.")
 @nir_options
 def report(
@@ -87,6 +95,8 @@ def report(
     output: Path | None,
     dense_cost_model: str | None,
     force: bool,
+    dataflow: str | None,
+    hybrid: bool,
     strict: bool,
     **conventions: Any,
 ) -> None:
@@ -94,9 +104,11 @@ def report(
     chosen = _format(output_format, as_json, output)
     from neurotool.energy.costs import load_cost_model
 
+    flows = _dataflows(dataflow)
     models, dense = _models(cost_models), load_cost_model(dense_cost_model) if dense_cost_model else None
-    measured = measure_file(model, Conventions(**conventions), Source(data, samples, tokenizer, skip_zero))  # type: ignore[typeddict-item]
-    made = _report(measured, models, numbers, dense, force)
+    source = Source(data, samples, tokenizer, skip_zero)
+    measured = measure_file(model, Conventions(**conventions), source)  # type: ignore[typeddict-item]
+    made = _report(measured, models, numbers, dense, force, source, chosen=flows, hybrid=hybrid)
     from neurotool.energy.formats import to_csv, to_json, to_latex
     from neurotool.energy.page import report_page
 
@@ -107,6 +119,46 @@ def report(
         _show(report_page(made, figures=chosen == "html"), chosen, output, model)
     if strict and made.not_counted:
         raise NotCountedError(f"{model}: --strict, and not counted: {'; '.join(made.not_counted)}")
+
+
+@energy.command(
+    epilog="""\b
+Examples:
+  neurotool energy audit model.ckpt -o account.csv
+  neurotool energy audit model.ckpt --dataflow output-stationary -o a.csv
+"""
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--cost-model", "cost_models", multiple=True, help="As for `energy report`.")
+@click.option("--numbers", type=click.Choice(["fp32", "fp16", "int8"]), help="As for `energy report`.")
+@click.option("--data", help="As for `energy report`.")
+@click.option("--samples", type=click.IntRange(min=1), help="As for `energy report`.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="As for `energy report`.")
+@click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
+@_dataflow_option
+@click.option("--hybrid", is_flag=True, help="As for `energy report`.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write.  [default: the terminal]")
+@nir_options
+def audit(
+    model: Path,
+    cost_models: tuple[str, ...],
+    numbers: str | None,
+    data: str | None,
+    samples: int | None,
+    tokenizer: Path | None,
+    skip_zero: bool,
+    dataflow: str | None,
+    hybrid: bool,
+    output: Path | None,
+    **conventions: Any,
+) -> None:
+    """Every count x price of a report, line by line, as CSV."""
+    _format("csv", False, output)
+    from neurotool.energy.audit import audit_csv
+
+    flows, models, source = _dataflows(dataflow), _models(cost_models), Source(data, samples, tokenizer, skip_zero)
+    measured = measure_file(model, Conventions(**conventions), source)  # type: ignore[typeddict-item]
+    _write(audit_csv(_report(measured, models, numbers, chosen=flows, hybrid=hybrid)), output, model, "csv")
 
 
 @energy.command(
@@ -217,9 +269,14 @@ def _report(
     numbers: str | None,
     dense_model: "CostModel | None" = None,
     force: bool = False,
+    source: Source | None = None,
+    **how: Any,
 ) -> "Report":
+    from neurotool.energy.provenance import provenance
     from neurotool.energy.report import build_report
 
+    if source is not None:
+        how["provenance"] = provenance(measured.path, source.file, measured.counts, measured.training)
     return build_report(
         str(measured.path),
         measured.measured,
@@ -231,7 +288,14 @@ def _report(
         force=force,
         metrics=measured.metrics,
         teacher_metrics=measured.teacher_metrics,
+        **how,
     )
+
+
+def _dataflows(names: str | None) -> "list[Dataflow] | None":
+    from neurotool.energy.dataflow import named_dataflows
+
+    return None if names is None else named_dataflows(names)
 
 
 def _format(output_format: str | None, as_json: bool, output: Path | None) -> str:

@@ -25,7 +25,8 @@ BUNDLE_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """measured: on what, in words. metrics: of the network on that; teacher: its counts on the same texts."""
+    """measured: on what, in words. metrics: of the network on that; teacher: its counts on the same texts;
+    training: the record of a checkpoint."""
 
     path: Path
     counts: "Counts"
@@ -33,6 +34,7 @@ class Measured:
     metrics: dict[str, float] = field(default_factory=dict)
     teacher: "Counts | None" = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def _with_teacher(measured: Measured, student: "LoadedStudent", same: bool) -> M
     from neurotool.energy.dense import dense_counts, dense_graph, teacher_config
 
     training = student.checkpoint.training
+    measured = replace(measured, training=training)
     config = teacher_config(student.checkpoint.config, training)
     if config is None:
         return measured
