@@ -1,42 +1,30 @@
 """What an executor of a layer graph saw: its activity and events on some inputs. The interpreter by default, which is
 slow and independent of torch."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable
 
 import numpy as np
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.energy.counts import Events
-from neurotool.graph import Graph, Input
-from neurotool.simulate import SynapseEvents, simulate
+from neurotool.executor import Executor, Inputs, SynapseEvents, runs
+from neurotool.graph import Graph, Input, Neuron
+from neurotool.simulate import Interpreter
 
 
-class Executed(Protocol):
-    """What one input did, as `neurotool.simulate.Simulation` has it."""
-
-    @property
-    def spikes(self) -> dict[str, np.ndarray]: ...
-
-    @property
-    def events(self) -> dict[tuple[str, str], SynapseEvents]: ...
-
-
-Executor = Callable[..., Executed]
-"""(graph, **one input) -> Executed"""
-
-
-def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = simulate) -> tuple[Activity, Events]:
-    """Run `graph` on each input (keyword arguments of `simulate`) and add up what it did."""
+def measure(
+    graph: Graph, inputs: Iterable[Inputs], executor: Executor | None = None, at_once: int = 1
+) -> tuple[Activity, Events]:
+    """Run `graph` on each input (keyword arguments of `simulate`), `at_once` together, and add up what it did."""
     activity = Activity(graph.time_steps, graph.time_steps * graph.feedback_sweeps)
     events: dict[tuple[str, str], SynapseEvents] = {}
-    for one in inputs:
-        run = execute(graph, **one)
+    for one, run in runs(executor or Interpreter(graph), inputs, at_once):
         tokens = next(iter(run.spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
         activity.add_inputs(mask)
-        for name, spikes in run.spikes.items():
+        sent = {name: _neuron(graph, name).events(spikes) for name, spikes in run.spikes.items()}
+        for name, spikes in sent.items():
             _add(activity.layers, name, _windows(graph, spikes), mask)
         for name in graph.of_type(Input):
             if graph.nodes[name].spiking:  # type: ignore[attr-defined]
@@ -47,15 +35,21 @@ def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = 
         for at, synapse in run.events.items():
             events[at] = events.get(at, SynapseEvents(0, 0)) + synapse
         for reader, port in graph.feedback:  # all but the last pass
-            spikes = run.spikes[graph.source(reader, port)]
+            spikes = sent[graph.source(reader, port)]
             last = graph.time_steps if graph.schedule == "phased" else 1
             _add(activity.fed_back, reader, _windows(graph, spikes[: len(spikes) - last]), mask)
     return activity, events
 
 
+def _neuron(graph: Graph, name: str) -> Neuron:
+    node = graph.nodes[name]
+    assert isinstance(node, Neuron)
+    return node
+
+
 def _windows(graph: Graph, spikes: np.ndarray) -> np.ndarray:
     """Spikes of each neuron in each window, (windows, tokens, width), from its steps; a concurrent run is one."""
-    counts, window = np.abs(spikes.astype(np.int64)), graph.time_steps if graph.schedule == "phased" else len(spikes)
+    counts, window = spikes.astype(np.int64), graph.time_steps if graph.schedule == "phased" else len(spikes)
     return counts.reshape(-1, max(window, 1), *spikes.shape[1:]).sum(1)
 
 
@@ -67,7 +61,7 @@ def _add(layers: dict[str, LayerActivity], name: str, windows: np.ndarray, mask:
         sums.add(counted.sum(-1)[None], mask, counted[mask[0]].sum(0))
 
 
-def _tokens(graph: Graph, one: dict[str, Any]) -> int:
+def _tokens(graph: Graph, one: Inputs) -> int:
     """Tokens of an input of a graph without neurons."""
     if one.get("input_ids") is not None:
         return len(one["input_ids"])

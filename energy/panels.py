@@ -94,8 +94,10 @@ def groups(report: Report) -> list[Group]:
 
 
 def panels(report: Report) -> list[Panel]:
+    """The one that decides first: it is what paper shows first."""
     head = report.headline
-    return [_panel(report, group, head in group) for group in groups(report)]
+    made = [_panel(report, group, head in group) for group in groups(report)]
+    return sorted(made, key=lambda panel: not panel.chosen)  # stable
 
 
 def group_title(group: Group) -> str:
@@ -105,7 +107,7 @@ def group_title(group: Group) -> str:
 def _panel(report: Report, group: Group, chosen: bool) -> Panel:
     shown = leading(group)
     beside = [pair for pair in group if pair.matched and pair.dataflow.name == shown.dataflow.name]
-    longest = max(1.0, *(pair.share for pair in beside))
+    longest = max(1.05, *(pair.share for pair in beside))  # the break-even lies within, on paper too
     rivals = {pair.dense.label: pair for pair in beside if pair.kind not in (REUSE, TEACHER)}
     return Panel(
         title=group_title(group),
@@ -195,15 +197,16 @@ def _border(pair: Comparison) -> str:
     return f"{'' if pair.wins_below else 'above '}{digits(pair.break_even)}"
 
 
-def layer_table(account: Priced, rival: Priced | None) -> Table:
-    headings, cells = layer_cells(account, rival)
+def layer_table(account: Priced, rival: Priced | None, each: bool = True) -> Table:
+    headings, cells = layer_cells(account, rival, each)
     narrow = ("layer", "mode", "MACs", "spikes/synapse", "SOPs", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
     against = ""
     if rival is not None and account.counts.graph.is_spiking:
         network = {"dense": "the dense twin", "zero-skipping": "the zero-skipping network"}.get(rival.network, "")
         against = f"; ANN: {network}, {rival.numbers.name}"
     flow = f", {account.counts.dataflow.name}" if account.model.memory else ""
-    caption = f"Layers, per inference; energies: {account.title}{flow}{against}"
+    what = "Layers" if each else "Layers by kind (--layers: each)"
+    caption = f"{what}, per inference; energies: {account.title}{flow}{against}"
     phone = ("layer", "mode", "spikes/synapse", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
     shown = [tuple(name for name in some if name in headings) for some in (narrow, phone)]
     return Table(caption, headings, cells, narrow=shown[0], phone=shown[1], kind="layers")

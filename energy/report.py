@@ -1,6 +1,7 @@
 """An energy account of a spiking network: its counts, priced, beside dense rivals, with a verdict in plain words."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from neurotool.energy.comparison import FAIR, TWIN, ZERO_SKIPPING, Comparison, compare
@@ -10,7 +11,9 @@ from neurotool.energy.dataflow import OUTPUT_STATIONARY, Dataflow
 from neurotool.energy.priced import Priced, priced
 from neurotool.energy.rivals import ACTIVE, Sides, dataflows, pairs, rate_code_bits
 from neurotool.errors import ConfigError
+from neurotool.files import replacing
 from neurotool.graph import Conv1d, Linear, Readout
+from neurotool.graph.names import by_kind
 
 __all__ = [
     "DEFAULT_MODELS", "Comparison", "Priced", "Published", "Report", "Row", "build_report", "compare", "priced",
@@ -59,7 +62,8 @@ class Report:
     """name: the model's file; measured: on what. metrics, teacher_metrics: accuracy and the like, where known.
 
     accounts: the spiking network under each cost model, in its first number format and in the dataflow that tables of
-    layers show; twins: its dense twin likewise; comparisons: all pairs. missing: what the activity does not say.
+    layers show, or in those that were chosen; twins: its dense twin likewise; comparisons: all pairs. missing: what the
+    activity does not say.
     provenance: where all this comes from, in lines of name and value.
     """
 
@@ -104,6 +108,34 @@ class Report:
         matched = [pair for pair in self.comparisons if pair.matched]
         return max(matched, key=rank, default=None)
 
+    def to_json(self) -> str:
+        """Every count and price."""
+        from neurotool.energy.formats import to_json
+
+        return to_json(self)
+
+    def to_csv(self) -> str:
+        """One line a node."""
+        from neurotool.energy.formats import to_csv
+
+        return to_csv(self)
+
+    def to_latex(self) -> str:
+        """A table for booktabs."""
+        from neurotool.energy.formats import to_latex
+
+        return to_latex(self)
+
+    def to_html(self, path: Path | str | None = None) -> str:
+        """One self-contained page, written to `path` where one is given. Raises ExportError."""
+        from neurotool.energy.page import report_page, to_html
+
+        page = to_html(report_page(self))
+        if path is not None:
+            with replacing(Path(path), force=True) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+        return page
+
     @property
     def not_counted(self) -> list[str]:
         """What occurs in the network and is in no total."""
@@ -146,16 +178,14 @@ def build_report(
     for model in models:
         sides = Sides(counts, model, dense_model or model, teacher, hybrid, force)
         flows = dataflows(counts, model, chosen)
-        shown = counts.under(OUTPUT_STATIONARY if OUTPUT_STATIONARY in flows and model.memory else flows[0])
-        against = dense_model or (model if model.known and not model.spiking_only else None)
-        if against is None:
-            accounts.append(priced(shown, model, model.format(numbers)))
-            continue
         plain = model.format(numbers)
-        theirs = against.format(numbers if against == model else None)
-        accounts.append(sides.ours(shown.dataflow, plain))
-        twins.append(priced(shown, against, theirs, "dense"))
-        comparisons += pairs(sides, numbers, chosen)
+        against = dense_model or (model if model.known and not model.spiking_only else None)
+        for flow in chosen or [OUTPUT_STATIONARY if OUTPUT_STATIONARY in flows and model.memory else flows[0]]:
+            accounts.append(sides.ours(flow, plain))
+            if against is not None:
+                theirs = against.format(numbers if against == model else None)
+                twins.append(sides.priced(counts.under(flow), against, theirs, "dense"))
+        comparisons += pairs(sides, numbers, chosen) if against is not None else []
     arithmetic = next((model for model in models if model.name == ARITHMETIC), None)
     published = published_formula(priced(counts, arithmetic, arithmetic.format(numbers))) if arithmetic else None
     missing = () if counts.knows_active else (ACTIVE,)
@@ -208,12 +238,14 @@ class Row:
         return self.spiking / self.dense if self.spiking is not None and self.dense else None
 
 
-def rows(spiking: Priced, rival: Priced | None) -> list[Row]:
-    """Synapses one by one, then other nodes by kind."""
+def rows(spiking: Priced, rival: Priced | None, each: bool = True) -> list[Row]:
+    """Synapses one by one, then other nodes by kind; unless `each`, synapses by kind of layer, neurons, all else."""
     inputs = spiking.counts.activity.inputs
     groups: dict[str, list[int]] = {}
     for i, node in enumerate(spiking.counts.nodes):
         groups.setdefault(node.name if node.synapses else node.kind, []).append(i)
+    if not each:
+        return _rows_by_kind(spiking, rival, groups)
     made = []
     for name, members in groups.items():
         nodes = tuple(spiking.counts.nodes[i] for i in members)
@@ -221,6 +253,21 @@ def rows(spiking: Priced, rival: Priced | None) -> list[Row]:
         mode = spiking.modes[members[0]] if spiking.modes and nodes[0].spikes_in else ""
         made.append(Row(title, nodes, _sum(spiking, members), _sum(rival, members), inputs, mode))
     return sorted(made, key=lambda row: not row.nodes[0].synapses)  # stable
+
+
+def _rows_by_kind(spiking: Priced, rival: Priced | None, groups: dict[str, list[int]]) -> list[Row]:
+    nodes, other = spiking.counts.nodes, "other nodes"
+    kinds: dict[str, list[int]] = {}
+    for name, members in groups.items():
+        synapse = name.removesuffix(".linear") if nodes[members[0]].synapses else ""
+        kind = next(iter(by_kind([synapse]))) if synapse else "neurons" if nodes[members[0]].kind == "Neuron" else other
+        kinds.setdefault(kind, []).extend(members)
+    order = sorted(kinds, key=lambda kind: (kind == other, kind == "neurons"))  # stable
+    return [
+        Row(kind, tuple(nodes[i] for i in kinds[kind]), _sum(spiking, kinds[kind]), _sum(rival, kinds[kind]),
+            spiking.counts.activity.inputs)
+        for kind in order
+    ]  # fmt: skip
 
 
 def _sum(account: Priced | None, members: list[int]) -> float | None:

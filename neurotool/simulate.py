@@ -3,7 +3,6 @@
 Torch students, the executor and Lava must give the same spikes.
 """
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,50 +10,9 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError, GraphError
+from neurotool.executor import Record, Run, Simulation, SynapseEvents, batched, unstacked
 from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Synapse
 from neurotool.graph.nodes import sizes
-
-
-@dataclass(frozen=True)
-class SynapseEvents:
-    """What one port of a Linear, Conv1d or MatMul received from spiking layers during the run.
-
-    events: spikes (nonzero elements, one per time step) sent to it by tokens that are not padding.
-    synaptic_operations: accumulations these caused: events times fan-out. Fan-out counts tokens that are not padding
-      and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
-      the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
-      operands of a MatMul spike, each port has its own count.
-    active, active_operations: the same two where the spikes of a window, which are known before they are sent, count
-      once: neurons that sent any, and these times the fan-out. In the concurrent schedule a window is one step.
-    Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
-    """
-
-    events: int
-    synaptic_operations: int
-    active: int = 0
-    active_operations: int = 0
-
-    def __add__(self, other: "SynapseEvents") -> "SynapseEvents":
-        return SynapseEvents(*map(operator.add, vars(self).values(), vars(other).values()))
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What one input did.
-
-    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
-      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
-    potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
-    rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
-    events: per (node, port) that reads spikes.
-    logits: (labels,); None where the graph has no Readout.
-    """
-
-    spikes: dict[str, np.ndarray]
-    potentials: dict[str, np.ndarray]
-    rates: dict[str, np.ndarray]
-    events: dict[tuple[str, str], SynapseEvents]
-    logits: np.ndarray | None
 
 
 def simulate(
@@ -86,6 +44,34 @@ def simulate_batch(graph: Graph, batch: dict[str, Any], dtype: Any = np.float64)
     return [simulate(graph, **dict(zip(names, row, strict=True)), dtype=dtype) for row in rows]
 
 
+class Interpreter:
+    """`simulate` as an executor; dtype: see there."""
+
+    def __init__(self, graph: Graph, dtype: Any = np.float64) -> None:
+        self.graph, self.dtype = graph, dtype
+
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
+    ) -> Run:
+        """Input after input: see `Executor.run`."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return batched(
+            [simulate(self.graph, **one, dtype=self.dtype) for one in unstacked(batch | {"values": values})]
+        ).keep(record)
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """See `Executor.drive`."""
+        nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
+        steps, schedule = self.graph.time_steps, self.graph.schedule
+        alone = Graph(nodes, {"current": (), layer: ("current",)}, steps, schedule, tokens=len(currents))
+        return simulate(alone, values={"current": currents}, dtype=self.dtype).spikes[layer]
+
+
 @dataclass(frozen=True)
 class _Signal:
     """What a node hands on: its value and, where these are spikes, behind each element the number of spikes and of
@@ -108,7 +94,7 @@ class _Layer:
         s = self.membrane.step(drive)
         self.spikes.append(s.astype(self.membrane.node.spike_type))
         self._weighted = self._weighted * self.leak.astype(s.dtype) + s
-        self._weight = self._weight * self.leak + 1
+        self._weight = self._weight * self.leak + self.membrane.node.counts_to(1)
         return s
 
     @property
@@ -144,6 +130,7 @@ class _Run:
         graph = self.graph
         phased = graph.schedule == "phased"
         before: dict[str, _Signal] = {}
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in graph.outputs}
         at_end = [name for name, node in graph.nodes.items() if node.at_end]
         pooled = {source for name in at_end for source in graph.inputs[name] if source not in at_end}
         total: dict[str, np.ndarray] = dict.fromkeys(pooled, np.zeros((), self.dtype))
@@ -159,17 +146,23 @@ class _Run:
                 ]
                 self._count(name, node, at_ports)
                 signals[name] = self._apply(name, node, t, *at_ports)
+                if name in outputs:
+                    outputs[name].append(signals[name].value)
                 if name in pooled:
                     total[name] = total[name] + signals[name].value
             before = signals
         averages = {name: before[name].value if phased else total[name] / passes for name in pooled}
         rates = {name: layer.rate for name, layer in self.layers.items()}
+        averages |= rates
+        logits = self._logits(averages)
         return Simulation(
             spikes={name: np.stack(spikes) for name, spikes in self.spikes.items()},
             potentials={name: layer.membrane.u for name, layer in self.layers.items()},
             rates=rates,
             events=self.events,
-            logits=self._logits(averages | rates),
+            logits=logits,
+            messages={name: signal.value for name, signal in before.items()},
+            outputs={name: np.stack(given or [averages[name]]) for name, given in outputs.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
@@ -206,7 +199,7 @@ class _Run:
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, node.events(np.array(layer.spikes)).sum(0, np.int64))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2

@@ -78,8 +78,8 @@ class _HubSource:
 
 _GLUE = "nyu-mll/glue"
 _GLUE_PAIRS = (("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
-_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (PAIR, ("sentence",), ("text",))
-_VALIDATION_STEMS = ("validation", "dev", "valid")
+_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (*_GLUE_PAIRS, PAIR, ("sentence",), ("text",))
+_VALIDATION_STEMS = ("validation", "dev", "valid", "validation_matched")
 _HUB_TASKS = {
     "sst2": _HubSource(_GLUE, "sst2", ("sentence",)),
     "cola": _HubSource(_GLUE, "cola", ("sentence",), ("matthews", "accuracy")),
@@ -152,7 +152,7 @@ def load_data(
             f"label's ({label_column})"
         )
     folder = Path(path)
-    choices = (*_GLUE_PAIRS, *_FILE_COLUMNS) if text_columns is None else (text_columns,)
+    choices = _FILE_COLUMNS if text_columns is None else (text_columns,)
     train = read_examples(find_split(folder, ("train",)), choices, label_column, only=text_columns is not None)
     label_names = infer_label_names(train, regression=None if metric is None else metric in REGRESSION_METRICS)
     metrics = _choose_metrics(metric, label_names)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neurotool.errors import DataError, one_line
+from neurotool.schema import shown
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -21,8 +22,6 @@ PAIR = ("sentence1", "sentence2")
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 MAX_LENGTH = 512
 """Tokens that a text is cut to where nothing is recorded."""
-_ENDLESS = re.compile(r"\)[*+{]|\\[1-9kg]")
-"""In a regular expression: a repeated group or a reference, with which matching may take for ever."""
 _NAMES = ("unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 
 
@@ -128,21 +127,42 @@ def tokenizer_from_files(files: Mapping[str, str]) -> "PreTrainedTokenizerBase":
 
 def check_patterns(tokenizer_json: str) -> None:
     """Raises DataError where a regular expression of a tokenizer may take for ever on some text."""
-    for pattern in _patterns(json.loads(tokenizer_json)):
-        if len(pattern) > 1000 or _ENDLESS.search(pattern):
-            raise DataError(
-                f"its regular expression {pattern[:40]!r} repeats a group or refers to one, which may take for ever"
-            )
+    made = json.loads(tokenizer_json)
+    try:
+        for expression in expressions({key: value for key, value in made.items() if key != "model"}):
+            check_expression(expression)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
-def _patterns(value: Any) -> Iterator[str]:
+def expressions(value: Any) -> Iterator[str]:
+    """Of the parts of a tokenizer: {"Regex": "…"}."""
     if isinstance(value, dict):
         if isinstance(value.get("Regex"), str):
             yield value["Regex"]
-        value = [part for name, part in value.items() if name != "vocab"]
+        value = list(value.values())
     if isinstance(value, list):
-        for part in value:
-            yield from _patterns(part)
+        for entry in value:
+            yield from expressions(entry)
+
+
+_ATOM = re.compile(r"\\[pP]\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+_PLAIN_GROUP = re.compile(r"\((?:\?(?:<?[=!]|[a-z-]*:|>|<\w+>))?[^()*+{]*\)")
+_REPEAT = re.compile(r"[*+]|\{\d*,\d*\}")
+MOST_REPEATS = 2
+
+
+def check_expression(expression: str) -> None:
+    """Refuses a regular expression that may need time without bound: an engine that goes back tries every way in which
+    repeats within repeats, or many side by side, can share out a text. So no group repeats, nothing refers back, and an
+    alternative has at most MOST_REPEATS repeats."""
+    flat = _ATOM.sub("x", expression)
+    endless = re.search(r"\\[1-9kg]", expression) or re.search(r"\)[*+{]|\(\?(?:#|[a-z-]*x)", flat)
+    while (folded := _PLAIN_GROUP.sub("x", flat)) != flat:
+        flat = folded
+    branches = [flat] if "(" in flat else flat.split("|")
+    if endless or any(len(_REPEAT.findall(branch)) > MOST_REPEATS for branch in branches):
+        raise ValueError(f"the tokenizer's expression {shown(expression)} has repeats that could go on for ever")
 
 
 def load_tokenizer(location: str) -> "PreTrainedTokenizerBase":

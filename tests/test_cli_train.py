@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -15,14 +16,18 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from neurotool.api.measuring import Source, measure
+from neurotool.api.model import open_model
 from neurotool.checkpoint import read_checkpoint, write_checkpoint
-from neurotool.cli.evaluate import _print_rates
+from neurotool.cli.evaluate import print_rates
 from neurotool.cli.main import COMMANDS, cli
-from neurotool.cli.measured import Source, measure_student
-from neurotool.cli.train import TASKS
+from neurotool.cli.train import TASKS, train
 from neurotool.evaluation import Activity, Evaluation, LayerActivity
 from neurotool.student.serialise import load_student
 from neurotool.tasks import TASK_NAMES
+from neurotool.train.options import plan_from
+from neurotool.train.pipeline import check_settings
+from neurotool.train.recipes import PRESETS
 
 RunOptions = Callable[..., list[str]]
 TinyData = Callable[[str], Path]
@@ -110,7 +115,7 @@ def test_options_that_are_no_numbers(run_options: RunOptions) -> None:
     for option, value, message in (
         ("--v-threshold", "high", "'high' is neither a number nor 'learned'"),
         ("--layer-map", "0;1", "'0;1' is not a list of whole numbers"),
-        ("--spikes", "graded", "'graded' is not one of"),
+        ("--spikes", "analogue", "'analogue' is not one of"),
     ):
         result = run("train", *run_options(option, value))
         assert result.exit_code == 2 and message in result.stderr
@@ -141,7 +146,7 @@ def test_a_loss_that_is_nan_is_exit_code_1(run_options: RunOptions, monkeypatch:
 
 
 def test_evaluate_on_its_own_data(trained: Callable[[str], Path]) -> None:
-    result = run("evaluate", trained("classes"))
+    result = run("evaluate", trained("classes"), "--layers")
     assert result.exit_code == 0, result.output
     for shown in ("40 examples", "8 (trained)", "per class, T = 8", "negative", "positive", "encoder.1.output"):
         assert shown in result.stdout
@@ -192,8 +197,8 @@ def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Pa
 def test_rates_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     layers = {"encoder.11.intermediate": LayerActivity(3072, 4 * 3072), "embedding": LayerActivity(770, 4 * 308)}
     activity, nothing = Activity(4, 4, Counter({1: 1}), layers=layers), np.zeros(0)
-    _print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity))
-    shown = {line.split()[1]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
+    print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity), True)
+    shown = {line.split()[0]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
     assert shown == {"encoder.11.intermediate": 25, "embedding": 10}
 
 
@@ -267,8 +272,7 @@ def test_the_teacher_stands_beside_the_student_on_its_own_texts_alone(
     (tmp_path / "other.tsv").write_text("\n".join([lines[0], "good w9 w9\tpositive", *lines[2:]]) + "\n")
     metrics = {}
     for name, data in (("same", tmp_path / "data"), ("other", tmp_path / "other.tsv")):
-        student, source = load_student(trained("classes")), Source(str(data))
-        metrics[name] = measure_student(trained("classes"), student, source).teacher_metrics
+        metrics[name] = measure(open_model(trained("classes")), Source(str(data))).teacher_metrics
     assert metrics["same"] == load_student(trained("classes")).checkpoint.training["teacher"]["metrics"]
     assert metrics["other"] == {}
 
@@ -359,3 +363,33 @@ def test_a_long_text_is_cut_and_counted(trained: Callable[[str], Path]) -> None:
     result = run("predict", trained("classes"), "good " * 40, "bad")
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == 2
     assert result.stderr == "1 of 2 texts are longer than 24 tokens: cut\n"
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+def plan_of(*options: str) -> Any:
+    chosen = train.make_context("train", list(options)).params
+    return plan_from({name: value for name, value in chosen.items() if name not in ("as_json", "config")})
+
+
+def test_a_preset_is_its_options() -> None:
+    assert plan_of("--preset", "fast") == plan_of()
+    best = ("--spikes", "ternary", "--bf16", "--epochs", "4")
+    assert plan_of("--preset", "best") == plan_of(*best)
+    assert plan_of("--epochs", "1", "-T", "2", "--preset", "best") == plan_of(*best, "--epochs", "1", "-T", "2")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_trained_and_is_listed(name: str) -> None:
+    plan = plan_of("--preset", name, "--corpus", "texts.txt")
+    plan.check()
+    check_settings(plan)
+    listed = run("train", "--list-presets")
+    assert listed.exit_code == 0 and f"\n{name}: " in f"\n{listed.stdout}" and PRESETS[name].reached in listed.stdout
+    command = listed.stdout.split(f"{name}: ")[1].splitlines()[1].split()
+    assert plan_of(*command, "--corpus", "texts.txt") == plan
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    assert "'fastest' is not one of 'fast', 'best'" in refusal(run("train", "--preset", "fastest"))

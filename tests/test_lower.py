@@ -14,6 +14,7 @@ from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs
 from scipy.special import erf
 
 from neurotool.errors import ExportError, OverflowingError
+from neurotool.executor import Run
 from neurotool.export.lower import SPREAD, lower
 from neurotool.export.rounding import dyadic, mantissas
 from neurotool.graph import (
@@ -45,7 +46,7 @@ from neurotool.graph.fixed_point import (
     rescaled,
     row_mantissas,
 )
-from neurotool.lava_runtime.emulator import Emulation, Emulator
+from neurotool.lava_runtime.emulator import Emulator
 
 reals = st.floats(-1e4, 1e4).map(lambda v: v if abs(v) > 1e-6 else 0.0)
 
@@ -137,7 +138,7 @@ def after_input(node: Node, seed: int = 0, width: int = 6, size: float = 3.0) ->
     return graph, x, y
 
 
-def quantities(graph: Graph, result: Emulation, *names: str) -> list[np.ndarray]:
+def quantities(graph: Graph, result: Run, *names: str) -> list[np.ndarray]:
     return [result.messages[name] * graph.fixed_point[name].scale for name in names]
 
 

@@ -19,12 +19,12 @@ from neurotool.export.nir import read_nir, write_nir
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.emulator import Emulator, entering
 from neurotool.lava_runtime.job import Job
-from neurotool.lava_runtime.model import EmulatedModel
 from neurotool.lava_runtime.run import run_jobs
 from neurotool.sentences import random_inputs
+from neurotool.simulate import Interpreter
 from neurotool.student import STUDENTS, Student, TextCnnConfig, TextCnnForSequenceClassification, unrolled
-from neurotool.student.tracing import StudentModel
-from neurotool.validate import GraphModel, compare
+from neurotool.student.tracing import TorchExecutor
+from neurotool.validate import compare
 
 TINY: dict[str, Any] = {
     "vocab_size": 30,
@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "spikingbert": {"model_type": "spikingbert", "v_init": 0.25},
     "spikebert": {"model_type": "spikebert"},
     "spikebert ternary, no positions": {"model_type": "spikebert", "spikes": "ternary", "positions": "none"},
+    "spikebert normed attention": {"model_type": "spikebert", "attention_norm": True, "attention_v_threshold": 1.0},
     "spikebert hard reset": {"model_type": "spikebert", "reset": "hard", "learn_v_threshold": True},
     "ann": {"model_type": "ann"},
     "snn-textcnn": {"model_type": "snn-textcnn", "channels": 5},
@@ -78,8 +79,8 @@ def test_student_interpreter_emulator_and_nir_file_agree(kind: str, tmp_path: Pa
     inputs = random_inputs(graph, 6)
     write_nir(graph, tmp_path / "model.nir")
     assert read_nir(tmp_path / "model.nir") == graph
-    wrapped = StudentModel(student)
-    for other in (GraphModel(graph), EmulatedModel(graph)):
+    wrapped = TorchExecutor(student)
+    for other in (Interpreter(graph), Emulator(graph)):
         result = compare(wrapped, other, inputs, rounding=1e-9)
         assert result.problems == []
         assert result.predictions_agreeing == result.inputs == 6
@@ -95,9 +96,9 @@ def test_the_fast_path_is_the_student_step_by_step(kind: str) -> None:
     student = make(kind).double()
     with torch.inference_mode():
         output = student(IDS, MASK, output_spike_counts=True)
-    traced = StudentModel(student)
+    batch = TorchExecutor(student).run(IDS.numpy(), MASK.numpy(), record=True)
     for i in range(len(IDS)):
-        run = traced.run({"input_ids": IDS[i].numpy(), "attention_mask": MASK[i].numpy()})
+        run = batch.one(i)
         np.testing.assert_allclose(run.logits, output.logits[i].numpy(), rtol=0, atol=1e-12)
         for name, rate in output.rates.items():
             np.testing.assert_array_equal(run.rates[name], rate[i].numpy(), err_msg=name)
@@ -137,7 +138,7 @@ def test_three_counts_agree(kind: str) -> None:
     graph = student.to_graph()
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in zip(IDS.numpy(), MASK.numpy(), strict=True)]
     seen, events = measure(graph, inputs)
-    assert measure(graph, inputs, EmulatedModel(graph).execute) == (seen, events)
+    assert measure(graph, inputs, Emulator(graph)) == (seen, events)
     assert events_of_activity(graph, activity) == events
     assert count(graph, activity, events_of_activity(graph, activity)).nodes == count(graph, seen, events).nodes
 
@@ -177,7 +178,7 @@ def test_every_weight_learns(kind: str) -> None:
 @each_kind
 def test_evaluation_leaves_a_student_in_the_mode_it_was_in(kind: str) -> None:
     student = make(kind).train()
-    StudentModel(student).run({"input_ids": IDS[0].numpy()})
+    TorchExecutor(student).run(IDS[:1].numpy())
     assert student.training
 
 
@@ -274,3 +275,21 @@ def test_a_textcnn_by_hand() -> None:
     assert output.spike_counts["convolution.1"][0, :2].tolist() == [[2], [2]]
     assert output.spike_counts["convolution.2"][0, :2].tolist() == [[1], [0]]
     assert output.logits.tolist() == [[2 / 4, (1 / 4 + 0) / 2]]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_normed_attention_does_not_grow_with_the_text(normed: bool) -> None:
+    """Every token twice, without positions: the sums over tokens double, and nothing else changes."""
+    student = make("spikebert normed attention", positions="none", attention_norm=normed, max_position_embeddings=18)
+    student = student.double()
+    for module in student.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 0.0
+    with torch.no_grad():
+        once, twice = student(IDS[:1]).rates, student(IDS[:1].repeat(1, 2)).rates
+    grows = twice["encoder.0.attention"][:, :9].mean() - once["encoder.0.attention"].mean()
+    if normed:
+        for name, rate in once.items():
+            torch.testing.assert_close(twice[name][:, :9], rate, msg=name)
+    else:
+        assert grows > 0.05

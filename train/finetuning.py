@@ -1,10 +1,6 @@
 """A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
 
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,14 @@ from neurotool.tasks import Task, TaskData, compute_metrics
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
-from neurotool.train.teacher import LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
+from neurotool.train.teacher import (
+    LoadedTeacher,
+    cache_folder,
+    cache_key,
+    load_teacher,
+    one_at_a_time,
+    store_teacher,
+)
 from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
 
 WEIGHT_DECAY = 0.01
@@ -55,7 +58,7 @@ def prepare_teacher(
         "seed": plan.seed,
     }
     cached = cache_folder() / "teachers" / cache_key(plan.teacher, loaded.identity, data.hashes, settings)
-    with one_at_a_time(cached, plan.teacher, console):
+    with one_at_a_time(cached, f"teacher {plan.teacher}", "fine-tuning it", console):
         if cached.is_dir():
             try:
                 kept = load_teacher(str(cached), data.task)
@@ -67,26 +70,6 @@ def prepare_teacher(
                 say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
                 return kept.model, kept.tokenizer
         return _fine_tune(plan, loaded, data, train_set, validation, cached, console)
-
-
-@contextmanager
-def one_at_a_time(cached: Path, teacher: str, console: Console) -> Iterator[None]:
-    """Another run that wants the same teacher waits until it is in the cache. The processes of one run do not wait for
-    each other, and neither does anyone where the cache cannot be written to or the system has no such locks."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        yield
-        return
-    with ExitStack() as stack:
-        with suppress(OSError):
-            locks = cache_folder() / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((locks / cached.name).open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(console, f"teacher {teacher}: another run is fine-tuning it, waiting")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fine_tune(

@@ -17,6 +17,7 @@ OPTIONS = {
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
     "learn_v_threshold": "v-threshold learned",
+    "v_threshold_per_channel": "v-threshold learned-per-channel",
 }
 """Options of the command line that are not named after their setting."""
 
@@ -54,7 +55,13 @@ class TrainingPlan:
     embedding and layers; None spreads them evenly. max_shift: see fit_spikes; None for students that do not start
     there.
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
-    compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
+    start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
+    event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
+    (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
+    ema: decay of a moving average of the weights, which is what is measured and kept.
+    compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
+    over processes, and over the `accumulate` parts that each process works off one after the other.
+    settings: the options that made the plan, for run.toml (options.py).
     """
 
     output: Path
@@ -78,15 +85,25 @@ class TrainingPlan:
     teacher_batch_size: int = 32
     max_length: int = 128
     augment: int = 0
+    start_from: Path | None = None
+    start_teaches: bool = False
+    event_target: float | None = None
+    prune: float | None = None
+    prune_scope: str = "layer"
+    weight_bits: int | None = None
     weight_decay: float = 0.01
     warmup: float = 0.1
+    ema: float | None = None
     precision: str = "float32"
     compile: str = "auto"
     gradient_checkpointing: bool = False
+    cache_teacher: bool = False
+    accumulate: int = 1
     seed: int = 42
     run_folder: Path | None = None
     resume: bool = False
     force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -107,6 +124,8 @@ class TrainingPlan:
         for name in RANGES:
             if (value := getattr(self, name, None)) is not None:
                 check_range(name, value)
+        if self.weight_bits not in (None, 1, 2, 4, 8):
+            raise ConfigError(f"weight bits is {self.weight_bits}: it must be 8, 4, 2 or 1")
         for name, value in self.student.items():
             for number in value if isinstance(value, tuple | list) else (value,):
                 if name in RANGES:
@@ -123,7 +142,7 @@ class TrainingPlan:
         """--force replaces files, and none that the run reads."""
         if not self.output.is_file():
             raise ConfigError(f"{self.output}: is no regular file; give another name with -o")
-        places = [Path(place) for place in (self.data, self.corpus, self.teacher) if place is not None]
+        places = [Path(place) for place in (self.data, self.corpus, self.teacher, self.start_from) if place is not None]
         for place in places:
             for file in place.iterdir() if place.is_dir() else (place,):
                 if file.exists() and file.samefile(self.output):
@@ -132,6 +151,6 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values; what a path has that is not UTF-8 is replaced."""
         values = asdict(self)
-        for name in ("output", "run_folder", "resume", "force"):
+        for name in ("output", "run_folder", "resume", "force", "settings"):
             del values[name]
         return json.loads(as_utf8(json.dumps(values, default=str, ensure_ascii=False)))

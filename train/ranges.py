@@ -58,6 +58,11 @@ RANGES = {
     "teacher_batch_size": _COUNT,
     "weight_decay": Range(0, 100),
     "warmup": _SHARE,
+    "accumulate": _COUNT,
+    "event_target": Range(0, 1, without_low=True, without_high=True),
+    "prune": Range(0, 1, without_low=True, without_high=True),
+    "dead_zone": Range(0.5, 65536),
+    "ema": _SHARE,
     "seed": Range(0, 2**32, without_high=True),
 }
 """By the names of TrainingPlan, StagePlan and the student's configuration; weight: of every loss."""

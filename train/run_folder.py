@@ -24,6 +24,7 @@ _WHAT = {
     "validation": "the validation texts are",
     "teacher": "the teacher is",
     "corpus": "the corpus is",
+    "start": "the student that it starts from is",
 }
 
 
@@ -117,7 +118,7 @@ def check_run(plan: TrainingPlan) -> None:
 def open_run(plan: TrainingPlan, identity: dict[str, str]) -> None:
     """Make the state of a new run, or compare what a resumed one reads with what it began with.
 
-    identity: sha256 of the training and validation texts, of the teacher, and of a corpus.
+    identity: sha256 of the training and validation texts, of the teacher, of a corpus, and of a student to start from.
 
     Raises ConfigError where it cannot be made, or something is not the same any more.
     """

