@@ -220,7 +220,7 @@ class Beyond:
         return sum(cores * messages for cores, messages in arriving) / self.counts.activity.inputs
 
     def transport(self, chips: int) -> float | None:
-        """pJ, by the mean distance of two tiles: an upper bound of a sensible placement."""
+        """pJ, by the mean distance of two tiles: more than a placement needs that keeps neighbours together."""
         east, north = (self.machine.value(name) for name in ("hop_east_west", "hop_north_south"))
         if "transport" in self.without or self.machine.mesh is None or east is None or north is None:
             return None
@@ -268,5 +268,7 @@ class Beyond:
             said.append("tables of embeddings, of which a text reads few rows")
         acting = [kind for kind in ("LayerNorm", "Softmax", "Gelu") if kind in kinds]
         if acting and machine.chip:
-            said.append(f"the time of {', '.join(acting)} between windows")
+            said.append(
+                f"the time of {', '.join(acting)} between windows, and the transport of values that are no spikes"
+            )
         return [*said, *machine.leaves_out]
