@@ -13,7 +13,7 @@ from typing import Any
 
 from neurotool.energy.comparison import FAIR, OTHER, REUSE, TEACHER, TWIN, ZERO_SKIPPING, Comparison, compare
 from neurotool.energy.costs import CostModel, NumberFormat, quantised
-from neurotool.energy.counts import Counts, count_bits
+from neurotool.energy.counts import Counts, count_bits, rate_bits
 from neurotool.energy.dataflow import BATCHED, DATAFLOWS, GRADED, OUTPUT_STATIONARY, SPIKE, Dataflow
 from neurotool.energy.priced import Priced, hybrid, priced
 from neurotool.energy.rules import Network
@@ -26,7 +26,8 @@ ACTIVE = "the record of activity does not say how many neurons were active in a 
 def rate_code_bits(counts: Counts) -> int:
     """Bits of an activation that says as much as a neuron's spikes in a window, whatever its layer."""
     neurons = [node for node in counts.graph.nodes.values() if isinstance(node, Neuron)]
-    return count_bits(counts.activity.time_steps, any(node.spikes == "ternary" for node in neurons))
+    time_steps = counts.activity.time_steps
+    return max((rate_bits(node, time_steps) for node in neurons), default=count_bits(time_steps, ternary=False))
 
 
 def dataflows(counts: Counts, model: CostModel, chosen: list[Dataflow] | None) -> list[Dataflow]:

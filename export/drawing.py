@@ -18,6 +18,7 @@ from neurotool.graph import (
     Conv1d,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     LayerNorm,
@@ -78,6 +79,12 @@ def _neuron(node: Neuron) -> str:
     return f"{kind} {node.spikes}, {node.reset}, θ {threshold}"
 
 
+def _graded(node: GradedNeuron) -> str:
+    threshold = "per neuron" if isinstance(node.v_threshold, np.ndarray) else f"{node.v_threshold:.3g}"
+    dead_zone = f", dead zone {node.dead_zone:g}" if node.dead_zone else ""
+    return f"graded {-node.levels if node.signed else 0} … {node.levels}, θ {threshold}{dead_zone}"
+
+
 @dataclass(frozen=True)
 class Drawing:
     """text: the operation with its sizes, of a node."""
@@ -95,6 +102,7 @@ DRAWINGS: NodeTable[Drawing] = NodeTable(
         Linear: SYNAPSES,
         Conv1d: SYNAPSES,
         Neuron: Drawing(_neuron, "#ffd8a8"),
+        GradedNeuron: Drawing(_graded, "#ffd8a8"),
         MatMul: Drawing(lambda node: f"{'a bᵀ' if node.transpose_b else 'a b'}, {node.heads} heads", "#d0bfff"),
         Softmax: Drawing(),
         LayerNorm: Drawing(lambda node: f"LayerNorm {len(node.weight)}"),

@@ -25,7 +25,7 @@ from neurotool.export.conventions import ROUNDING, Conventions, integrate
 from neurotool.export.nir_meaning import Meaning, meaning
 from neurotool.export.nir_structure import Structure
 from neurotool.export.to_nir import OUTPUTS_KEY
-from neurotool.graph import Add, Conv1d, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
+from neurotool.graph import Add, Conv1d, GradedNeuron, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
 from neurotool.graph.nodes import Reset
 
 SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.IF, nir.LIF, nir.CubaLIF, nir.Flatten)
@@ -136,14 +136,20 @@ class _Reader:
             raise GraphError(f"{_title(name, node)}: v_threshold is {np.min(threshold):.6g}: it must be above 0")
         start = rest if self.rules.start == "leak" and hasattr(node, "v_leak") else back
         try:
-            return Neuron(
-                _scalar(threshold / gain), _scalar(keep), reset, spikes,  # type: ignore[arg-type]
-                v_init=_scalar(np.atleast_1d(told["v_init"]) if "v_init" in told else start / threshold),
-                bias=_scalar(lost * rest / gain),
-                v_reset=_scalar(back / gain),
-                v_min=None if lowest is None else _scalar(np.atleast_1d(lowest) / gain),
-            )  # fmt: skip
-        except (TypeError, ValueError) as error:
+            settings: dict[str, Any] = {
+                "v_threshold": _scalar(threshold / gain),
+                "leak": _scalar(keep),
+                "reset": reset,
+                "spikes": spikes,
+                "v_init": _scalar(np.atleast_1d(told["v_init"]) if "v_init" in told else start / threshold),
+                "bias": _scalar(lost * rest / gain),
+                "v_reset": _scalar(back / gain),
+                "v_min": None if lowest is None else _scalar(np.atleast_1d(lowest) / gain),
+            }
+            if "levels" not in told:
+                return Neuron(**settings)
+            return GradedNeuron(**settings, levels=int(told["levels"]), dead_zone=float(told["dead_zone"]))
+        except (TypeError, ValueError, KeyError) as error:
             raise GraphError(f"{_title(name, node)} has metadata that cannot be used: {error}") from error
 
     def _dynamics(self, name: str, node: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

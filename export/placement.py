@@ -20,6 +20,7 @@ from neurotool.graph import (
     Conv1d,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     LayerNorm,
@@ -260,6 +261,7 @@ PLACES: NodeTable[Place] = NodeTable(
         Linear: Place("apart", connect=_weighted),
         Conv1d: Place("apart", connect=_weighted),
         Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        GradedNeuron: Place("in place", holds=True, program=lambda n: "graded messages"),
         MatMul: Place("apart", connect=_product, program=_kind),
         Softmax: FUNCTION,
         LayerNorm: FUNCTION,
@@ -281,6 +283,8 @@ def weight_bits(node: Weighted) -> int:
 def message_bits(graph: Graph, name: str) -> int:
     """Width of one message of a node, sign included where it has one."""
     node = graph.nodes[name]
+    if isinstance(node, GradedNeuron):
+        return node.payload_bits
     if isinstance(node, Neuron):
         payload = emission_weights(node, graph.time_steps).max() if graph.schedule == "phased" else 1
         return int(payload).bit_length() + (node.spikes == "ternary")

@@ -21,6 +21,7 @@ from neurotool.graph import (
     Conv1d,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     LayerNorm,
@@ -94,6 +95,8 @@ def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
         "spikes": node.spikes,
         "v_init": node.v_init if np.ndim(node.v_init) else float(node.v_init),
     }
+    if isinstance(node, GradedNeuron):
+        settings |= {"levels": node.levels, "dead_zone": float(node.dead_zone)}
     if node.v_min is not None:
         settings["v_min"] = node.v_min
     v_reset = _vector(node.v_reset, width)
@@ -128,6 +131,7 @@ NIR_FORMS: NodeTable[NirForm] = NodeTable(
         Linear: NirForm(_weights),
         Conv1d: NirForm(_conv1d, per_token=False),
         Neuron: NirForm(_neuron),
+        GradedNeuron: NirForm(_neuron),
         MatMul: IN_METADATA,
         Softmax: IN_METADATA,
         LayerNorm: IN_METADATA,

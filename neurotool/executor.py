@@ -19,7 +19,7 @@ Inputs = dict[str, Any]
 Record = bool | Collection[str]
 """Names of the nodes whose spikes, rates, potentials and messages are kept; True for all, False for none."""
 COUNTS = ("events", "synaptic_operations", "active", "active_operations")
-PER_NODE = ("rates", "messages", "spikes", "potentials")
+PER_NODE = ("rates", "messages", "spikes", "potentials", "outputs")
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class SynapseEvents:
 class Simulation:
     """What one input did.
 
-    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
-      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width), counts where messages are
+      graded; steps is T, in the phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
     logits: (labels,); None where the graph has no Readout.
     messages: per node its last output.
+    outputs: per node of Graph.outputs what it gave in each step (phased: sweep), (steps, …); a MeanPool once.
     """
 
     spikes: dict[str, np.ndarray]
@@ -64,6 +65,7 @@ class Simulation:
     events: dict[tuple[str, str], SynapseEvents]
     logits: np.ndarray | None
     messages: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Run:
       phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: (inputs, tokens, width) after the last step; in units of the threshold for a graph of real numbers.
     messages: last output of every node; torch has none.
+    outputs: of nodes of Graph.outputs, real numbers, (inputs, steps or sweeps, …); a MeanPool once. Torch has none.
 
     largest: max |output| of every node, padding included, real numbers; of an emulator that observes.
     sent: spikes that each token of a neuron layer sent in each sweep (phased) or step (concurrent), and its neurons
@@ -96,6 +99,7 @@ class Run:
     messages: dict[str, np.ndarray] = field(default_factory=dict)
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
 
     def keep(self, record: Record) -> "Run":
@@ -109,10 +113,10 @@ class Run:
     def one(self, i: int) -> Simulation:
         """What the i-th input did."""
         per_node = ({name: x[i] for name, x in getattr(self, kind).items()} for kind in PER_NODE)
-        rates, messages, spikes, potentials = per_node
+        rates, messages, spikes, potentials, outputs = per_node
         events = {port: SynapseEvents(*(int(getattr(self, kind)[port][i]) for kind in COUNTS)) for port in self.events}
         logits = None if self.logits is None else self.logits[i]
-        return Simulation(spikes, potentials, rates, events, logits, messages)
+        return Simulation(spikes, potentials, rates, events, logits, messages, outputs)
 
     def count_events(self, graph: Graph, inputs: Inputs, real: np.ndarray) -> "Run":
         """Fills the counts of events from `sent`; real: (inputs, tokens), False for padding."""
@@ -211,9 +215,9 @@ def runs(executor: Executor, inputs: Iterable[Inputs], at_once: int = 1) -> Iter
 
 
 def sent_in_passes(spikes: np.ndarray, passes: int) -> np.ndarray:
-    """`Run.sent` of one layer from its spikes (inputs, steps, tokens, width)."""
+    """`Run.sent` of one layer from what it sent, `Neuron.events` (inputs, steps, tokens, width)."""
     inputs, _, tokens, width = spikes.shape
-    counts = np.abs(spikes.astype(np.int64)).reshape(inputs, passes, -1, tokens, width).sum(2)
+    counts = spikes.astype(np.int64).reshape(inputs, passes, -1, tokens, width).sum(2)
     return np.stack([counts.sum(-1), np.count_nonzero(counts, -1)], -1)
 
 

@@ -25,7 +25,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | np.ndarray:
         raise DataError(f"{path}: inputs are read from {' and '.join(READERS)}, by the ending of the name")
     try:
         return READERS[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, MemoryError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix}: {one_line(error)}") from error
 
 

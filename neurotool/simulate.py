@@ -94,7 +94,7 @@ class _Layer:
         s = self.membrane.step(drive)
         self.spikes.append(s.astype(self.membrane.node.spike_type))
         self._weighted = self._weighted * self.leak.astype(s.dtype) + s
-        self._weight = self._weight * self.leak + 1
+        self._weight = self._weight * self.leak + self.membrane.node.counts_to(1)
         return s
 
     @property
@@ -130,6 +130,7 @@ class _Run:
         graph = self.graph
         phased = graph.schedule == "phased"
         before: dict[str, _Signal] = {}
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in graph.outputs}
         at_end = [name for name, node in graph.nodes.items() if node.at_end]
         pooled = {source for name in at_end for source in graph.inputs[name] if source not in at_end}
         total: dict[str, np.ndarray] = dict.fromkeys(pooled, np.zeros((), self.dtype))
@@ -145,18 +146,23 @@ class _Run:
                 ]
                 self._count(name, node, at_ports)
                 signals[name] = self._apply(name, node, t, *at_ports)
+                if name in outputs:
+                    outputs[name].append(signals[name].value)
                 if name in pooled:
                     total[name] = total[name] + signals[name].value
             before = signals
         averages = {name: before[name].value if phased else total[name] / passes for name in pooled}
         rates = {name: layer.rate for name, layer in self.layers.items()}
+        averages |= rates
+        logits = self._logits(averages)
         return Simulation(
             spikes={name: np.stack(spikes) for name, spikes in self.spikes.items()},
             potentials={name: layer.membrane.u for name, layer in self.layers.items()},
             rates=rates,
             events=self.events,
-            logits=self._logits(averages | rates),
+            logits=logits,
             messages={name: signal.value for name, signal in before.items()},
+            outputs={name: np.stack(given or [averages[name]]) for name, given in outputs.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
@@ -193,7 +199,7 @@ class _Run:
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, node.events(np.array(layer.spikes)).sum(0, np.int64))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2

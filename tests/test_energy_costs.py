@@ -153,7 +153,7 @@ def test_the_published_formula() -> None:
 
 def test_technologies_do_not_mix() -> None:
     loihi = load_cost_model("loihi1-silicon")
-    with pytest.raises(ConfigError, match=r"14 nm.* 45 nm .*--force"):
+    with pytest.raises(ConfigError, match=r"14 nm.* 45 nm .*--across-technologies"):
         build_report("m", "", two_layers(10), [loihi], dense_model=ARITHMETIC)
     forced = build_report("m", "", two_layers(10), [loihi], dense_model=ARITHMETIC, force=True)
     assert forced.comparisons
@@ -169,7 +169,7 @@ def test_one_file_does_not_mix_technologies_either() -> None:
     fp32 = ARITHMETIC.format("fp32")
     add = replace(fp32.constants["add"], node="14 nm")
     mixed = replace(ARITHMETIC, name="mixed", formats={"fp32": replace(fp32, constants=fp32.constants | {"add": add})})
-    with pytest.raises(ConfigError, match=r"14 nm and 45 nm.*--force"):
+    with pytest.raises(ConfigError, match=r"14 nm and 45 nm.*--across-technologies"):
         build_report("m", "", two_layers(10), [mixed])
     assert build_report("m", "", two_layers(10), [mixed], force=True).comparisons
 

@@ -180,15 +180,15 @@ def test_an_old_checkpoint_names_the_way_out(
     [
         (["--data", "nothing/here.tsv"], "no such file"),
         (["--cost-model", "intel"], "horowitz-45nm"),
-        (["--cost-model", "loihi1-silicon", "--dense-cost-model", "horowitz-45nm"], "--force"),
+        (["--cost-model", "loihi1-silicon", "--dense-cost-model", "horowitz-45nm"], "--across-technologies"),
         (["--json", "--format", "csv"], "contradict"),
-        (["-o", "no/such/folder/x.html"], "folder does not exist"),
+        (["-o", "no/such/folder/x.html"], "cannot be written: No such file"),
         (["--reset", "soft"], "foreign .nir"),
         (["--data", " "], "empty"),
         (["--data", "two\ttexts"], "has 2 part(s)"),
         (["--tokenizer", "x.ckpt"], "for a .nir"),
         (["--cost-model", "loihi2", "--cost-model", "loihi2"], "twice"),
-        (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--force"], "no energy"),
+        (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--across-technologies"], "no energy"),
         (["--cost-model", "loihi2", "--numbers", "fp32"], "int8"),
     ],
 )

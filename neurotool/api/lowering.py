@@ -112,7 +112,9 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
         inputs = {name: node for name, node in graph.nodes.items() if isinstance(node, Input)}
         graph = replace(graph, nodes=graph.nodes | {name: replace(node, spiking=True) for name, node in inputs.items()})
     content = (path / MANIFEST if path.is_dir() else path).read_bytes()
-    record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}}
+    record: dict[str, Any] = {
+        "source": {"name": path.name.encode(errors="replace").decode(), "sha256": hashlib.sha256(content).hexdigest()}
+    }
     task: dict[str, Any] = {}
     if model.reader is not None:
         task, plan = asdict(model.reader.task), model.reader.training.get("plan", {})

@@ -1,7 +1,7 @@
 """The layer graph: nodes (nodes/), and the graph that connects, checks and stores them (graph.py). No torch."""
 
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.graph import FORMAT_VERSION, Graph, GraphBuilder, Schedule
+from neurotool.graph.graph import FORMAT_VERSION, MAX_TIME_STEPS, Graph, GraphBuilder, Schedule
 from neurotool.graph.nodes import (
     NODE_TYPES,
     TOKENS,
@@ -11,6 +11,7 @@ from neurotool.graph.nodes import (
     Conv1d,
     Embedding,
     Gelu,
+    GradedNeuron,
     Input,
     LayerNorm,
     Linear,
@@ -30,6 +31,7 @@ from neurotool.graph.table import NodeTable
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_TIME_STEPS",
     "NODE_TYPES",
     "TOKENS",
     "Add",
@@ -39,6 +41,7 @@ __all__ = [
     "Embedding",
     "FixedPoint",
     "Gelu",
+    "GradedNeuron",
     "Graph",
     "GraphBuilder",
     "Input",

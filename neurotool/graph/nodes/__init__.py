@@ -7,7 +7,7 @@ Shapes are per input, without a batch axis. `tokens` is the number of tokens of 
 from neurotool.graph.nodes.entering import Embedding, Ids, Input
 from neurotool.graph.nodes.functions import Gelu, LayerNorm, Scale, Softmax
 from neurotool.graph.nodes.joining import Add, Concat
-from neurotool.graph.nodes.neurons import Membrane, Neuron, Reset, Spikes
+from neurotool.graph.nodes.neurons import GradedNeuron, Membrane, Neuron, Reset, Spikes
 from neurotool.graph.nodes.node import NODE_TYPES, TOKENS, Context, Node, Shape, register, same_value, sizes
 from neurotool.graph.nodes.readout import MeanPool, Pooling, Readout
 from neurotool.graph.nodes.synapses import Conv1d, Linear, MatMul, Synapse, Weighted, largest
@@ -21,6 +21,7 @@ __all__ = [
     "Conv1d",
     "Embedding",
     "Gelu",
+    "GradedNeuron",
     "Ids",
     "Input",
     "LayerNorm",
