@@ -111,15 +111,16 @@ def phases(counts: Counts, parts: Sequence[Part]) -> list[Phase]:
             continue
         part = place[node.name]
         there = loads.setdefault(window if graph.schedule == "phased" else "all layers", {})
-        load = _load(node, counts.activity.inputs).times(part.busiest)
+        updates = isinstance(graph.nodes[node.name], Neuron)
+        load = _load(node, updates, counts.activity.inputs).times(part.busiest)
         there[part.name] = there.get(part.name, Load()) + load
     found = [name for name in [*order, "all layers"] if name in loads]
     return [Phase(name, steps, loads[name]) for name in found]
 
 
-def _load(node: NodeCount, inputs: int) -> Load:
+def _load(node: NodeCount, updates: bool, inputs: int) -> Load:
     done = node.spiking
-    if node.kind == "Neuron":
+    if updates:
         return Load(neuron_update=done.updates / inputs, message=done.value_writes / inputs)
     driven = node.work["spiking"].driven
     return Load(synaptic_operation=driven.accumulates / inputs, memory_read=driven.weight_reads / inputs)

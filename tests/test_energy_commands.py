@@ -120,6 +120,7 @@ def test_placement_is_that_of_the_fit_report(checkpoint: Path, tmp_path: Path) -
         (["--cost-model", "horowitz-45nm"], "energies of two technologies are not added"),
         (["--constant", "speed=3"], "'speed' is not known"),
         (["-o", "time.csv"], "time is written as"),
+        (["--dataflow", "spike,batched"], "name one"),
     ],
 )
 def test_errors_of_latency_are_one_line(arguments: list[str], message: str, checkpoint: Path) -> None:
