@@ -109,8 +109,8 @@ def _fitting(machine: Machine) -> list[str]:
     if not machine.chip:
         return []
     return [
-        f"Whether the network runs on {machine.title} at all is another question: `neurotool export --target lava --chip "
-        f"{machine.chip}` names each limit."
+        f"Whether the network runs on {machine.title} at all is another question: `neurotool export --target lava "
+        f"--chip {machine.chip}` names each limit."
     ]
 
 
