@@ -277,7 +277,7 @@ Examples:
 @click.option("--constant", "constants", multiple=True, help="NAME=VALUE in ns, pJ or mW (docs/energy.md).")
 @click.option("--cost-model", help="Prices of its operations.  [default: the machine's first]")
 @click.option("--dataflow", help="As for `energy report`, one.  [default: spike; output-stationary for 45nm]")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Inputs, one after the other.")
+@click.option("--batch", type=SAMPLES, default=1, show_default=True, help="Inputs, one after the other.")
 @click.option(
     "--without",
     multiple=True,
@@ -286,12 +286,12 @@ Examples:
 )
 @click.option("--on-chip", type=click.IntRange(min=0), help="KB of weights that fit, of a machine that is no chip.")
 @click.option("--data", help="As for `energy report`.")
-@click.option("--samples", type=click.IntRange(min=1), help="As for `energy report`.")
+@click.option("--samples", type=SAMPLES, help="As for `energy report`.")
 @executor_option("as for `energy report`")
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "html"]), help="As for `energy report`.")
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.option("-o", "--output", type=PATH, help="As for `energy report`.")
-@click.option("--force", is_flag=True, help="As for `energy report`.")
+@click.option("--force", is_flag=True, help="Replace the output.")
 @opening_options
 @time_steps_option
 def latency(
@@ -313,7 +313,10 @@ def latency(
     from neurotool.energy.machine import load_machine
 
     computer = load_machine(machine).giving(constants)
-    pricing = _Pricing(options | {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow}, model)
+    prices = {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow}
+    pricing = _Pricing(options | prices, model, *([Path(machine)] if machine.endswith(".json") else []))
+    if pricing.flows is not None and len(pricing.flows) > 1:
+        raise ConfigError(f"--dataflow {dataflow}: time is that of one dataflow; name one")
     if pricing.chosen in ("csv", "latex"):
         raise ConfigError(f"-o {pricing.output}: time is written as .json, .html or a table in text")
     opened = pricing.open(model)
