@@ -18,7 +18,6 @@ import numpy as np
 from neurotool.errors import NeurotoolError
 from neurotool.export.conventions import TOOLS
 from neurotool.export.nir import read_nir
-from neurotool.export.to_nir import OUTPUTS_KEY
 from neurotool.graph import Input, Neuron
 from neurotool.simulate import simulate
 
@@ -45,7 +44,7 @@ def outcome(path: Path) -> Outcome:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = read_nir(path, tool=tool, time_steps=len(x), **told)
-        (last,) = graph.metadata[OUTPUTS_KEY].values()
+        (last,) = graph.outputs.values()
         if not isinstance(graph.nodes[last], Neuron):
             return Outcome(tool, network, options, "refused", "its output is not a neuron layer")
         result = simulate(graph, values={graph.of_type(Input)[0]: x.reshape(len(x), 1, -1)})

@@ -24,7 +24,6 @@ from neurotool.errors import GraphError
 from neurotool.export.conventions import ROUNDING, Conventions, integrate
 from neurotool.export.nir_meaning import Meaning, meaning
 from neurotool.export.nir_structure import Structure
-from neurotool.export.to_nir import OUTPUTS_KEY
 from neurotool.graph import Add, Conv1d, GradedNeuron, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
 from neurotool.graph.nodes import Reset
 
@@ -73,7 +72,7 @@ class _Reader:
             time_steps=self.meant.time_steps,
             schedule="concurrent",
             tokens=self.tokens,
-            metadata={OUTPUTS_KEY: outputs} if outputs else {},
+            outputs=outputs,
         )
 
     def _sum(self, name: str, sources: tuple[str, ...]) -> str:

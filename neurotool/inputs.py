@@ -11,6 +11,7 @@ from neurotool.errors import DataError, one_line
 from neurotool.executor import Inputs
 from neurotool.files import replacing
 from neurotool.graph import Embedding, Graph, Input
+from neurotool.graph.nodes import is_size_of, own_axes
 
 TOKEN_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -87,8 +88,9 @@ def _wanted(graph: Graph, name: str) -> str:
     """The shapes that an Input takes, in words."""
     node = graph.nodes[name]
     assert isinstance(node, Input)
-    tokens = "" if graph.tokens == 1 else f"tokens <= {graph.tokens}, "
-    return f"(inputs, {tokens}{node.width}), or (inputs, T = {graph.time_steps}, {tokens}{node.width}) step by step"
+    tokens = "" if graph.tokens == 1 or not graph.has_tokens else f"tokens <= {graph.tokens}, "
+    shape = tokens + ", ".join(map(str, own_axes(node.shape())))
+    return f"(inputs, {shape}), or (inputs, T = {graph.time_steps}, {shape}) step by step"
 
 
 def _values(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
@@ -96,13 +98,13 @@ def _values(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
     assert isinstance(node, Input)
     if x.dtype.kind not in "fiub":
         raise DataError(f"{name} has type {x.dtype}: numbers are wanted")
-    given = x.shape
-    if graph.tokens == 1 and x.ndim == 2:
+    given, shape = x.shape, node.shape()
+    if graph.has_tokens and graph.tokens == 1 and x.ndim == 2:
         x = x[:, None]
-    elif graph.tokens == 1 and x.ndim == 3 and (x.shape[1] != 1 or steps == 1):
+    elif graph.has_tokens and graph.tokens == 1 and x.ndim == 3 and (x.shape[1] != 1 or steps == 1):
         x = x[:, :, None]
-    fits = x.ndim in (3, 4) and x.shape[-1] == node.width and 1 <= x.shape[-2] <= graph.tokens
-    if not fits or (x.ndim == 4 and x.shape[1] != steps):
+    fits = any(is_size_of(x.shape, ("inputs", *time, *shape)) for time in ((), (steps,)))
+    if not fits or (graph.has_tokens and not 1 <= x.shape[-2] <= graph.tokens):
         raise DataError(f"{name} has shape {given}, wanted is {_wanted(graph, name)}")
     if not np.isfinite(x).all():
         raise DataError(f"{name} has values that are not finite")

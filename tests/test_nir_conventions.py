@@ -293,7 +293,7 @@ def test_an_output_on_a_layer_that_others_read_keeps_its_name(file: Path) -> Non
     graph.edges.append(("n0", "probe"))
     nir.write(file, graph)
     read = quietly(file, reset="soft", time_step=1.0, time_steps=3)
-    assert read.metadata["outputs"] == {"out": "n2", "probe": "n0"}
+    assert read.outputs == {"out": "n2", "probe": "n0"}
     write_nir(read, file, force=True)
     written = nir.read(file)
     ends = {name for name, node in written.nodes.items() if isinstance(node, nir.Output)}
