@@ -290,6 +290,7 @@ Examples:
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "html"]), help="As for `energy report`.")
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.option("-o", "--output", type=PATH, help="As for `energy report`.")
+@click.option("--force", is_flag=True, help="As for `energy report`.")
 @opening_options
 @time_steps_option
 def latency(
@@ -311,15 +312,15 @@ def latency(
     from neurotool.energy.machine import load_machine
 
     computer = load_machine(machine).giving(constants)
-    pricing = _Pricing(options | {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow})
+    pricing = _Pricing(options | {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow}, model)
     if pricing.chosen in ("csv", "latex"):
         raise ConfigError(f"-o {pricing.output}: time is written as .json, .html or a table in text")
     opened = pricing.open(model)
     made = timed(opened, pricing.report(opened), computer, batch, frozenset(without), on_chip)
     if pricing.chosen == "json":
-        _write(json.dumps(as_dict(made), indent=1, ensure_ascii=False), pricing.output, model, "json")
+        _write(json.dumps(as_dict(made), indent=1, ensure_ascii=False), pricing.output, pricing.force)
     else:
-        _show(latency_page(made), pricing.chosen, pricing.output, model)
+        _show(latency_page(made), pricing.chosen, pricing.output, pricing.force)
 
 
 def _models(names: tuple[str, ...]) -> "list[CostModel]":
