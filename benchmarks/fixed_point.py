@@ -5,30 +5,28 @@
 DATA: file or folder that all checkpoints are evaluated on. Calibrated on the first 32 texts.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 from rich.progress import track
 
-from neurotool.cli.lowering import RANGE_BATCHES, ranges
-from neurotool.cli.reading import read_texts, student_reader
+from neurotool.api.lowering import RANGE_BATCHES, ranges
+from neurotool.api.model import open_model
 from neurotool.evaluation import evaluate
 from neurotool.export.lower import lower
 from neurotool.lava_runtime.emulator import Emulator
-from neurotool.student.serialise import load_student
 from neurotool.tasks import compute_metrics, load_examples, tokenise
 
 
 def row(path: Path, data: Path, time_steps: int, per_layer: bool, shift_softmax: bool) -> str:
-    student = load_student(path)
-    task, reader = student.task, student_reader(student)
-    graph = replace(student.model.to_graph(), time_steps=time_steps)
-    examples = load_examples(data, task)
-    tokenised, _ = tokenise(examples, student.tokenizer, reader.plan["max_length"])
+    model = open_model(path).at(time_steps)
+    graph, reader, student = model.graph, model.reading(), model.student
+    assert student is not None
+    task = reader.task
+    tokenised, _ = tokenise(load_examples(data, task), student.tokenizer, reader.max_length)
     exact = evaluate(student.model, tokenised, student.tokenizer, task, time_steps=time_steps)
-    calibration = read_texts(reader, data, 16 * RANGE_BATCHES, graph.tokens)
+    calibration = model.samples(data, 16 * RANGE_BATCHES)
     emulator = Emulator(lower(graph, ranges(graph, calibration), per_layer, shift_softmax))
     logits = np.zeros_like(exact.logits)
     lengths = [len(ids) for ids in tokenised["input_ids"]]

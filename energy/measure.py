@@ -1,37 +1,24 @@
 """What an executor of a layer graph saw: its activity and events on some inputs. The interpreter by default, which is
 slow and independent of torch."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable
 
 import numpy as np
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.energy.counts import Events
+from neurotool.executor import Executor, Inputs, SynapseEvents, runs
 from neurotool.graph import Graph, Input
-from neurotool.simulate import SynapseEvents, simulate
+from neurotool.simulate import Interpreter
 
 
-class Executed(Protocol):
-    """What one input did, as `neurotool.simulate.Simulation` has it."""
-
-    @property
-    def spikes(self) -> dict[str, np.ndarray]: ...
-
-    @property
-    def events(self) -> dict[tuple[str, str], SynapseEvents]: ...
-
-
-Executor = Callable[..., Executed]
-"""(graph, **one input) -> Executed"""
-
-
-def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = simulate) -> tuple[Activity, Events]:
-    """Run `graph` on each input (keyword arguments of `simulate`) and add up what it did."""
+def measure(
+    graph: Graph, inputs: Iterable[Inputs], executor: Executor | None = None, at_once: int = 1
+) -> tuple[Activity, Events]:
+    """Run `graph` on each input (keyword arguments of `simulate`), `at_once` together, and add up what it did."""
     activity = Activity(graph.time_steps, graph.time_steps * graph.feedback_sweeps)
     events: dict[tuple[str, str], SynapseEvents] = {}
-    for one in inputs:
-        run = execute(graph, **one)
+    for one, run in runs(executor or Interpreter(graph), inputs, at_once):
         tokens = next(iter(run.spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
@@ -47,7 +34,7 @@ def measure(graph: Graph, inputs: Iterable[dict[str, Any]], execute: Executor = 
     return activity, events
 
 
-def _tokens(graph: Graph, one: dict[str, Any]) -> int:
+def _tokens(graph: Graph, one: Inputs) -> int:
     """Tokens of an input of a graph without neurons."""
     if one.get("input_ids") is not None:
         return len(one["input_ids"])

@@ -48,8 +48,8 @@ def to_html(page: Page) -> str:
     return environment.get_template("page.html.j2").render(page=page)
 
 
-def report_page(report: Report, figures: bool = True) -> Page:
-    """figures: drawing takes a second or two."""
+def report_page(report: Report, figures: bool = True, each: bool = True) -> Page:
+    """figures: drawing takes a second or two. each: layers one by one, not by kind."""
     counts, activity = report.counts, report.counts.activity
     macs = si(counts.synapses / activity.inputs)
     if counts.graph.is_spiking:
@@ -71,7 +71,7 @@ def report_page(report: Report, figures: bool = True) -> Page:
         lead=lead,
         points=[(comparison.verdict(), comparison.wins) for comparison in report.comparisons],
         figures=[(caption, svg) for caption, svg in drawn if svg],
-        tables=[_layers(report), _rivals(report), *_cores(report), *_traces(report), _constants(report)],
+        tables=[_layers(report, each), _rivals(report), *_cores(report), *_traces(report), _constants(report)],
         notes=notes(report),
     )
 
@@ -141,9 +141,11 @@ def _accuracy(report: Report) -> str:
     return accuracy_energy(curves, metric, account.title)
 
 
-def _layers(report: Report) -> Table:
-    cells = [(row.name, *(cell(row) for _, cell in columns(report))) for row in [*rows(report), total_row(report)]]
-    caption = f"Layers, per inference; energies: {report.accounts[0].title}"
+def _layers(report: Report, each: bool = True) -> Table:
+    shown = [*rows(report, each=each), total_row(report)]
+    cells = [(row.name, *(cell(row) for _, cell in columns(report))) for row in shown]
+    what = "Layers" if each else "Layers by kind (--layers: each)"
+    caption = f"{what}, per inference; energies: {report.accounts[0].title}"
     narrow = ("layer", "MACs", "spikes/synapse", "SOPs", "ANN µJ", "SNN µJ", "SNN/ANN", "µJ")
     headings = ("layer", *(heading for heading, _ in columns(report)))
     return Table(caption, headings, cells, narrow=tuple(heading for heading in narrow if heading in headings))

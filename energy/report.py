@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from neurotool.energy.costs import ARITHMETIC, MEMORY, CostModel, Energy, NumberFormat, price, quantised
 from neurotool.energy.counts import Counts, NodeCount
 from neurotool.errors import ConfigError
+from neurotool.files import replacing
 from neurotool.graph import Neuron
+from neurotool.graph.names import by_kind
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,34 @@ class Report:
     metrics: dict[str, float] = field(default_factory=dict)
     teacher_metrics: dict[str, float] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        """Every count and price."""
+        from neurotool.energy.formats import to_json
+
+        return to_json(self)
+
+    def to_csv(self) -> str:
+        """One line a node."""
+        from neurotool.energy.formats import to_csv
+
+        return to_csv(self)
+
+    def to_latex(self) -> str:
+        """A table for booktabs."""
+        from neurotool.energy.formats import to_latex
+
+        return to_latex(self)
+
+    def to_html(self, path: Path | str | None = None) -> str:
+        """One self-contained page, written to `path` where one is given. Raises ExportError."""
+        from neurotool.energy.page import report_page, to_html
+
+        page = to_html(report_page(self))
+        if path is not None:
+            with replacing(Path(path), force=True) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+        return page
+
     @property
     def not_counted(self) -> list[str]:
         """What occurs in the network and is in no total."""
@@ -272,8 +303,9 @@ class Row:
         return self.spiking / self.dense if self.spiking is not None and self.dense else None
 
 
-def rows(report: Report, account: int = 0) -> list[Row]:
-    """Synapses one by one, then other nodes by kind, under the `account`-th cost model."""
+def rows(report: Report, account: int = 0, each: bool = True) -> list[Row]:
+    """Synapses one by one (unless `each`, by kind of layer), then other nodes by kind, under the `account`-th cost
+    model."""
     inputs = report.counts.activity.inputs
     priced_by, twin = report.accounts[account], report.twins[account] if account < len(report.twins) else None
     groups: dict[str, list[int]] = {}
@@ -286,4 +318,21 @@ def rows(report: Report, account: int = 0) -> list[Row]:
         dense = None if twin is None else sum(twin.rows[i].total for i in members) / inputs
         title = name.removesuffix(".linear") if nodes[0].synapses else f"{len(nodes)} × {name}"
         made.append(Row(title, nodes, spiking, dense, inputs))
-    return sorted(made, key=lambda row: not row.nodes[0].synapses)  # stable
+    made.sort(key=lambda row: not row.nodes[0].synapses)  # stable
+    return made if each else _by_kind(made, inputs)
+
+
+def _by_kind(made: list[Row], inputs: int) -> list[Row]:
+    """Synapses of all encoder layers together, neurons, and all else."""
+    groups: dict[str, list[Row]] = {}
+    for row in made:
+        groups.setdefault("other nodes", [])
+        kind = next(iter(by_kind([row.name]))) if row.nodes[0].synapses else "other nodes"
+        groups.setdefault(row.name if row.nodes[0].kind == "Neuron" else kind, []).append(row)
+    groups["other nodes"] = groups.pop("other nodes")
+    joined = []
+    for name, members in groups.items():
+        spiking, dense = ([getattr(row, of) for row in members] for of in ("spiking", "dense"))
+        ours, theirs = (None if None in of or not of else sum(of) for of in (spiking, dense))
+        joined.append(Row(name, tuple(node for row in members for node in row.nodes), ours, theirs, inputs))
+    return [row for row in joined if row.nodes]

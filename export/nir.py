@@ -55,7 +55,7 @@ def read_nir(
     before what the standard nodes' metadata say, go reset, time_step (in the unit of the file's time constants), fires
     (">" or ">="; ">" is NIR's text), spikes (in a step), membrane (how a step is integrated) and lowest (the least
     potential, in the file's unit). A file by neurotool says it all and does not use them.
-    Warns (UserWarning) where what is told and what the file's numbers or metadata say disagree.
+    Warns (NeurotoolWarning) where what is told and what the file's numbers or metadata say disagree.
     standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
     Raises GraphError: not a NIR file, truncated, a node that is not supported, or conventions that are missing;
     ConfigError for a convention out of its range.
@@ -66,7 +66,7 @@ def read_nir(
     try:
         if METADATA_KEY in content.metadata and not standard_nodes:
             return _from_metadata(content)
-        return from_nir(content, conventions)
+        return from_nir(content, conventions, str(path))
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
 

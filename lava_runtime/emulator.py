@@ -4,12 +4,13 @@ A fixed-point graph gives bit for bit what the Lava processes give; any other gr
 `neurotool.simulate`. Windows of IF neurons are computed in closed form unless spikes are asked for.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from neurotool.errors import DataError
+from neurotool.executor import Record, Run, joined
 from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Readout, Synapse
 from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
@@ -31,34 +32,6 @@ class Signal:
     sent: np.ndarray | None = None
 
 
-@dataclass
-class Emulation:
-    """What a batch did. Integers of a fixed-point graph are in units of `FixedPoint.scale` of their node.
-
-    logits: (batch, labels), real numbers; None without a Readout.
-    events, synaptic_operations: int64 (batch,) for each (node, port) that reads spikes: spikes received, and the
-      accumulations that they caused; padding left out.
-
-    With observe or record:
-    rates: average spiking rate of every neuron layer, (batch, tokens, width), real numbers; of the last sweep.
-    largest: max |output| of every node, padding included, real numbers.
-
-    With record:
-    messages: last output of every node.
-    spikes: int8 (batch, steps, tokens, width) of every neuron layer; step 0 is the first of its own window.
-    potentials: (batch, tokens, width) after the last step; in units of the threshold for a float graph.
-    """
-
-    logits: np.ndarray | None = None
-    events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    rates: dict[str, np.ndarray] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
-    messages: dict[str, np.ndarray] = field(default_factory=dict)
-    spikes: dict[str, np.ndarray] = field(default_factory=dict)
-    potentials: dict[str, np.ndarray] = field(default_factory=dict)
-
-
 def arithmetic(graph: Graph, overflow: Overflow = "error") -> Arithmetic:
     """The arithmetic that `graph` asks for."""
     return IntegerArithmetic(graph, overflow) if graph.fixed_point else FloatArithmetic(graph)
@@ -77,21 +50,26 @@ class Emulator:
         attention_mask: Any = None,
         token_type_ids: Any = None,
         values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
         observe: bool = False,
-        record: bool = False,
-    ) -> Emulation:
-        """Run a batch.
-
-        input_ids, token_type_ids, attention_mask: (batch, tokens) integers; values: for every Input node (batch,
-        tokens, width), constant, or (batch, T, tokens, width); observe, record: what to keep (see Emulation); record
-        steps through every window.
-        Raises DataError for inputs the graph cannot take.
-        """
+    ) -> Run:
+        """Run a batch: see `Executor.run`. record: steps through every window; observe: keep rates and largest."""
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
         inputs_at_once = max(1, TOKENS_AT_ONCE // inputs.real.shape[1])
         starts = range(0, len(inputs.real), inputs_at_once)
         parts = (inputs.rows(slice(start, start + inputs_at_once)) for start in starts)
-        return joined([_Run(self, part, observe or record, record).run() for part in parts])
+        recording = bool(record)
+        run = joined([_Run(self, part, observe or recording, recording).run() for part in parts])
+        return run if observe and not recording else run.keep(record)
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """See `Executor.drive`."""
+        source = self.graph.source(layer, "x")
+        if self.graph.fixed_point:
+            currents = np.rint(currents / self.graph.fixed_point[source].scale).astype(np.int64)
+        membrane = self.arithmetic.membrane(layer, currents.shape)
+        drive = self.arithmetic.at_port(layer, 0, currents)
+        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -147,24 +125,6 @@ def entering(
     return Entering({node.ids: ids[node.ids] for node in embeddings}, arrays, real)
 
 
-def joined(parts: list[Emulation]) -> Emulation:
-    """One batch of several."""
-
-    def of(name: str) -> dict[Any, np.ndarray]:
-        return {key: np.concatenate([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
-
-    return Emulation(
-        logits=None if parts[0].logits is None else np.concatenate([part.logits for part in parts]),
-        events=of("events"),
-        synaptic_operations=of("synaptic_operations"),
-        rates=of("rates"),
-        messages=of("messages"),
-        spikes=of("spikes"),
-        potentials=of("potentials"),
-        largest={name: max(part.largest[name] for part in parts) for name in parts[0].largest},
-    )
-
-
 class _Run:
     def __init__(self, emulator: Emulator, inputs: Entering, observe: bool, record: bool) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
@@ -173,9 +133,9 @@ class _Run:
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, Membrane] = {}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
-        self.result = Emulation()
+        self.result = Run()
 
-    def run(self) -> Emulation:
+    def run(self) -> Run:
         graph = self.graph
         at_end = [name for name, node in graph.nodes.items() if node.at_end]
         read_at_end = (source for name in at_end for source in graph.inputs[name])

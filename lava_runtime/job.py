@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from neurotool.executor import Run
 from neurotool.graph import Graph
-from neurotool.lava_runtime.emulator import Emulation, Entering
+from neurotool.lava_runtime.emulator import Entering
 from neurotool.lava_runtime.integer import Overflow
 
 DESCRIPTION, ARRAYS, ERROR = "job.json", "job.safetensors", "error.json"
-RECORDED = ("messages", "spikes", "potentials")
+RECORDED = ("messages", "spikes", "potentials", "sent")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def result_file(folder: Path, process: int) -> Path:
     return folder / f"results-{process}.npz"
 
 
-def write_results(path: Path, results: list[Emulation]) -> None:
-    """One Emulation for each input -> one file for the batch. Nothing is written where nothing was recorded."""
+def write_results(path: Path, results: list[Run]) -> None:
+    """One Run for each input -> one file for the batch. Nothing is written where nothing was recorded."""
     arrays = {
         f"{kind}/{name}": np.stack([getattr(result, kind)[name] for result in results])
         for kind in RECORDED
@@ -82,9 +83,9 @@ def write_results(path: Path, results: list[Emulation]) -> None:
         np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def read_results(folder: Path) -> Emulation:
+def read_results(folder: Path) -> Run:
     """What all processes recorded."""
-    result = Emulation()
+    result = Run()
     for path in folder.glob("results-*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             for key, array in arrays.items():

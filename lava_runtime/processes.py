@@ -21,8 +21,8 @@ from lava.proc.lif.process import LIFReset
 from lava.proc.monitor.process import Monitor
 
 from neurotool.errors import OverflowingError
+from neurotool.executor import Run
 from neurotool.graph.fixed_point import STATE_BITS
-from neurotool.lava_runtime.emulator import Emulation
 from neurotool.lava_runtime.job import write_results
 from neurotool.lava_runtime.program import Program
 from neurotool.lava_runtime.stock import DU_WITHOUT_MEMORY, StockParameters
@@ -144,10 +144,12 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
 class StockLayer:
     """A stock Dense and LIF in place of a Linear and a neuron layer.
 
-    delay: steps by which the LIF runs later than the source; monitored: steps to record, 0 for none.
+    delay: steps by which the LIF runs later than the source; total: of the whole run; recorded: keep what it does.
     """
 
-    def __init__(self, name: str, parameters: StockParameters, steps: int, delay: int, monitored: int) -> None:
+    def __init__(
+        self, name: str, parameters: StockParameters, steps: int, delay: int, total: int, recorded: bool
+    ) -> None:
         self.name, self.steps, self.delay = name, steps, delay
         width = parameters.weights.shape[:1]
         self.dense = Dense(weights=parameters.weights, weight_exp=parameters.weight_exp, name=f"dense of {name}")
@@ -162,19 +164,21 @@ class StockLayer:
         )
         self.dense.a_out.connect(self.lif.a_in)
         self.monitors = {}
-        for port in ("s_out", "v") if monitored else ():
+        for port in ("s_out", "v") if recorded else ("s_out",):
             self.monitors[port] = Monitor()
-            self.monitors[port].probe(getattr(self.lif, port), monitored)
+            self.monitors[port].probe(getattr(self.lif, port), total)
 
-    def results(self, inputs: int) -> list[Emulation]:
+    def results(self, inputs: int) -> list[Run]:
         """What was monitored, for each input."""
-        spikes, potentials = (self._monitored(port) for port in ("s_out", "v"))
+        monitored = {port: self._monitored(port) for port in self.monitors}
         results = []
         for end in range(self.delay + self.steps, self.delay + inputs * self.steps + 1, self.steps):
-            one = spikes[end - self.steps : end, None].astype(np.int8)
-            messages = {self.name: one[-1].astype(np.int32)}
-            results.append(Emulation(messages=messages, spikes={self.name: one}))
-            results[-1].potentials[self.name] = potentials[end - 1, None].astype(np.int64)
+            one = monitored["s_out"][end - self.steps : end, None].astype(np.int8)
+            results.append(Run(sent={self.name: one.astype(np.int64).sum(-1)}))
+            if "v" in monitored:
+                results[-1].spikes[self.name] = one
+                results[-1].messages[self.name] = one[-1].astype(np.int32)
+                results[-1].potentials[self.name] = monitored["v"][end - 1, None].astype(np.int64)
         return results
 
     def _monitored(self, port: str) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from neurotool.executor import Run
 from neurotool.graph import Input, Neuron, Node, Readout
 from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime.arithmetic import Membrane
-from neurotool.lava_runtime.emulator import Emulation, Entering, arithmetic
+from neurotool.lava_runtime.emulator import Entering, arithmetic
 from neurotool.lava_runtime.integer import Overflow
 from neurotool.lava_runtime.network import Network, Part
 
@@ -26,7 +27,7 @@ class Program:
         self.overflow = overflow
         self.arithmetic = arithmetic(self.graph, overflow)
         self.record = tuple(name for name in part.nodes if name in record and not self.graph.nodes[name].at_end)
-        self.results: list[Emulation] = []
+        self.results: list[Run] = []
         self.t = -1 - network.delays[part.name]
         self.steps = len(inputs.real) * self.time_line.steps
         self._silence: dict[str, np.ndarray] = {}
@@ -56,7 +57,7 @@ class Program:
             self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.record}
             self.gathered: dict[str, Any] = {}
             self.totals: dict[str, np.ndarray] = {}
-            self.result = Emulation()
+            self.result = Run()
         if self.at == 0:
             self.before, self.totals = self.totals, {}
 
@@ -126,6 +127,8 @@ class Program:
         s = self.membranes[name].step(self.drive)
         if name in self.record:
             self.spikes[name].append(s)
+        sent = self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, s.shape[0]), np.int64))
+        sent[self.sweep] += np.abs(s).sum(-1).astype(np.int64)
         self._send(name, s * self.arithmetic.emission_weights(name)[step] if self.phased else s)
 
     def _read_out(self, name: str, node: Node) -> None:

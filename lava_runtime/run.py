@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import LavaError, OverflowingError
+from neurotool.executor import Record, Run
 from neurotool.graph import Graph
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.emulator import Emulation, entering
+from neurotool.lava_runtime.emulator import Emulator, arithmetic, entering
 from neurotool.lava_runtime.integer import Overflow
 from neurotool.lava_runtime.job import ERROR, Job, foreign_modules, read_results, write_job
 from neurotool.lava_runtime.session import run_in_own_session
@@ -30,12 +31,12 @@ def run_on_lava(
     timeout: float | None = None,
     progress: Callable[[int], None] | None = None,
     python: str = sys.executable,
-) -> Emulation:
+) -> Run:
     """Run a batch on Lava, one input after another, and leave no process behind.
 
     record: nodes whose messages, spikes and potentials are kept. timeout: seconds, none by default. progress: called
     with the number of inputs that are done. python: interpreter of the worker; it needs numpy, scipy, safetensors and
-    Lava. Other arguments as in Emulator.run, whose result it gives, without events.
+    Lava. Other arguments and the result are those of `Executor.run`.
     Raises DataError for inputs the graph cannot take, LavaError with the traceback of the process that failed, or
     OverflowingError.
     """
@@ -43,15 +44,39 @@ def run_on_lava(
     return run_jobs([Job(graph, inputs, record, overflow)], timeout, progress, python)[0]
 
 
+class LavaExecutor:
+    """Lava as an executor; see run_on_lava."""
+
+    def __init__(self, graph: Graph, **options: Any) -> None:
+        self.graph, self.options = graph, options
+
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
+    ) -> Run:
+        """See `Executor.run`."""
+        names = tuple(self.graph.nodes) if record is True else tuple(record or ())
+        batch = (input_ids, attention_mask, token_type_ids, values)
+        return run_on_lava(self.graph, *batch, names, **self.options)
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """Lava's neurons are the emulator's (arithmetic.py)."""
+        return Emulator(self.graph).drive(layer, currents)
+
+
 def run_jobs(
     jobs: Sequence[Job],
     timeout: float | None = None,
     progress: Callable[[int], None] | None = None,
     python: str = sys.executable,
-) -> list[Emulation]:
+) -> list[Run]:
     """Run several networks, one after another in one worker, which saves its start. See run_on_lava."""
     if python == sys.executable and (problem := compatibility.installation_problem()):
-        way_out = f"use the emulator (neurotool run … --backend emulator), or run: {compatibility.install_command()}"
+        way_out = f"use the emulator (neurotool run … --executor emulator), or run: {compatibility.install_command()}"
         raise LavaError(f"Lava cannot be used: {problem}; {way_out}")
     with tempfile.TemporaryDirectory(prefix="neurotool-lava-") as root:
         folders = [Path(root, str(i)) for i in range(len(jobs))]
@@ -74,7 +99,25 @@ def run_jobs(
         if exit_code != 0:
             last = (output.strip().splitlines() or ["no output"])[-1]
             raise LavaError(f"the Lava worker ended with exit code {exit_code}: {last}")
-        return [read_results(folder) for folder in folders]
+        return [_completed(read_results(folder), job) for folder, job in zip(folders, jobs, strict=True)]
+
+
+def _completed(run: Run, job: Job) -> Run:
+    """With what follows from the spikes."""
+    run.rates = {name: _rates(job.graph, name, spikes) for name, spikes in run.spikes.items()}
+    return run.count_events(job.graph, {"values": job.inputs.values}, job.inputs.real)
+
+
+def _rates(graph: Graph, name: str, spikes: np.ndarray) -> np.ndarray:
+    """Of the last sweep, (inputs, tokens, width), as the emulator adds them up."""
+    numbers, steps = arithmetic(graph), spikes[:, -graph.time_steps :].swapaxes(0, 1)
+    weights = numbers.emission_weights(name)
+    if graph.schedule == "phased":
+        return numbers.real(
+            name, sum(s * weight for s, weight in zip(steps.astype(numbers.dtype), weights, strict=True))
+        )
+    unit = numbers.rate_unit(name)
+    return sum(s * (weight * unit) for s, weight in zip(steps, weights, strict=True))
 
 
 def _error(report: dict[str, str]) -> LavaError | OverflowingError:

@@ -61,8 +61,7 @@ def run(folder: Path) -> None:
     done.set()
     watch.join()
     for number, layer in enumerate(stock, start=len(processes)):
-        if layer.monitors:
-            write_results(result_file(folder, number), layer.results(inputs))
+        write_results(result_file(folder, number), layer.results(inputs))
     first.stop()
 
 
@@ -77,7 +76,7 @@ def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any
     steps, delays = network.time_line.steps, network.delays
     total = len(job.inputs.real) * steps + max(delays.values())
     stock = {
-        name: StockLayer(name, parameters, steps, delays[name], total if name in job.record else 0)
+        name: StockLayer(name, parameters, steps, delays[name], total, name in job.record)
         for name, parameters in network.stock.items()
     }
     sending = {

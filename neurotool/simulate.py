@@ -10,43 +10,9 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import DataError, GraphError
+from neurotool.executor import Record, Run, Simulation, SynapseEvents, batched, unstacked
 from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Synapse
 from neurotool.graph.nodes import sizes
-
-
-@dataclass(frozen=True)
-class SynapseEvents:
-    """What one port of a Linear, Conv1d or MatMul received from spiking layers during the run.
-
-    events: spikes (nonzero elements, one per time step) sent to it by tokens that are not padding.
-    synaptic_operations: accumulations these caused: events times fan-out. Fan-out counts tokens that are not padding
-      and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
-      the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
-      operands of a MatMul spike, each port has its own count.
-    Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
-    """
-
-    events: int
-    synaptic_operations: int
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What one input did.
-
-    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
-      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
-    potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
-    rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
-    events: per (node, port) that reads spikes.
-    logits: (labels,); None where the graph has no Readout.
-    """
-
-    spikes: dict[str, np.ndarray]
-    potentials: dict[str, np.ndarray]
-    rates: dict[str, np.ndarray]
-    events: dict[tuple[str, str], SynapseEvents]
-    logits: np.ndarray | None
 
 
 def simulate(
@@ -76,6 +42,34 @@ def simulate_batch(graph: Graph, batch: dict[str, Any], dtype: Any = np.float64)
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch]
     rows: Iterable[tuple[Any, ...]] = zip(*(np.asarray(batch[name]) for name in names), strict=True)
     return [simulate(graph, **dict(zip(names, row, strict=True)), dtype=dtype) for row in rows]
+
+
+class Interpreter:
+    """`simulate` as an executor; dtype: see there."""
+
+    def __init__(self, graph: Graph, dtype: Any = np.float64) -> None:
+        self.graph, self.dtype = graph, dtype
+
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
+    ) -> Run:
+        """Input after input: see `Executor.run`."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return batched(
+            [simulate(self.graph, **one, dtype=self.dtype) for one in unstacked(batch | {"values": values})]
+        ).keep(record)
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """See `Executor.drive`."""
+        nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
+        steps, schedule = self.graph.time_steps, self.graph.schedule
+        alone = Graph(nodes, {"current": (), layer: ("current",)}, steps, schedule, tokens=len(currents))
+        return simulate(alone, values={"current": currents}, dtype=self.dtype).spikes[layer]
 
 
 @dataclass(frozen=True)
@@ -160,6 +154,7 @@ class _Run:
             rates=rates,
             events=self.events,
             logits=self._logits(averages | rates),
+            messages={name: signal.value for name, signal in before.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:

@@ -2,56 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from itertools import tee
+from typing import Any
 
 import numpy as np
 
 from neurotool.errors import ConfigError
+from neurotool.executor import Executor, Inputs, Simulation, runs
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
-from neurotool.simulate import simulate
-
-Inputs = dict[str, Any]
-"""Keyword arguments of `simulate` for one input."""
 
 # Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
 _DRIVES = (1.0, 0.5, 0.25, 0.3, 0.7, 0.8, 1.3, 2.0, -0.3, -1.0, -1.2)
-
-
-class Run(NamedTuple):
-    """What a model did with one input; as in `Simulation`, whose fields these are."""
-
-    spikes: dict[str, np.ndarray]
-    rates: dict[str, np.ndarray]
-    logits: np.ndarray | None
-
-
-class Model(Protocol):
-    """Anything that runs a layer graph. Spikes are aligned: step 0 is the first of the layer's own window."""
-
-    graph: Graph
-
-    def run(self, inputs: Inputs) -> Run: ...
-
-    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
-        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width)."""
-
-
-class GraphModel:
-    """A layer graph, run by the interpreter."""
-
-    def __init__(self, graph: Graph, dtype: Any = np.float64) -> None:
-        self.graph, self.dtype = graph, dtype
-
-    def run(self, inputs: Inputs) -> Run:
-        result = simulate(self.graph, **inputs, dtype=self.dtype)
-        return Run(result.spikes, result.rates, result.logits)
-
-    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
-        nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
-        steps, schedule = self.graph.time_steps, self.graph.schedule
-        alone = Graph(nodes, {"current": (), layer: ("current",)}, steps, schedule, tokens=len(currents))
-        return simulate(alone, values={"current": currents}, dtype=self.dtype).spikes[layer]
 
 
 @dataclass(frozen=True)
@@ -122,7 +84,12 @@ QUANTISED_TOLERANCE = 0.2
 
 
 def compare(
-    a: Model, b: Model, inputs: Iterable[Inputs], tolerance: float | None = None, rounding: float = 1e-9
+    a: Executor,
+    b: Executor,
+    inputs: Iterable[Inputs],
+    tolerance: float | None = None,
+    rounding: float = 1e-9,
+    at_once: int = 1,
 ) -> Comparison:
     """Run both on every input. Padding should be among the inputs, else a wrong mask goes unseen.
 
@@ -131,6 +98,7 @@ def compare(
     two is a fixed-point network single spikes need not agree: then it is the largest mean |difference| of a layer's
     rates, and the largest share of predictions that may differ. Default: 0, or QUANTISED_TOLERANCE.
     rounding: what rates and logits may differ by in any case, relative to the larger of 1 and the logits.
+    at_once: inputs of one length that run together.
     Networks that have nothing to compare are not run: one problem says so.
     Raises ConfigError (tolerance), DataError (inputs that do not fit).
     """
@@ -146,10 +114,10 @@ def compare(
     result.problems += _structure(a.graph, b.graph)
     result.layers = {name: LayerComparison() for name in _common_layers(a.graph, b.graph)}
     scale = 1.0
-    for i, one in enumerate(inputs):
-        run_a, run_b = a.run(one), b.run(one)
+    inputs_a, inputs_b = tee(inputs)
+    for (one, run_a), (_, run_b) in zip(runs(a, inputs_a, at_once), runs(b, inputs_b, at_once), strict=True):
         for name, layer in result.layers.items():
-            _compare_layer(layer, name, i, run_a, run_b, one.get("attention_mask"))
+            _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"))
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1
     if not result.inputs:
@@ -226,7 +194,7 @@ def _outputs(graph: Graph) -> int:
     return sum(len(node.weight) for node in graph.nodes.values() if isinstance(node, Readout))
 
 
-def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Run, run_b: Run, mask: Any) -> None:
+def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Simulation, run_b: Simulation, mask: Any) -> None:
     a, b = run_a.spikes[name], run_b.spikes[name]
     steps, tokens = min(len(a), len(b)), a.shape[1]
     real = np.ones(tokens, bool) if mask is None else np.asarray(mask).astype(bool)
@@ -290,7 +258,7 @@ def _far_apart(result: Comparison) -> list[str]:
     return problems
 
 
-def _try_neurons(a: Model, b: Model, layer: str) -> str:
+def _try_neurons(a: Executor, b: Executor, layer: str) -> str:
     """Real sentences hardly ever put a neuron exactly at its threshold; this does."""
     node = a.graph.nodes[layer]
     width = a.graph.shapes()[layer][-1]

@@ -186,11 +186,12 @@ def run_options(
 @pytest.fixture
 def make_plan(run_options: Callable[..., list[str]]) -> "Callable[..., TrainingPlan]":
     """The plan of a run of seconds, from further options of `neurotool train`."""
-    from neurotool.cli.train import plan_from, train
+    from neurotool.cli.train import train
+    from neurotool.train.options import plan_from
 
     def make(*further: str, **changes: str) -> "TrainingPlan":
         options = train.make_context("train", run_options(*further, **changes)).params
-        del options["as_json"]
+        del options["as_json"], options["config"]
         return plan_from(options)
 
     return make

@@ -79,7 +79,7 @@ def test_help_lists_every_command_and_version_is_shown() -> None:
         (["--debig"], "No such option '--debig'", "neurotool"),
         (["train", "--epoch-count"], "No such option '--epoch-count'", "neurotool train"),
         (["train", "-T", "few"], "'few' is not a valid integer", "neurotool train"),
-        (["predict"], "Missing argument 'CHECKPOINT'", "neurotool predict"),
+        (["predict"], "Missing argument 'MODEL'", "neurotool predict"),
     ],
 )
 def test_usage_errors_are_one_line_with_the_way_to_help(arguments: list[str], problem: str, hint: str) -> None:

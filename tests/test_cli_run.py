@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from neurotool.api.raster import COLOURS, _pixels
 from neurotool.cli.main import cli
-from neurotool.cli.raster import COLOURS, _pixels
 from neurotool.export.lower import lower
 from neurotool.graph import GraphBuilder, Input, Linear, Neuron
 from neurotool.lava_runtime import compatibility
@@ -130,7 +130,7 @@ def test_a_raster_shows_spikes_of_both_signs() -> None:
 def test_outputs_are_checked_before_the_run(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, path: str
 ) -> None:
-    monkeypatch.setattr("neurotool.cli.run._run", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr("neurotool.api.model.Model.run", lambda *_: pytest.fail("ran"))
     (tmp_path / "there.svg").touch()
     recorded = ("--record", "encoder.0.key") if option == "-o" else ()
     result = emulate(bundle, "x", *recorded, option, tmp_path / path)
@@ -189,5 +189,5 @@ def test_without_lava_the_way_out_is_named(bundle: Path, monkeypatch: pytest.Mon
     result = run(bundle, TEXTS[0])
     assert result.exit_code == 1
     assert "lava-nc is not installed" in result.stderr
-    assert "--backend emulator" in result.stderr
+    assert "--executor emulator" in result.stderr
     assert "pip install" in result.stderr

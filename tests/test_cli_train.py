@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from neurotool.cli.evaluate import _print_rates
+from neurotool.cli.evaluate import print_rates
 from neurotool.cli.main import COMMANDS, cli
 from neurotool.cli.train import TASKS
 from neurotool.evaluation import Activity, Evaluation, LayerActivity
@@ -137,7 +137,7 @@ def test_a_loss_that_is_nan_is_exit_code_1(run_options: RunOptions, monkeypatch:
 
 
 def test_evaluate_on_its_own_data(trained: Callable[[str], Path]) -> None:
-    result = run("evaluate", trained("classes"))
+    result = run("evaluate", trained("classes"), "--layers")
     assert result.exit_code == 0, result.output
     for shown in ("40 examples", "8 (trained)", "per class, T = 8", "negative", "positive", "encoder.1.output"):
         assert shown in result.stdout
@@ -188,8 +188,8 @@ def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Pa
 def test_rates_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     layers = {"encoder.11.intermediate": LayerActivity(3072, 4 * 3072), "embedding": LayerActivity(770, 4 * 308)}
     activity, nothing = Activity(4, 4, Counter({1: 1}), layers=layers), np.zeros(0)
-    _print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity))
-    shown = {line.split()[1]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
+    print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity), True)
+    shown = {line.split()[0]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
     assert shown == {"encoder.11.intermediate": 25, "embedding": 10}
 
 

@@ -20,17 +20,18 @@ from neurotool.energy.measure import measure
 from neurotool.export.chip import REQUIRED, load_chip
 from neurotool.export.fit import fit_report
 from neurotool.graph import Graph, GraphBuilder, Input, Linear, Neuron
-from neurotool.lava_runtime.model import EmulatedModel
+from neurotool.lava_runtime.emulator import Emulator
 from neurotool.sentences import random_inputs
+from neurotool.simulate import Interpreter
 from neurotool.student import STUDENTS, Student
 from neurotool.student.building import add_embeddings, finished, neuron_node
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.emission import NeuronLayer
 from neurotool.student.serialise import load_student, to_checkpoint
-from neurotool.student.tracing import StudentModel
+from neurotool.student.tracing import TorchExecutor
 from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 from neurotool.tasks import Task
-from neurotool.validate import GraphModel, compare
+from neurotool.validate import compare
 
 
 class BagConfig(StudentConfig):
@@ -78,8 +79,8 @@ def test_a_student(tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.Monke
             BagConfig(vocab_size=31, hidden_size=12, v_threshold=0.7)
         ).eval()
     graph = student.to_graph()
-    for other in (GraphModel(graph), EmulatedModel(graph)):
-        result = compare(StudentModel(student), other, random_inputs(graph, 3))
+    for other in (Interpreter(graph), Emulator(graph)):
+        result = compare(TorchExecutor(student), other, random_inputs(graph, 3))
         assert result.problems == [] and result.layers["embedding"].spikes_a > 0
     tokenizer, task = AutoTokenizer.from_pretrained(tiny_teacher), Task("t", ("sentence",), ("bad", "good"), ("f1",))
     write_checkpoint(tmp_path / "model.ckpt", to_checkpoint(student, tokenizer, task, {}, {}))

@@ -33,7 +33,7 @@ from neurotool.graph import (
     Readout,
     Softmax,
 )
-from neurotool.lava_runtime.model import EmulatedModel
+from neurotool.lava_runtime.emulator import Emulator
 from neurotool.simulate import SynapseEvents, simulate
 from neurotool.student import SpikingBertForSequenceClassification
 
@@ -264,7 +264,7 @@ def test_two_counts_agree_on_any_graph(graph: Graph, seed: int, padding: int) ->
     mask = np.array([1] * (5 - padding) + [0] * padding)
     inputs = [random_input(graph, seed + i) | {"attention_mask": mask} for i in range(2)]
     activity, events = measure(graph, inputs)
-    assert measure(graph, inputs, EmulatedModel(graph).execute) == (activity, events)
+    assert measure(graph, inputs, Emulator(graph)) == (activity, events)
     counts = count(graph, activity, events)
     assert all(getattr(n.spiking, name) >= 0 for n in counts.nodes for name in OPERATIONS)
     assert counts.uncounted == () and counts.total(dense=True).accumulates == 0
@@ -305,7 +305,7 @@ def test_student_interpreter_and_emulator_count_the_same(
     rows = zip(ids.numpy(), mask.numpy(), strict=True)
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in rows]
     seen, events = measure(graph, inputs)
-    executed = measure(graph, inputs, EmulatedModel(graph).execute)
+    executed = measure(graph, inputs, Emulator(graph))
     assert executed == (seen, events)
     fast = count(graph, activity, events_of_activity(graph, activity))
     slow = count(graph, seen, events)

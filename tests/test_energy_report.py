@@ -86,7 +86,7 @@ def test_json_adds_up(checkpoint: Path) -> None:
 
 
 def test_table_and_verdict(checkpoint: Path) -> None:
-    result = run("report", checkpoint)
+    result = run("report", checkpoint, "--layers")
     assert result.exit_code == 0, result.stderr
     for text in ("encoder.1.output", "Neuron", "total", "arithmetic only, 45 nm", "with memory, 45 nm", "fair rival"):
         assert text in result.stdout
@@ -189,7 +189,7 @@ def test_an_old_checkpoint_names_the_way_out(
         (["-o", "no/such/folder/x.html"], "folder does not exist"),
         (["--reset", "soft"], "foreign .nir"),
         (["--data", " "], "empty"),
-        (["--data", "two\ttexts"], "2 came"),
+        (["--data", "two\ttexts"], "has 2 part(s)"),
         (["--tokenizer", "x.ckpt"], "for a .nir"),
         (["--cost-model", "loihi2", "--cost-model", "loihi2"], "twice"),
         (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--force"], "no energy"),
@@ -243,12 +243,13 @@ def test_sweep(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_narrow_terminal_breaks_no_number(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """80 columns: every line of the tables of a sweep and of a comparison is whole."""
     import neurotool.cli.energy as command
+    from neurotool.api.measuring import Source, measure
+    from neurotool.api.model import open_model
     from neurotool.energy.costs import load_cost_model
     from neurotool.energy.report import DEFAULT_MODELS, build_report
     from neurotool.energy.tables import compare_page, sweep_page
 
-    measured = command.measure_file(checkpoint, dict.fromkeys(("time_steps", "reset", "time_step", "fires")) | {
-        "standard_nodes": False}, command.Source())  # type: ignore[arg-type]  # fmt: skip
+    measured = measure(open_model(checkpoint), Source())
     report = build_report("model.ckpt", measured.measured, measured.counts, list(map(load_cost_model, DEFAULT_MODELS)),
                           metrics=measured.metrics)  # fmt: skip
     for page in (sweep_page([report]), compare_page([report], {})):

@@ -15,10 +15,10 @@ from neurotool.checkpoint import write_checkpoint
 from neurotool.cli.main import cli
 from neurotool.export.lower import lower
 from neurotool.lava_runtime.bundle import Bundle, read_bundle, write_bundle
-from neurotool.lava_runtime.model import EmulatedModel
+from neurotool.lava_runtime.emulator import Emulator
 from neurotool.sentences import random_inputs
 from neurotool.student.serialise import to_checkpoint
-from neurotool.student.tracing import StudentModel
+from neurotool.student.tracing import TorchExecutor
 from neurotool.tasks import Task
 from neurotool.validate import compare
 
@@ -41,7 +41,7 @@ def run(*arguments: Any) -> Any:
 
 def test_export_and_validate(checkpoint: Path, tiny_data: Callable[[str], Path], tmp_path: Path) -> None:
     data = tiny_data("classes")
-    result = run("export", checkpoint, "--target", "lava", "--data", data, "--samples", 20)
+    result = run("export", checkpoint, "--target", "lava", "--data", data, "--samples", 20, "--layers")
     assert result.exit_code == 0, result.stderr
     assert "calibrated on 20 inputs" in result.stdout
     assert "in fixed point" in result.stdout
@@ -103,9 +103,9 @@ def test_a_bundle_differs_from_its_mutation(checkpoint: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("mutation", ["bias", "mask", "swap"])
 def test_mutations_of_a_float_bundle_are_caught(make_student: Callable[..., Any], schedule: str, mutation: str) -> None:
     student = make_student(schedule=schedule, time_steps=5, v_threshold=0.713, v_init=0.25)
-    graph, reference = student.to_graph(), StudentModel(student)
+    graph, reference = student.to_graph(), TorchExecutor(student)
     inputs = random_inputs(graph, 4)
-    assert compare(reference, EmulatedModel(graph), inputs).passed
+    assert compare(reference, Emulator(graph), inputs).passed
     linear: Any = graph.nodes["encoder.0.key.linear"]
     other: Any = graph.nodes["encoder.1.key.linear"]
     changes = {
@@ -113,10 +113,10 @@ def test_mutations_of_a_float_bundle_are_caught(make_student: Callable[..., Any]
         "swap": {"encoder.0.key.linear": other, "encoder.1.key.linear": linear},
         "mask": {},
     }[mutation]
-    mutant: Any = EmulatedModel(replace(graph, nodes=graph.nodes | changes))
+    mutant: Any = Emulator(replace(graph, nodes=graph.nodes | changes))
     if mutation == "mask":
         run_unmasked = mutant.run
-        mutant.run = lambda one: run_unmasked(one | {"attention_mask": np.ones_like(one["attention_mask"])})
+        mutant.run = lambda **one: run_unmasked(**one | {"attention_mask": np.ones_like(one["attention_mask"])})
     assert not compare(reference, mutant, inputs).passed
 
 
@@ -127,8 +127,8 @@ def test_fixed_point_comes_closer_with_more_steps(make_student: Callable[..., An
         student = make_student(time_steps=time_steps, v_init=0.4375)
         graph = student.to_graph()
         inputs = random_inputs(graph, 4)
-        reference = EmulatedModel(graph)
-        result = compare(reference, EmulatedModel(lower(graph, dict.fromkeys(graph.nodes, 30.0))), inputs)
+        reference = Emulator(graph)
+        result = compare(reference, Emulator(lower(graph, dict.fromkeys(graph.nodes, 30.0))), inputs)
         assert result.passed, result.problems
         errors.append(max(layer.mean_rate_difference for layer in result.layers.values()))
     assert errors[1] < errors[0] < 0.1

@@ -21,6 +21,19 @@ def test_import_is_light(module: str) -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_public_names_are_there_and_typed(repository: Path) -> None:
+    """What is imported on first use, what type checkers see, and rooms that keep their names."""
+    import neurotool
+
+    stub = ast.parse((repository / "neurotool" / "__init__.pyi").read_text("utf-8"))
+    seen = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(neurotool.PUBLIC)
+    assert all(callable(getattr(neurotool, name)) or name == "EXECUTORS" for name in neurotool.PUBLIC)
+    assert not set(neurotool.PUBLIC) & set(ROOMS) and set(neurotool.PUBLIC) <= set(dir(neurotool))
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        _ = neurotool.opne  # type: ignore[attr-defined]
+
+
 def imported_names(source: str, package: str) -> Iterator[str]:
     """Every absolute dotted name that the source of a module in `package` imports, at any depth of nesting.
 
@@ -37,7 +50,9 @@ def imported_names(source: str, package: str) -> Iterator[str]:
 
 def violations(owner: str, source: str, package: str) -> list[str]:
     """Imports that a file of `owner` (a room, or "core") must not have."""
-    forbidden = {f"neurotool.{room}" for room in ROOMS if room != owner} | set(ROOMS) | {"neurotool.cli"}
+    above = {"neurotool.cli", "neurotool.api"} - {f"neurotool.{owner}"}
+    below = set() if owner == "api" else {f"neurotool.{room}" for room in ROOMS if room != owner} | set(ROOMS)
+    forbidden = above | below
 
     def within(name: str, prefix: str) -> bool:
         return name == prefix or name.startswith(prefix + ".")
@@ -58,6 +73,9 @@ def violations(owner: str, source: str, package: str) -> list[str]:
         ("train", "neurotool.train", "from neurotool import energy", ["neurotool.energy"]),
         ("train", "neurotool.train", "from ..energy import cost", ["neurotool.energy.cost"]),
         ("train", "neurotool.train", "def f():\n    import energy.cost", ["energy.cost"]),
+        ("api", "neurotool.api", "from neurotool.energy import report", []),
+        ("api", "neurotool.api", "from neurotool.cli.main import main", ["neurotool.cli.main.main"]),
+        ("core", "neurotool.student", "import neurotool.api.model", ["neurotool.api.model"]),
         ("energy", "neurotool.energy", "from neurotool.cli.main import main", ["neurotool.cli.main.main"]),
         ("export", "neurotool.export", "from neurotool.lava_runtime.bundle import write", []),
         ("export", "neurotool.export", "from neurotool.lava_runtime import bundle", []),
@@ -88,12 +106,21 @@ def test_rooms_do_not_import_each_other(room: str, repository: Path) -> None:
 
 def test_core_imports_no_room(repository: Path) -> None:
     folder = repository / "neurotool"
-    exempt = [folder / "__main__.py", *(folder / "cli").rglob("*.py")]  # the command line composes
+    above = [*(folder / "api").rglob("*.py"), *(folder / "cli").rglob("*.py")]  # they compose
+    exempt = [folder / "__main__.py", folder / "__init__.py", *above]
     files = [path for path in sorted(folder.rglob("*.py")) if path not in exempt]
     assert folder / "errors.py" in files
     found = {
         str(path): violations("core", path.read_text("utf-8"), package_of(path, folder, "neurotool")) for path in files
     }
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_what_is_above_the_rooms_knows_no_command_line(repository: Path) -> None:
+    folder = repository / "neurotool" / "api"
+    files = sorted(folder.rglob("*.py"))
+    assert files
+    found = {path.name: violations("api", path.read_text("utf-8"), "neurotool.api") for path in files}
     assert {name: names for name, names in found.items() if names} == {}
 
 

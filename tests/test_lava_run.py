@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from random_graphs import graphs, random_batch
 
 from neurotool.errors import DataError, ExportError, LavaError, OverflowingError
+from neurotool.executor import Run
 from neurotool.export.lower import lower
 from neurotool.graph import FixedPoint, Graph, GraphBuilder, Input, Linear, MeanPool, Neuron, Readout
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.emulator import Emulation, Emulator, entering
+from neurotool.lava_runtime.emulator import Emulator, entering
 from neurotool.lava_runtime.job import Job
 from neurotool.lava_runtime.run import run_jobs, run_on_lava
 
@@ -39,7 +40,7 @@ def lowered(graph: Graph, batch: dict[str, Any]) -> Graph:
     return lower(graph, Emulator(graph).run(**batch, observe=True).largest)
 
 
-def assert_same(lava: Emulation, emulator: Emulation, tolerance: float = 0) -> None:
+def assert_same(lava: Run, emulator: Run, tolerance: float = 0) -> None:
     """Logits, spikes, potentials and messages of every node."""
     np.testing.assert_allclose(lava.logits, emulator.logits, rtol=0, atol=tolerance)
     for kind in ("spikes", "potentials", "messages"):
@@ -77,7 +78,7 @@ def test_random_networks_give_the_same_floats(drawn: list[tuple[Graph, int]]) ->
         assert_same(lava, Emulator(graph).run(**batch, record=True), tolerance=1e-9)
 
 
-def student_cases(make_student: Any) -> tuple[list[Job], list[Emulation]]:
+def student_cases(make_student: Any) -> tuple[list[Job], list[Run]]:
     """One-layer students, both schedules, over time steps, spikes and seeds, in integers."""
     jobs, expected = [], []
     for seed, (schedule, time_steps, spikes) in enumerate(

@@ -14,6 +14,7 @@ from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs
 from scipy.special import erf
 
 from neurotool.errors import ExportError, OverflowingError
+from neurotool.executor import Run
 from neurotool.export.lower import SPREAD, lower
 from neurotool.export.rounding import dyadic, mantissas, row_mantissas
 from neurotool.graph import (
@@ -36,7 +37,7 @@ from neurotool.graph import (
     Softmax,
 )
 from neurotool.graph.fixed_point import GELU_BITS, GELU_SCALE, LIMIT, NORM_BITS, PROBABILITY_BITS, RATE_BITS, rescaled
-from neurotool.lava_runtime.emulator import Emulation, Emulator
+from neurotool.lava_runtime.emulator import Emulator
 
 reals = st.floats(-1e4, 1e4).map(lambda v: v if abs(v) > 1e-6 else 0.0)
 
@@ -128,7 +129,7 @@ def after_input(node: Node, seed: int = 0, width: int = 6, size: float = 3.0) ->
     return graph, x, y
 
 
-def quantities(graph: Graph, result: Emulation, *names: str) -> list[np.ndarray]:
+def quantities(graph: Graph, result: Run, *names: str) -> list[np.ndarray]:
     return [result.messages[name] * graph.fixed_point[name].scale for name in names]
 
 

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from random_graphs import graphs, random_batch
 
 from neurotool.errors import ExportError, OverflowingError
+from neurotool.executor import Run
 from neurotool.export.lower import lower
 from neurotool.graph import Add, FixedPoint, Graph, GraphBuilder, Input, LayerNorm, Linear, MeanPool, Neuron, Readout
-from neurotool.lava_runtime.emulator import Emulation, Emulator, entering
+from neurotool.lava_runtime.emulator import Emulator, entering
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.program import Program
 
 
-def stepped(graph: Graph, batch: dict[str, Any], overflow: Any = "error") -> Emulation:
+def stepped(graph: Graph, batch: dict[str, Any], overflow: Any = "error") -> Run:
     """What the programs of all parts record, run in the order in which Lava's channels make them wait."""
     network = Network(graph)
     inputs = entering(graph, batch.get("input_ids"), batch.get("attention_mask"), None, batch.get("values", {}))
@@ -25,7 +26,7 @@ def stepped(graph: Graph, batch: dict[str, Any], overflow: Any = "error") -> Emu
     for _ in range(len(inputs.real) * network.time_line.steps):
         _step(programs)
     assert all(program.finished for program in programs)
-    together = Emulation()
+    together = Run()
     for program in programs:
         for kind in ("messages", "spikes", "potentials"):
             for name in getattr(program.results[0], kind):
@@ -64,7 +65,7 @@ def _step(programs: list[Program]) -> None:
         program.end_step()
 
 
-def assert_equal(a: Emulation, b: Emulation, tolerance: float) -> None:
+def assert_equal(a: Run, b: Run, tolerance: float) -> None:
     assert a.logits is not None
     np.testing.assert_allclose(a.logits, b.logits, rtol=0, atol=tolerance)
     for kind in ("spikes", "potentials", "messages"):

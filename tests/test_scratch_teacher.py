@@ -19,11 +19,11 @@ from transformers import BertConfig, BertModel, BertTokenizer, Trainer
 
 from neurotool.checkpoint import read_checkpoint
 from neurotool.cli.main import cli
-from neurotool.cli.train import plan_from
 from neurotool.cli.train import train as command
 from neurotool.errors import TeacherError
 from neurotool.tasks import load_data
 from neurotool.train import finetuning, scratch
+from neurotool.train.options import plan_from
 from neurotool.train.pipeline import train
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.scratch import learn_tokenizer, scratch_teacher
@@ -70,7 +70,7 @@ def options(chinese: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> O
 
 def plan(arguments: list[str]) -> TrainingPlan:
     values = command.make_context("train", arguments).params
-    del values["as_json"]
+    del values["as_json"], values["config"]
     made = plan_from(values)
     assert isinstance(made, TrainingPlan)
     return made

@@ -19,12 +19,12 @@ from neurotool.export.nir import read_nir, write_nir
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.emulator import Emulator, entering
 from neurotool.lava_runtime.job import Job
-from neurotool.lava_runtime.model import EmulatedModel
 from neurotool.lava_runtime.run import run_jobs
 from neurotool.sentences import random_inputs
+from neurotool.simulate import Interpreter
 from neurotool.student import STUDENTS, Student, TextCnnConfig, TextCnnForSequenceClassification, unrolled
-from neurotool.student.tracing import StudentModel
-from neurotool.validate import GraphModel, compare
+from neurotool.student.tracing import TorchExecutor
+from neurotool.validate import compare
 
 TINY: dict[str, Any] = {
     "vocab_size": 30,
@@ -78,8 +78,8 @@ def test_student_interpreter_emulator_and_nir_file_agree(kind: str, tmp_path: Pa
     inputs = random_inputs(graph, 6)
     write_nir(graph, tmp_path / "model.nir")
     assert read_nir(tmp_path / "model.nir") == graph
-    wrapped = StudentModel(student)
-    for other in (GraphModel(graph), EmulatedModel(graph)):
+    wrapped = TorchExecutor(student)
+    for other in (Interpreter(graph), Emulator(graph)):
         result = compare(wrapped, other, inputs, rounding=1e-9)
         assert result.problems == []
         assert result.predictions_agreeing == result.inputs == 6
@@ -95,7 +95,7 @@ def test_the_fast_path_is_the_student_step_by_step(kind: str) -> None:
     student = make(kind).double()
     with torch.inference_mode():
         output = student(IDS, MASK, output_spike_counts=True)
-    traced = StudentModel(student)
+    traced = TorchExecutor(student)
     for i in range(len(IDS)):
         run = traced.run({"input_ids": IDS[i].numpy(), "attention_mask": MASK[i].numpy()})
         np.testing.assert_allclose(run.logits, output.logits[i].numpy(), rtol=0, atol=1e-12)
@@ -137,7 +137,7 @@ def test_three_counts_agree(kind: str) -> None:
     graph = student.to_graph()
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in zip(IDS.numpy(), MASK.numpy(), strict=True)]
     seen, events = measure(graph, inputs)
-    assert measure(graph, inputs, EmulatedModel(graph).execute) == (seen, events)
+    assert measure(graph, inputs, Emulator(graph).execute) == (seen, events)
     assert events_of_activity(graph, activity) == events
     assert count(graph, activity, events_of_activity(graph, activity)).nodes == count(graph, seen, events).nodes
 
@@ -177,7 +177,7 @@ def test_every_weight_learns(kind: str) -> None:
 @each_kind
 def test_evaluation_leaves_a_student_in_the_mode_it_was_in(kind: str) -> None:
     student = make(kind).train()
-    StudentModel(student).run({"input_ids": IDS[0].numpy()})
+    TorchExecutor(student).run({"input_ids": IDS[0].numpy()})
     assert student.training
 
 

@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from neurotool.checkpoint import read_checkpoint
-from neurotool.cli.train import plan_from, train
+from neurotool.cli.train import train
 from neurotool.errors import ConfigError
 from neurotool.student.serialise import load_student
+from neurotool.train.options import plan_from
 from neurotool.train.pipeline import train as run
 from neurotool.train.plan import TrainingPlan
 
@@ -25,7 +26,7 @@ def textcnn_plan(run_options: Callable[..., list[str]]) -> MakePlan:
         layers = given.index("--layers")
         small = ["--student", "snn-textcnn", "--time-steps", "8", "--channels", "6", "--epochs", "30"]
         options = train.make_context("train", [*given[:layers], *given[layers + 2 :], *small, *further]).params
-        del options["as_json"]
+        del options["as_json"], options["config"]
         return plan_from(options)
 
     return make

@@ -17,6 +17,7 @@ from random_graphs import graphs, random_input
 from neurotool.checkpoint import write_checkpoint
 from neurotool.cli.main import cli
 from neurotool.errors import ConfigError
+from neurotool.executor import Executor, Run, stacked
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.graph import (
     Add,
@@ -33,10 +34,11 @@ from neurotool.graph import (
     Readout,
 )
 from neurotool.sentences import random_inputs, tokenised
+from neurotool.simulate import Interpreter
 from neurotool.student.serialise import to_checkpoint
-from neurotool.student.tracing import RoundedToFloat32, StudentModel
+from neurotool.student.tracing import RoundedToFloat32, TorchExecutor
 from neurotool.tasks import Task
-from neurotool.validate import Comparison, GraphModel, Inputs, Model, Run, compare
+from neurotool.validate import Comparison, compare
 
 SCHEDULES = ("phased", "concurrent")
 MakeStudent = Callable[..., Any]
@@ -85,8 +87,8 @@ def altered(graph: Graph, name: str, **parameters: Any) -> Graph:
     return dataclasses.replace(graph, nodes=graph.nodes | {name: dataclasses.replace(graph.nodes[name], **parameters)})
 
 
-def check(a: Model | Graph, b: Model | Graph, count: int = 6, **options: Any) -> Comparison:
-    a, b = (GraphModel(m) if isinstance(m, Graph) else m for m in (a, b))
+def check(a: Executor | Graph, b: Executor | Graph, count: int = 6, **options: Any) -> Comparison:
+    a, b = (Interpreter(m) if isinstance(m, Graph) else m for m in (a, b))
     return compare(a, b, random_inputs(a.graph, count), **options)
 
 
@@ -110,8 +112,8 @@ def test_a_student_its_graph_and_its_nir_file_agree(
     write_nir(model.to_graph(), tmp_path / "model.nir")
     read = read_nir(tmp_path / "model.nir")
     for dtype, rounding in ((np.float64, 1e-9), (np.float32, 1e-6)):
-        wrapped = StudentModel(model, getattr(torch, dtype.__name__))
-        result = check(wrapped, GraphModel(read, dtype), 8, rounding=rounding)
+        wrapped = TorchExecutor(model, getattr(torch, dtype.__name__))
+        result = check(wrapped, Interpreter(read, dtype), 8, rounding=rounding)
         assert result.problems == []
         assert result.inputs == 8
         assert result.predictions_agreeing == 8
@@ -135,10 +137,10 @@ def test_the_student_model_is_the_student(student: MakeStudent) -> None:
     """As used: logits and rates of `forward`."""
     for schedule in SCHEDULES:
         model = student(schedule=schedule, feedback=True)
-        wrapped = StudentModel(model, as_used=True)
+        wrapped = TorchExecutor(model, as_used=True)
         (one,) = random_inputs(wrapped.graph, 1)
         output = model(**{name: torch.as_tensor(value)[None] for name, value in one.items()})
-        run = wrapped.run(one)
+        run = wrapped.run(**stacked([one]), record=True).one(0)
         assert np.allclose(run.logits, output.logits[0].detach().numpy(), atol=1e-6)
         assert all(np.array_equal(run.rates[name], rate[0].detach().numpy()) for name, rate in output.rates.items())
 
@@ -147,7 +149,7 @@ def test_the_student_model_is_the_student(student: MakeStudent) -> None:
 @settings(max_examples=25)
 def test_every_graph_equals_itself(graph: Graph, seed: int) -> None:
     inputs = [random_input(graph, seed) | {"attention_mask": [1, 1, 1, 1, 0]}]
-    assert compare(GraphModel(graph), GraphModel(graph), inputs).passed
+    assert compare(Interpreter(graph), Interpreter(graph), inputs).passed
 
 
 # Mutations of a student's graph: name of the mutation -> the layer whose spikes give it away first, and the change.
@@ -191,7 +193,7 @@ STUDENT_MUTATIONS: dict[str, tuple[str, Callable[[Graph], Graph]]] = {
 @pytest.mark.parametrize("name", STUDENT_MUTATIONS)
 def test_a_mutated_student_is_caught(student: MakeStudent, name: str, schedule: str) -> None:
     layer, mutate = STUDENT_MUTATIONS[name]
-    model = StudentModel(student(schedule=schedule, num_hidden_layers=2))
+    model = TorchExecutor(student(schedule=schedule, num_hidden_layers=2))
     mutant = mutate(model.graph)
     result = check(model, mutant)
     assert not result.passed
@@ -205,26 +207,26 @@ def test_a_mutated_student_is_caught(student: MakeStudent, name: str, schedule: 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("delta", [-1, 1])
 def test_time_steps_off_by_one(student: MakeStudent, schedule: str, delta: int) -> None:
-    model = StudentModel(student(schedule=schedule))
+    model = TorchExecutor(student(schedule=schedule))
     result = check(model, dataclasses.replace(model.graph, time_steps=4 + delta))
     assert f"time_steps is 4 in A, {4 + delta} in B" in result.problems
     assert any("rates differ" in problem or "spikes differ" in problem for problem in result.problems)
 
 
-class MaskForgotten(GraphModel):
-    def run(self, inputs: Inputs) -> Run:
-        return super().run(inputs | {"attention_mask": np.ones(len(inputs["attention_mask"]))})
+class MaskForgotten(Interpreter):
+    def run(self, **batch: Any) -> Run:
+        return super().run(**batch | {"attention_mask": np.ones_like(batch["attention_mask"])})
 
 
-class MaskShifted(GraphModel):
-    def run(self, inputs: Inputs) -> Run:
-        return super().run(inputs | {"attention_mask": np.roll(inputs["attention_mask"], 1)})
+class MaskShifted(Interpreter):
+    def run(self, **batch: Any) -> Run:
+        return super().run(**batch | {"attention_mask": np.roll(batch["attention_mask"], 1, axis=1)})
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("wrong", [MaskForgotten, MaskShifted])
-def test_a_wrong_mask_is_caught(student: MakeStudent, schedule: Any, wrong: type[GraphModel]) -> None:
-    model = StudentModel(student(schedule=schedule))
+def test_a_wrong_mask_is_caught(student: MakeStudent, schedule: Any, wrong: type[Interpreter]) -> None:
+    model = TorchExecutor(student(schedule=schedule))
     assert not check(model, wrong(model.graph)).passed
     graph = conv_graph(schedule)
     assert not check(graph, wrong(graph)).passed
@@ -287,7 +289,7 @@ def test_greater_than_instead_of_at_least_on_a_drive_at_the_threshold(schedule: 
 def test_greater_than_instead_of_at_least_where_no_sentence_meets_the_threshold(
     student: MakeStudent, options: dict[str, Any]
 ) -> None:
-    model = StudentModel(student(**options))
+    model = TorchExecutor(student(**options))
     neurons = model.graph.nodes["encoder.1.self_output"]
     assert isinstance(neurons, Neuron)
     strict = altered(model.graph, "encoder.1.self_output", v_threshold=neurons.v_threshold * (1 + 2.0**-40))
@@ -323,7 +325,7 @@ def test_tolerance_and_report_by_hand() -> None:
         return build.build(time_steps=4, schedule="concurrent", tokens=2)
 
     inputs = [{"input_ids": [0, 0], "attention_mask": [1, 0]}]
-    a, b = GraphModel(one(1.0)), GraphModel(one(1.01))
+    a, b = Interpreter(one(1.0)), Interpreter(one(1.01))
     result = compare(a, b, inputs)
     layer = result.layers["n"]
     # A: 0 1 0 1; B: 0 0 1 0 (potentials .495, .99, 1.485 -> .485, .98)

@@ -27,6 +27,7 @@ from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.augmentation import make_variants
 from neurotool.train.compilation import fuse_student
+from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
@@ -104,6 +105,8 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     open_run(plan)
+    if plan.settings and is_first_process():
+        write_config(plan.folder / NAME, plan.settings)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
     device = training_arguments(plan, plan.stages[-1], data.task).device
     model.to(device)

@@ -55,6 +55,7 @@ class TrainingPlan:
     None for students that do not start there.
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
     compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
+    settings: the options that made the plan, for run.toml (options.py).
     """
 
     output: Path
@@ -85,6 +86,7 @@ class TrainingPlan:
     run_folder: Path | None = None
     resume: bool = False
     force: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -122,7 +124,7 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values."""
         values = asdict(self)
-        for name in ("output", "run_folder", "resume", "force"):
+        for name in ("output", "run_folder", "resume", "force", "settings"):
             del values[name]
         return json.loads(json.dumps(values, default=str))
 

@@ -115,7 +115,9 @@ class Distiller(nn.Module):
             loss = hidden_loss(self._fitted(tap, output.hidden[tap]), hidden, mask)
             terms[name] = terms[name] + loss if name in terms else loss
         if taught.scores:
-            pairs = zip(output.attention_scores, taught.scores, strict=True)
+            layers = zip(output.attention_scores, self.layer_map[:-1], strict=True)
+            ours = (scores for scores, layer in layers if layer is not None)
+            pairs = zip(ours, taught.scores, strict=True)
             terms["attention"] = torch.stack([attention_loss(s, t, mask) for s, t in pairs]).sum()
         if weights.soft:
             terms["soft"] = soft_label_loss(output.logits, taught.logits, weights.temperature)

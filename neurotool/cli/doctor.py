@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from neurotool import __version__
-from neurotool.cli import json_option
+from neurotool.cli.options import json_option
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.selfcheck import check_lava
 

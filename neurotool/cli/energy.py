@@ -10,11 +10,20 @@ import click
 import rich.table
 from rich.console import Console
 
-from neurotool.cli.graphs import Conventions, is_nir, nir_options
-from neurotool.cli.measured import Measured, Source, measure_file, measure_student, refuse_tokenizer
+from neurotool.cli.options import (
+    PATH,
+    executor_option,
+    layers_option,
+    opening_options,
+    time_steps_option,
+    tokenizer_option,
+    with_options,
+)
+from neurotool.cli.printing import shown_progress
 from neurotool.errors import ConfigError, ExportError, NeurotoolError
 
 if TYPE_CHECKING:
+    from neurotool.api.model import Model
     from neurotool.energy.costs import CostModel
     from neurotool.energy.page import Page, Table
     from neurotool.energy.report import Report
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
+PRICING = ("cost_models", "numbers", "data", "samples", "skip_zero", "executor", "output_format", "as_json", "output")
 
 
 class NotCountedError(NeurotoolError):
@@ -39,22 +49,48 @@ def _pricing_options(command: Command) -> Command:
     models = "Name or .json file, repeatable.  [default: horowitz-45nm and horowitz-45nm-memory]"
     data = "Table, folder or one text to measure on.  [default: what the checkpoint stores]"
     numbers, formats = click.Choice(["fp32", "fp16", "int8"]), click.Choice(["table", *FORMATS.values()])
-    tokenizer = "A .ckpt whose tokenizer reads --data for a .nir."
     by_ending = "[default: by the ending of -o, else table]"
     options = (
         click.option("--cost-model", "cost_models", multiple=True, help=models),
         click.option("--numbers", type=numbers, help="Number format.  [default: the cost model's first]"),
         click.option("--data", help=data),
         click.option("--samples", type=click.IntRange(min=1), help="Use so many texts.  [default: all; 8 for a .nir]"),
-        click.option("--tokenizer", type=click.Path(path_type=Path), help=tokenizer),
+        executor_option("torch; interpreter for a .nir, emulator for a bundle"),
         click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="Weights that are zero cost nothing."),
         click.option("--format", "output_format", type=formats, help=by_ending),
         click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
-        click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: the terminal]"),
+        click.option("-o", "--output", type=PATH, help="File to write.  [default: the terminal]"),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
+
+
+class _Pricing:
+    """What all three commands are told: what to measure, how to price it, where the answer goes."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from neurotool.api.measuring import Source
+
+        pricing = {name: options.pop(name) for name in PRICING}
+        self.opening = options
+        self.output: Path | None = pricing["output"]
+        self.chosen = _format(pricing["output_format"], pricing["as_json"], self.output)
+        self.models, self.numbers = _models(pricing["cost_models"]), pricing["numbers"]
+        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"])
+        self.source.file  # noqa: B018  a wrong name is told before anything is loaded
+        self.executor: str | None = pricing["executor"]
+
+    def open(self, path: Path) -> "Model":
+        from neurotool.api.model import open_model
+
+        return open_model(path, **self.opening)
+
+    def report(self, model: "Model", dense: "CostModel | None" = None, force: bool = False, **source: Any) -> "Report":
+        from dataclasses import replace
+
+        from neurotool.api.measuring import measure, report_of
+
+        measured = measure(model, replace(self.source, **source), self.executor, shown_progress())
+        return report_of(measured, self.models, self.numbers, dense, force)
 
 
 @energy.command(
@@ -67,43 +103,29 @@ Examples:
   neurotool energy report model.nir --tokenizer model.ckpt --data "a film"
 """
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @_pricing_options
 @click.option("--dense-cost-model", help="Price the dense rivals by another model.")
 @click.option("--force", is_flag=True, help="Put two technologies into one ratio all the same.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) where something is not counted.")
-@nir_options
-def report(
-    model: Path,
-    cost_models: tuple[str, ...],
-    numbers: str | None,
-    data: str | None,
-    samples: int | None,
-    tokenizer: Path | None,
-    skip_zero: bool,
-    output_format: str | None,
-    as_json: bool,
-    output: Path | None,
-    dense_cost_model: str | None,
-    force: bool,
-    strict: bool,
-    **conventions: Any,
-) -> None:
+@layers_option
+@opening_options
+@time_steps_option
+def report(model: Path, dense_cost_model: str | None, force: bool, strict: bool, layers: bool, **options: Any) -> None:
     """Operations and energy of a model, layer by layer."""
-    chosen = _format(output_format, as_json, output)
     from neurotool.energy.costs import load_cost_model
-
-    models, dense = _models(cost_models), load_cost_model(dense_cost_model) if dense_cost_model else None
-    measured = measure_file(model, Conventions(**conventions), Source(data, samples, tokenizer, skip_zero))  # type: ignore[typeddict-item]
-    made = _report(measured, models, numbers, dense, force)
     from neurotool.energy.formats import to_csv, to_json, to_latex
     from neurotool.energy.page import report_page
 
-    writers = {"json": to_json, "csv": to_csv, "latex": to_latex}
+    pricing = _Pricing(options)
+    dense = load_cost_model(dense_cost_model) if dense_cost_model else None
+    made = pricing.report(pricing.open(model), dense, force)
+    chosen, writers = pricing.chosen, {"json": to_json, "csv": to_csv, "latex": to_latex}
     if chosen in writers:
-        _write(writers[chosen](made), output, model, chosen)
+        _write(writers[chosen](made), pricing.output, model, chosen)
     else:
-        _show(report_page(made, figures=chosen == "html"), chosen, output, model)
+        page = report_page(made, figures=chosen == "html", each=layers or chosen == "html")
+        _show(page, chosen, pricing.output, model)
     if strict and made.not_counted:
         raise NotCountedError(f"{model}: --strict, and not counted: {'; '.join(made.not_counted)}")
 
@@ -116,39 +138,25 @@ Examples:
   neurotool energy compare model.ckpt --against config.json -o compare.html
 """
 )
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=PATH)
 @click.option(
     "--against",
     default="",
     help="Dense networks: bert-base, tinybert-4, distilbert, or config.json files; commas between.",
 )
 @_pricing_options
-def compare(
-    models: tuple[Path, ...],
-    against: str,
-    cost_models: tuple[str, ...],
-    numbers: str | None,
-    data: str | None,
-    samples: int | None,
-    tokenizer: Path | None,
-    skip_zero: bool,
-    output_format: str | None,
-    as_json: bool,
-    output: Path | None,
-) -> None:
+@tokenizer_option
+def compare(models: tuple[Path, ...], against: str, **options: Any) -> None:
     """Students and dense networks side by side."""
-    chosen = _format(output_format, as_json, output)
     from neurotool.energy.dense import dense_graph, named_config
     from neurotool.energy.tables import compare_page
 
-    priced_by = _models(cost_models)
+    pricing = _Pricing(options)
     dense = {name: dense_graph(named_config(name)) for name in filter(None, against.split(","))}
-    source = Source(data, samples, tokenizer, skip_zero)
-    conventions = Conventions(reset=None, time_step=None, time_steps=None, fires=None, standard_nodes=False)
-    measured = [measure_file(path, conventions, source) for path in models]
-    _check_names(models)
-    reports = [_report(m, priced_by, numbers) for m in measured]
-    _show(compare_page(reports, dense), chosen, output, Path("compare"))
+    if len(set(models)) < len(models):
+        raise ConfigError(f"{' '.join(map(str, models))}: a model is named twice; name each once")
+    reports = [pricing.report(pricing.open(path)) for path in models]
+    _show(compare_page(reports, dense), pricing.chosen, pricing.output, Path("compare"))
 
 
 @energy.command(
@@ -158,40 +166,23 @@ Examples:
   neurotool energy sweep model.ckpt -T 1,2,4,8,16 --data test.tsv -o s.html
 """
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--time-steps", "-T", default="1,2,4,8,16", show_default=True, help="Every T to run.")
 @_pricing_options
-@click.option("--plot", type=click.Path(path_type=Path), help="Accuracy against energy as .svg.")
-def sweep(
-    model: Path,
-    time_steps: str,
-    cost_models: tuple[str, ...],
-    numbers: str | None,
-    data: str | None,
-    samples: int | None,
-    tokenizer: Path | None,
-    skip_zero: bool,
-    output_format: str | None,
-    as_json: bool,
-    output: Path | None,
-    plot: Path | None,
-) -> None:
+@tokenizer_option
+@click.option("--plot", type=PATH, help="Accuracy against energy as .svg.")
+def sweep(model: Path, time_steps: str, plot: Path | None, **options: Any) -> None:
     """Accuracy against energy for several T."""
-    chosen = _format(output_format, as_json, output)
+    from neurotool.energy.tables import sweep_page
+
     steps = _steps(time_steps)
-    if model.is_dir() or is_nir(model):
-        raise ConfigError(f"{model}: a sweep runs a checkpoint at other T; give a .ckpt")
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError(f"--plot {plot}: plots are written as .svg")
-    from neurotool.energy.tables import sweep_page
-    from neurotool.student.serialise import load_student
-
-    priced_by, student = _models(cost_models), load_student(model)
-    source = Source(data, samples, tokenizer, skip_zero)
-    refuse_tokenizer(model, source)
-    reports = [_report(measure_student(model, student, source, t), priced_by, numbers) for t in steps]
+    pricing = _Pricing(options)
+    opened = pricing.open(model)
+    reports = [pricing.report(opened.at(t), afresh=True) for t in steps]
     page = sweep_page(reports)
-    _show(page, chosen, output, model)
+    _show(page, pricing.chosen, pricing.output, model)
     if plot is not None:
         if not page.figures:
             raise ConfigError(f"--plot {plot}: {reports[0].measured} has no accuracy to draw; give a table with --data")
@@ -210,29 +201,6 @@ def _models(names: tuple[str, ...]) -> "list[CostModel]":
     return models
 
 
-def _report(
-    measured: Measured,
-    models: "list[CostModel]",
-    numbers: str | None,
-    dense_model: "CostModel | None" = None,
-    force: bool = False,
-) -> "Report":
-    from neurotool.energy.report import build_report
-
-    return build_report(
-        str(measured.path),
-        measured.measured,
-        measured.counts,
-        models,
-        numbers=numbers,
-        dense_model=dense_model,
-        teacher=measured.teacher,
-        force=force,
-        metrics=measured.metrics,
-        teacher_metrics=measured.teacher_metrics,
-    )
-
-
 def _format(output_format: str | None, as_json: bool, output: Path | None) -> str:
     if as_json and output_format not in (None, "json"):
         raise ConfigError(f"--json and --format {output_format} contradict each other: leave one out")
@@ -249,11 +217,6 @@ def _steps(text: str) -> list[int]:
     if steps[0] < 1:
         raise ConfigError(f"--time-steps {text}: every T must be at least 1")
     return steps
-
-
-def _check_names(models: tuple[Path, ...]) -> None:
-    if len(set(models)) < len(models):
-        raise ConfigError(f"{' '.join(map(str, models))}: a model is named twice; name each once")
 
 
 def _write(text: str, output: Path | None, model: Path, kind: str) -> None:

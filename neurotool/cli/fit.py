@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 _STYLES = {"pass": "green", "fail": "bold red", "host": "cyan", "not checked": "yellow"}
 
 
-def show_fit(console: Console, report: "FitReport") -> None:
-    """Rules, then use of each layer, then totals."""
+def show_fit(console: Console, report: "FitReport", layers: bool = True) -> None:
+    """Rules, then use of each layer (where `layers`), then totals."""
     from neurotool.export.fit import CAVEAT, NOT_COUNTED
 
     chip = report.chip
     console.print(_rules(report))
-    console.print(_layers(report))
+    if layers:
+        console.print(_layers(report))
     console.print(f"{chip.name} ({chip.technology}), {report.tokens} tokens")
     console.print(f"- a copy of each layer per token: {_cores(report.copies)}; {report.copies.why}")
     console.print(f"- tokens take turns in one copy: {_cores(report.turns)}; {report.turns.why}")

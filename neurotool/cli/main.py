@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from neurotool import __version__
-from neurotool.errors import NeurotoolError
+from neurotool.errors import NeurotoolError, NeurotoolWarning
 
 
 class LazyCommand(NamedTuple):
@@ -33,7 +34,12 @@ COMMANDS = {
         "neurotool.cli.export:export", "Write a model as NIR or as a Lava bundle, or draw its layer graph."
     ),
     "validate": LazyCommand("neurotool.cli.validate:validate", "Compare two models spike by spike on real sentences."),
-    "run": LazyCommand("neurotool.cli.run:run", "Run a Lava bundle on Lava or on the emulator."),
+    "run": LazyCommand(
+        "neurotool.cli.run:run", "Run a model on any executor: texts or arrays in, predictions and spikes out."
+    ),
+    "show": LazyCommand(
+        "neurotool.cli.show:show", "Say what a model file is: student, layers, spikes, task, metrics, versions."
+    ),
     "energy": LazyCommand("neurotool.cli.energy:energy", "Count operations and energy, beside dense networks."),
     "doctor": LazyCommand("neurotool.cli.doctor:doctor", "Show what is installed and whether Lava runs here."),
 }
@@ -94,6 +100,23 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
 
+@contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Our own; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, NeurotoolWarning):
+                click.echo(f"Warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = say
+        warnings.simplefilter("always", NeurotoolWarning)
+        yield
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message for the user."""
     if isinstance(error, KeyboardInterrupt):
@@ -119,6 +142,7 @@ def _describe_bug(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="neurotool")
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
+    click.get_current_context().with_resource(_warnings_on_one_line())
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
 
 

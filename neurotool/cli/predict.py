@@ -2,19 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
 
-from neurotool.cli import json_option
+from neurotool.cli.options import PATH, executor_option, json_option, opening_options, time_steps_option
 from neurotool.errors import DataError
-
-if TYPE_CHECKING:
-    from neurotool.tasks import Task
 
 
 @click.command(
@@ -22,45 +18,39 @@ if TYPE_CHECKING:
 Examples:
   neurotool predict model.ckpt "a moving film" "a waste of time"
   neurotool predict model.ckpt - < sentences.txt
+  neurotool predict model.lava "a moving film"
+  neurotool predict model.nir "a moving film" --tokenizer model.ckpt
   neurotool predict model.ckpt "$(printf 'first text\\tsecond text')"
 
 - reads one text a line from standard input. A student of pairs reads two texts with a tab between.
 """
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("texts", nargs=-1, required=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
+@executor_option("torch; interpreter for a .nir, emulator for a bundle")
+@opening_options
+@time_steps_option
 @json_option
-def predict(checkpoint: Path, texts: tuple[str, ...], batch_size: int, as_json: bool) -> None:
+def predict(
+    model: Path, texts: tuple[str, ...], batch_size: int, executor: str | None, as_json: bool, **opening: Any
+) -> None:
     """Classify or score texts."""
-    from neurotool.evaluation import predict as run
-    from neurotool.student.serialise import load_student
+    from neurotool.api.model import open_model
 
-    student, tokenizer, task, _ = load_student(checkpoint)
-    source = _lines() if texts == ("-",) else numbered(texts)
+    opened = open_model(model, **opening)
+    reader = opened.reading()
+    source = _lines() if texts == ("-",) else ((f"text {i}", text) for i, text in enumerate(texts, start=1))
     empty = True
     while batch := list(islice(source, batch_size)):
         empty = False
-        pairs = [split_columns(name, text, len(task.text_columns)) for name, text in batch]
-        _warn_of_long_texts(pairs, tokenizer, student.config.max_position_embeddings)
-        logits = run(student, tokenizer, pairs)
-        for (_, text), row in zip(batch, logits, strict=True):
-            result = prediction(task, text, row)
+        names, given = zip(*batch, strict=True)
+        if cut := reader.given(given, names).cut:
+            click.echo(f"{cut} of {len(given)} texts are longer than {reader.max_length} tokens: cut", err=True)
+        for result in opened.predict(given, executor):
             click.echo(json.dumps(result, ensure_ascii=False) if as_json else shown(result))
     if empty:
         raise DataError("standard input: no text in it; give one text a line")
-
-
-def _warn_of_long_texts(texts: list[tuple[str, ...]], tokenizer: Any, length: int) -> None:
-    columns = (list(column) for column in zip(*texts, strict=True))
-    encodings = tokenizer(*columns, truncation=True, max_length=length).encodings
-    if cut := sum(bool(encoding.overflowing) for encoding in encodings):
-        click.echo(f"{cut} of {len(texts)} texts are longer than {length} tokens: cut", err=True)
-
-
-def numbered(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The texts of a command line, each with what an error calls it."""
-    return ((f"text {number}", text) for number, text in enumerate(texts, start=1))
 
 
 def _lines() -> Iterator[tuple[str, str]]:
@@ -74,32 +64,8 @@ def _lines() -> Iterator[tuple[str, str]]:
             yield name, text
 
 
-def prediction(task: "Task", text: str | None, logits: np.ndarray) -> dict[str, Any]:
-    """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
-    known = {} if text is None else {"text": text}
-    if task.regression:
-        return known | {"score": float(logits[0])}
-    probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    label = task.label_names[int(logits.argmax())]
-    return known | {
-        "label": label,
-        "probabilities": dict(zip(task.label_names, map(float, probabilities), strict=True)),
-    }
-
-
 def shown(result: dict[str, Any]) -> str:
     """A prediction on one line."""
     if "score" in result:
         return f"{result['score']:.3f}  {result['text']}"
     return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {result['text']}"
-
-
-def split_columns(name: str, text: str, columns: int) -> tuple[str, ...]:
-    """One text, or the two of a pair with a tab between. Raises DataError, which begins with `name`."""
-    parts = tuple(text.split("\t"))
-    wanted = "pairs, two texts with a tab between" if columns == 2 else "single texts; write a space for a tab"
-    if len(parts) != columns:
-        raise DataError(f"{name}: {text[:40]!r} has {len(parts)} part(s) between tabs: this student reads {wanted}")
-    if not all(part.strip() for part in parts):
-        raise DataError(f"{name}: {text[:40]!r} has an empty text: nothing can be said about it, leave it out")
-    return parts

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,43 +12,45 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from neurotool.cli import json_option
-from neurotool.cli.predict import numbered, prediction, shown, split_columns
-from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts
+from neurotool.cli.options import PATH, executor_option, json_option, opening_options, time_steps_option
+from neurotool.cli.predict import shown
 from neurotool.errors import ConfigError
-from neurotool.files import check_free, replacing
-from neurotool.graph import Graph, Neuron
-from neurotool.lava_runtime.bundle import read_bundle
-from neurotool.sentences import random_inputs, tokenised
+from neurotool.files import check_free
+from neurotool.graph import Neuron
+from neurotool.inputs import write_arrays
 
 if TYPE_CHECKING:
-    from neurotool.lava_runtime.emulator import Emulation
+    from neurotool.api.model import Model
+    from neurotool.api.reading import ModelInputs
+    from neurotool.executor import Run
 
 EXAMPLES = """\b
 Examples:
   neurotool run model.lava "a moving film" "a waste of time"
-  neurotool run model.lava --data reviews.tsv --backend emulator --samples 500
-  neurotool run model.lava "a film" --record encoder.0 --raster spikes.png
+  neurotool run model.lava --data reviews.tsv --executor emulator
+  neurotool run model.ckpt "a film" --record encoder.0 --raster spikes.png
+  neurotool run model.nir --input spikes.npz -o spikes_out.npz
+  neurotool run model.nir --part encoder.0 --input embedding.npy -o out.npz
 
 Lava runs on the CPU, one input after another: a sentence takes seconds. The emulator gives the same numbers, bit for
-bit in fixed point, without Lava. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of
-the layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer.
+bit in fixed point, without Lava. --input is a .npz with an array for each Input of the network, or the .npy of its only
+one: (inputs, [steps,] [tokens,] width). A recording holds NAME.spikes (inputs, steps, tokens, width), from the first
+step of the layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every
+layer.
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.argument("texts", nargs=-1)
-@click.option("--data", type=click.Path(path_type=Path), help="File or folder with labelled text.")
+@click.option("--data", type=PATH, help="File or folder with labelled text.")
+@click.option("--input", "arrays", type=PATH, help="Arrays to run in place of texts (.npz, .npy).")
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Texts of --data to run.")
-@click.option(
-    "--backend", type=click.Choice(["lava", "emulator"]), default="lava", show_default=True, help="What runs it."
-)
+@executor_option("lava for a bundle, torch for a .ckpt, interpreter for a .nir", "--executor", "--backend")
+@click.option("--part", help="Run these nodes alone: FIRST or FIRST:LAST, names or groups such as encoder.0.")
 @click.option("--record", multiple=True, metavar="LAYER", help="Keep what this layer does; encoder.0: all in it.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Where recordings go.  [default: MODEL ending in .npz]"
-)
-@click.option("--raster", type=click.Path(path_type=Path), help="Draw the spikes of the first input (png, svg, pdf).")
+@click.option("-o", "--output", type=PATH, help="Where recordings go.  [default: MODEL ending in .npz]")
+@click.option("--raster", type=PATH, help="Draw the spikes of the first input (png, svg, pdf).")
 @click.option(
     "--overflow",
     type=click.Choice(["error", "wrap", "clip"]),
@@ -56,13 +60,17 @@ the layer's own window on, NAME.potentials after the last step and NAME.messages
 )
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which Lava is stopped.")
 @click.option("--force", is_flag=True, help="Replace output and raster.")
+@opening_options
+@time_steps_option
 @json_option
 def run(
     model: Path,
     texts: tuple[str, ...],
     data: Path | None,
+    arrays: Path | None,
     samples: int,
-    backend: str,
+    executor: str | None,
+    part: str | None,
     record: tuple[str, ...],
     output: Path | None,
     raster: Path | None,
@@ -70,64 +78,59 @@ def run(
     timeout: float | None,
     force: bool,
     as_json: bool,
+    **opening: Any,
 ) -> None:
-    """Run a Lava bundle on Lava or on the emulator."""
-    if texts and data:
-        raise ConfigError(f"--data {data}: texts are given, too; leave out one of the two")
-    bundle = read_bundle(model)
-    graph = bundle.graph
-    if timeout is not None and backend == "emulator":
-        raise ConfigError(f"--timeout {timeout:g}: only Lava is stopped after a time; leave it out")
-    if overflow != "error" and not graph.fixed_point:
-        raise ConfigError(f"--overflow {overflow}: {model} is not in fixed point, nothing overflows; leave it out")
-    recorded, drawn = _recorded(graph, record), _drawn(graph, record, raster)
-    recording = _outputs(model, record, output, raster, force)
-    reader = bundle_reader(bundle, model)
-    inputs = _inputs(graph, reader, texts, data, samples)
+    """Run a model on any executor: texts or arrays in, predictions and spikes out."""
+    from neurotool.api.model import open_model
+
+    given = {"texts": bool(texts), f"--data {data}": data is not None, f"--input {arrays}": arrays is not None}
+    if len(found := [name for name, there in given.items() if there]) > 1:
+        are = "are" if found[0] == "texts" else "is"
+        raise ConfigError(f"{found[1]}: {found[0]} {are} given, too; leave out one of the two")
+    opened = open_model(model, **opening)
+    executor = executor or ("lava" if opened.kind == "bundle" else opened.default_executor)
+    if part:
+        opened = opened.part(*part.split(":", 1))
+    everything = arrays is not None and output is not None and not record
+    recorded = tuple(opened.graph.of_type(Neuron)) if everything else opened.named(record)
+    drawn = _drawn(opened, recorded, raster)
+    recording = _outputs(model, record or recorded, output, raster, force)
+    settings = {"overflow": overflow, "timeout": timeout}
+    opened.executor(executor, **settings)  # refuses what does not fit before any work
+    inputs = _inputs(opened, texts, data, arrays, samples)
     start = time.perf_counter()
-    result = _run(graph, inputs, backend, tuple(dict.fromkeys(recorded + drawn)), overflow, timeout, as_json)
-    report = _report(graph, result, reader, texts, inputs) | {
-        "backend": backend,
+    with _progress(len(inputs.inputs), as_json) as progress:
+        names = tuple(dict.fromkeys(recorded + drawn))
+        result = opened.run(inputs, executor, names, progress=progress, **settings)
+    report = _report(opened, result, texts, inputs) | {
+        "backend": executor,
         "inputs": len(inputs.inputs),
         "source": inputs.source,
         "seconds": round(time.perf_counter() - start, 2),
     }
-    if backend == "lava":
+    if executor == "lava":
         from neurotool.lava_runtime.network import Network
 
-        network = Network(graph)
+        network = Network(opened.graph)
         report |= {"processes": len(network.parts), "steps_per_input": network.time_line.steps}
     if recording:
         report["recording"] = str(recording)
-        _save(recording, result, recorded, inputs, force)
+        write_arrays(recording, _recording(result, recorded, inputs, arrays is not None), force)
     if raster:
-        from neurotool.cli.raster import draw_spikes
+        from neurotool.api.raster import draw_spikes
 
-        draw_spikes(raster, graph, {name: result.spikes[name][0] for name in drawn}, force)
+        draw_spikes(raster, opened.graph, {name: result.spikes[name][0] for name in drawn}, force)
         report["raster"] = str(raster)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else _text(report))
 
 
-def _recorded(graph: Graph, record: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the nodes to record. Raises ConfigError."""
-    names: list[str] = []
-    for given in record:
-        found = [name for name in graph.nodes if name == given or name.startswith(f"{given}.")]
-        if not found:
-            known = ", ".join(graph.of_type(Neuron))
-            raise ConfigError(f"--record {given}: there is no such layer; the neuron layers are {known}")
-        names += found
-    return tuple(dict.fromkeys(names))
-
-
-def _drawn(graph: Graph, record: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
+def _drawn(model: "Model", recorded: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
     """Names of the neuron layers to draw: those that are recorded, or all. Raises ConfigError."""
     if raster is None:
         return ()
-    layers = graph.of_type(Neuron)
+    layers = model.graph.of_type(Neuron)
     if not layers:
         raise ConfigError(f"--raster {raster}: the network has no neuron layer, and nothing spikes; leave it out")
-    recorded = _recorded(graph, record)
     return tuple(name for name in layers if name in recorded) or tuple(layers)
 
 
@@ -143,7 +146,7 @@ def _outputs(
     if recording:
         check_free(recording, force)
     if raster:
-        from neurotool.cli.raster import check_raster
+        from neurotool.api.raster import check_raster
 
         check_raster(raster, force)
         if recording and recording.resolve() == raster.resolve():
@@ -152,58 +155,39 @@ def _outputs(
 
 
 def _inputs(
-    graph: Graph, reader: TextReader | None, texts: tuple[str, ...], data: Path | None, samples: int
-) -> TextInputs:
-    if reader is None:
-        if texts or data:
-            raise ConfigError("the bundle holds no tokenizer: leave out texts and --data, it runs on random inputs")
-        return TextInputs(random_inputs(graph, samples), None, "random inputs: the bundle holds no tokenizer")
-    if not texts:
-        return read_texts(reader, data, samples, graph.tokens)
-    tokens = min(graph.tokens, reader.plan.get("max_length", graph.tokens))
-    columns = [split_columns(name, text, len(reader.task.text_columns)) for name, text in numbered(texts)]
-    inputs, cut = tokenised(reader.tokenizer, columns, tokens)
-    return TextInputs(inputs, None, f"given texts, {cut} cut to {tokens} tokens" if cut else "given texts")
+    model: "Model", texts: tuple[str, ...], data: Path | None, arrays: Path | None, samples: int
+) -> "ModelInputs":
+    if arrays is not None:
+        return model.arrays(arrays)
+    return model.reading().given(texts) if texts else model.samples(data, samples)
 
 
-def _run(
-    graph: Graph, inputs: TextInputs, backend: str, record: tuple[str, ...], overflow: Any, timeout: Any, quiet: bool
-) -> "Emulation":
-    count = len(inputs.inputs)
-    (batch,) = inputs.batches(count)
-    if backend == "emulator":
-        from neurotool.lava_runtime.emulator import Emulator
-
-        return Emulator(graph, overflow).run(**batch, record=bool(record))
-    from neurotool.lava_runtime.run import run_on_lava
-
+@contextmanager
+def _progress(inputs: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("Lava", total=count)
-        arguments = {"record": record, "overflow": overflow, "timeout": timeout}
-        return run_on_lava(graph, **batch, **arguments, progress=lambda done: bar.update(task, completed=done))
+        task = bar.add_task("running", total=inputs)
+        yield lambda done: bar.update(task, completed=done)
 
 
-def _report(
-    graph: Graph, result: "Emulation", reader: TextReader | None, texts: tuple[str, ...], inputs: TextInputs
-) -> dict[str, Any]:
+def _report(model: "Model", result: "Run", texts: tuple[str, ...], inputs: "ModelInputs") -> dict[str, Any]:
     """Predictions, or logits without a task, and metrics where there are labels."""
     if result.logits is None:
         return {"logits": None}
-    if reader is None:
+    if model.reader is None:
         return {"logits": result.logits.tolist()}
     names = texts or [None] * len(inputs.inputs)
     report: dict[str, Any] = {
-        "predictions": [prediction(reader.task, *one) for one in zip(names, result.logits, strict=True)]
+        "predictions": [model.reader.prediction(*one) for one in zip(names, result.logits, strict=True)]
     }
     if inputs.labels is not None:
         from neurotool.tasks import compute_metrics
 
-        report["metrics"] = compute_metrics(reader.task, result.logits, inputs.labels)
+        report["metrics"] = compute_metrics(model.reader.task, result.logits, inputs.labels)
     return report
 
 
-def _save(path: Path, result: "Emulation", record: tuple[str, ...], inputs: TextInputs, force: bool) -> None:
+def _recording(result: "Run", record: tuple[str, ...], inputs: "ModelInputs", logits: bool) -> dict[str, np.ndarray]:
     arrays = {
         f"{name}.{kind}": getattr(result, kind)[name]
         for name in record
@@ -212,8 +196,7 @@ def _save(path: Path, result: "Emulation", record: tuple[str, ...], inputs: Text
     }
     if "attention_mask" in inputs.inputs[0]:
         arrays["attention_mask"] = np.stack([one["attention_mask"] for one in inputs.inputs])
-    with replacing(path, force) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    return arrays | ({"logits": result.logits} if logits and result.logits is not None else {})
 
 
 def _text(report: dict[str, Any]) -> str:

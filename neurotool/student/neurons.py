@@ -121,6 +121,15 @@ class NeuronDynamics:
                 u, spikes = self.step(u, drive)
                 yield spikes
 
+    def potential(self, drive: Tensor, spikes: Tensor) -> Tensor:
+        """What a window of constant drive leaves, given the `spikes` (T, *drive.shape) that it sent."""
+        if self.has_closed_form:
+            return self._charge(drive, len(spikes)) - spikes.sum(0) - (1 - self.firing_point)
+        u = torch.full_like(drive, self.v_init)
+        for s in spikes:
+            u = self.after(self.integrate(u, drive), s)
+        return u
+
     def rate(self, drive: Tensor, time_steps: int) -> Tensor:
         """Average spiking rate of a window of constant drive; gradient is the steady state's (straight through)."""
         if self.has_closed_form:

@@ -1,8 +1,8 @@
-"""A torch student as a `neurotool.validate.Model`: every spike of one input, stepped through its schedule."""
+"""A torch student as an executor: every spike of every input, stepped through its schedule."""
 
 import contextlib
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from neurotool.student.emission import Membranes, Recorded, WindowSpikes
+from neurotool.errors import DataError
+from neurotool.executor import Record, Run, joined, unstacked
+from neurotool.student.emission import Membranes, NeuronLayer, Recorded, WindowSpikes
 from neurotool.student.neurons import RunningRate
 from neurotool.student.student import Student
-from neurotool.validate import Inputs, Run
 
 
 class RoundedToFloat32(TorchFunctionMode):
@@ -37,10 +38,10 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, dro
     return scores.masked_fill(~attn_mask, -torch.inf).softmax(-1) @ value
 
 
-class StudentModel:
+class TorchExecutor:
     """dtype: torch.float64, or torch.float32 as `simulate` means it: every operation in float64, its result rounded to
     float32. as_used: float32 as torch computes it, with fused attention, when the student is evaluated; needs no dtype.
-    Weights and thresholds stay the values they have in the student.
+    time_steps: another T. Weights and thresholds stay the values they have in the student.
     """
 
     @torch.no_grad()
@@ -49,10 +50,12 @@ class StudentModel:
         student: Student,
         dtype: torch.dtype = torch.float64,
         as_used: bool = False,
+        time_steps: int | None = None,
     ) -> None:
         self.rounding = RoundedToFloat32 if dtype == torch.float32 and not as_used else contextlib.nullcontext
-        self.graph = student.to_graph()
         self.student = copy.deepcopy(student).eval()
+        self.student.config.time_steps = time_steps or student.config.time_steps
+        self.graph = self.student.to_graph()
         for layer in self.student.neuron_layers.values():
             # exp(log_gain) is a little different in another precision: keep the product.
             layer.base.copy_(layer.v_threshold)
@@ -60,22 +63,41 @@ class StudentModel:
         self.dtype = torch.float32 if as_used else torch.float64
         self.student.to(self.dtype)
 
-    @torch.inference_mode()
-    def run(self, inputs: Inputs) -> Run:
-        with self.rounding():
-            return self._run(inputs)
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
+    ) -> Run:
+        """Input after input, so that a batch decides no rounding: see `Executor.run`."""
+        if input_ids is None:
+            raise DataError("input_ids are missing: the student reads tokens")
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        rows = unstacked(batch)
+        with self.rounding(), torch.inference_mode():
+            run = joined([self._run(**one) for one in rows])
+        real = np.ones(np.shape(input_ids), bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
+        return run.count_events(self.graph, batch, real).keep(record)
 
-    def _run(self, inputs: Inputs) -> Run:
+    def _run(self, input_ids: np.ndarray, **others: np.ndarray) -> Run:
         student = self.student
-        batch = {name: torch.as_tensor(np.asarray(value))[None] for name, value in inputs.items()}
+        batch = {name: torch.as_tensor(array)[None] for name, array in {"input_ids": input_ids, **others}.items()}
         mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
         current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
-        steps, rates, last = self._phased(current, mask) if self._is_phased else self._concurrent(current, mask)
-        logits = student.readout(last, mask)
+        traced = self._phased(current, mask) if self._is_phased else self._concurrent(current, mask)
+        spikes = {
+            name: _array(torch.cat([step[name] for step in traced.steps])).swapaxes(0, 1).astype(np.int8)
+            for name in traced.rates
+        }
+        passes = self.graph.feedback_sweeps if self._is_phased else self.graph.time_steps
         return Run(
-            spikes={name: _array(torch.cat([step[name] for step in steps]))[:, 0].astype(np.int8) for name in rates},
-            rates={name: _array(rate)[0] for name, rate in rates.items()},
-            logits=_array(logits)[0],
+            logits=_array(student.readout(traced.last, mask)),
+            rates={name: _array(rate) for name, rate in traced.rates.items()},
+            spikes=spikes,
+            potentials={name: _array(u) for name, u in traced.potentials.items()},
+            sent={name: _sent(layer, passes) for name, layer in spikes.items()},
         )
 
     @torch.inference_mode()
@@ -101,11 +123,11 @@ class StudentModel:
         sweep, steps = self.student._sweep(current, mask), []
         state: Any = None
         for _ in range(self.graph.feedback_sweeps):
-            windows = WindowSpikes(self.student.config.time_steps)
+            windows = _Windows(self.student.config.time_steps)
             recorded = Recorded(windows)
             state = sweep(recorded, state)
             steps.append(windows.spikes)
-        return steps, recorded.rates, state
+        return _Trace(steps, recorded.rates, windows.potentials, state)
 
     def _concurrent(self, current: Tensor, mask: Tensor) -> "_Trace":
         sweep, membranes, state, steps = self.student._sweep(current, mask), Membranes(), None, []
@@ -114,11 +136,37 @@ class StudentModel:
             state = sweep(membranes, state)
             average.add(state)
             steps.append({name: spikes[None] for name, spikes in membranes.last_spikes.items()})
-        return steps, membranes.rates, average.value
+        return _Trace(steps, membranes.rates, membranes.potentials, average.value)
 
 
-_Trace = tuple[list[dict[str, Tensor]], dict[str, Tensor], Tensor]
-"""Spikes (T, 1, tokens, width) of each sweep, or each step with T = 1; the last rates; what the readout pools."""
+class _Windows(WindowSpikes):
+    """Keeps what each window leaves in its neurons, too."""
+
+    def __init__(self, time_steps: int) -> None:
+        super().__init__(time_steps)
+        self.potentials: dict[str, Tensor] = {}
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        rate = super().__call__(neurons, current)
+        potential = neurons.dynamics.potential(neurons.drive(current), self.spikes[neurons.name])
+        self.potentials[neurons.name] = potential
+        return rate
+
+
+class _Trace(NamedTuple):
+    """steps: spikes (T, 1, tokens, width) of each sweep, or each step with T = 1; the last rates and potentials; last:
+    what the readout pools."""
+
+    steps: list[dict[str, Tensor]]
+    rates: dict[str, Tensor]
+    potentials: dict[str, Tensor]
+    last: Tensor
+
+
+def _sent(spikes: np.ndarray, passes: int) -> np.ndarray:
+    """(inputs, steps, tokens, width) -> (inputs, passes, tokens)."""
+    by_step = np.abs(spikes.astype(np.int64)).sum(-1)
+    return by_step.reshape(len(spikes), passes, -1, spikes.shape[2]).sum(2)
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a model file to a Lava bundle: the rooms `export` (lowering) and `lava_runtime` (emulator, bundle) together."""
+"""From a model to a Lava bundle: the rooms `export` (lowering) and `lava_runtime` (emulator, bundle) together."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,38 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neurotool.cli.graphs import Conventions, bundle_graph, is_nir, load_graph, student_graph
-from neurotool.cli.reading import TextInputs, TextReader, bundle_reader, read_texts, student_reader
+from neurotool.api.model import Model
+from neurotool.api.reading import ModelInputs, TextReader
 from neurotool.errors import ConfigError, ExportError
+from neurotool.executor import Run
 from neurotool.graph import Graph, Input, Neuron
-from neurotool.lava_runtime.bundle import MANIFEST, Bundle, is_bundle, read_bundle
-from neurotool.lava_runtime.emulator import Emulation, Emulator
-from neurotool.sentences import random_inputs
+from neurotool.lava_runtime.bundle import MANIFEST, Bundle
+from neurotool.lava_runtime.emulator import Emulator
 
 RANGE_BATCHES = 2
 """Ranges of values are taken from that many batches; nearly all are proven from the weights anyway."""
 
 
-def load_for_export(path: Path, conventions: Conventions) -> tuple[Graph, TextReader | None, dict[str, str]]:
-    """The graph, how it reads text if it does, and the files of its tokenizer."""
-    if is_bundle(path):
-        bundle = read_bundle(path)
-        return bundle_graph(path, bundle, conventions), bundle_reader(bundle, path), bundle.tokenizer
-    if is_nir(path) or path.is_dir():
-        return load_graph(path, conventions), None, {}
-    from neurotool.student.serialise import load_student
-
-    student = load_student(path)
-    return student_graph(path, student, conventions), student_reader(student), student.checkpoint.tokenizer
-
-
-def calibration_inputs(graph: Graph, reader: TextReader | None, data: Path | None, samples: int) -> TextInputs:
-    if reader is None:
-        return TextInputs(random_inputs(graph, samples), None, "random inputs: the file holds no tokenizer")
-    return read_texts(reader, data, samples, graph.tokens)
-
-
-def ranges(graph: Graph, texts: TextInputs) -> dict[str, float]:
+def ranges(graph: Graph, texts: ModelInputs) -> dict[str, float]:
     """Largest |output| of every node on the first inputs."""
     emulator, largest = Emulator(graph), dict[str, float]()
     for batch in texts.batches()[:RANGE_BATCHES]:
@@ -64,7 +45,7 @@ class Errors:
             self._compare(a, b, batch.get("attention_mask"))
         return self
 
-    def _compare(self, a: Emulation, b: Emulation, mask: Any) -> None:
+    def _compare(self, a: Run, b: Run, mask: Any) -> None:
         for name, rates in a.rates.items():
             real = np.ones(rates.shape[:2], bool) if mask is None else np.asarray(mask).astype(bool)
             self.differences[name].append(float(np.abs(rates - b.rates[name])[real].mean()))
@@ -109,19 +90,19 @@ class Quantisation(NamedTuple):
     spiking_inputs: bool = False
 
 
-def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bundle:
+def make_bundle(model: Model, how: Quantisation) -> Bundle:
     """Calibrate, lower and measure; with real parameters (`fixed` False) only wrap.
 
     A bundle in integers stays as it is: ConfigError where an option asks for other integers.
     """
-    if is_bundle(path) and (bundle := read_bundle(path)).precision == "fixed":
+    path, graph = model.path, model.graph
+    if graph.fixed_point:
         asked = {"--precision float": not how.fixed, "--per-layer": how.per_layer, "--softmax shift": how.shift_softmax}
         for option, given in (asked | {f"--data {how.data}": how.data is not None}).items():
             if given:
                 raise ConfigError(f"{option}: {path} holds integers already; export the checkpoint with it")
-        bundle_graph(path, bundle, conventions)
-        return bundle
-    graph, reader, tokenizer = load_for_export(path, conventions)
+        assert model.bundle is not None
+        return model.bundle
     if how.fixed and not (graph.is_spiking or graph.of_type(Input)):
         raise ExportError(
             f"{path} has no neurons, and integers with the bits of a spiking chip are too coarse for a dense network: "
@@ -130,20 +111,20 @@ def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bund
     if how.spiking_inputs:
         inputs = {name: node for name, node in graph.nodes.items() if isinstance(node, Input)}
         graph = replace(graph, nodes=graph.nodes | {name: replace(node, spiking=True) for name, node in inputs.items()})
-    content = (path / MANIFEST if is_bundle(path) else path).read_bytes()
+    content = (path / MANIFEST if path.is_dir() else path).read_bytes()
     record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}}
     task: dict[str, Any] = {}
-    if reader is not None:
-        task = asdict(reader.task)
-        record["plan"] = {key: reader.plan[key] for key in ("data", "task", "max_length") if key in reader.plan}
+    if model.reader is not None:
+        task, plan = asdict(model.reader.task), model.reader.training.get("plan", {})
+        record["plan"] = {key: plan[key] for key in ("data", "task", "max_length") if key in plan}
     if how.fixed:
         from neurotool.export.lower import WEIGHT_BITS, lower
 
-        texts = calibration_inputs(graph, reader, how.data, how.samples)
+        texts = model.samples(how.data, how.samples)
         exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax)
         errors = Errors(exact, graph).run(texts.batches())
         record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}
-        record["calibration"] |= errors.metrics(reader, texts.labels)
+        record["calibration"] |= errors.metrics(model.reader, texts.labels)
         exponents = "layer" if how.per_layer else "output channel"
         softmax = "powers of two" if how.shift_softmax else "I-BERT's polynomial"
         record["quantisation"] = {
@@ -152,4 +133,4 @@ def make_bundle(path: Path, conventions: Conventions, how: Quantisation) -> Bund
             "softmax": softmax,
             "layers": errors.layers(),
         }
-    return Bundle(graph, dict(tokenizer), task, record)
+    return Bundle(graph, dict(model.tokenizer_files), task, record)

@@ -1,0 +1,125 @@
+"""Writing a model in another format, and what was written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neurotool import files
+from neurotool.api.model import Model
+from neurotool.errors import ConfigError
+from neurotool.graph import Graph
+
+LOWERED = ("lava", "netx")
+"""Targets of integers: weights are quantised and calibrated."""
+TARGETS = ("nir", *LOWERED, "dot", "svg")
+
+
+def export(
+    model: Model,
+    path: Path | None = None,
+    target: str = "nir",
+    *,
+    calibration: Path | str | None = None,
+    samples: int = 128,
+    precision: str = "fixed",
+    per_layer: bool = False,
+    softmax: str = "polynomial",
+    chip: str | None = None,
+    part: str = "",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write `model`; returns what was written: output, target, bytes, nodes, and what quantisation and fit found.
+
+    path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
+    calibrate on (lava, netx), by default `samples` of the validation data. precision: fixed, or float for a bundle of
+    real numbers; per_layer: one weight exponent a layer; softmax: polynomial or shift. chip: report how the network
+    fits it. part: draw only the nodes of this name (dot, svg). force: replace the output.
+    Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
+    """
+    check_options(target, calibration, precision, per_layer, softmax, chip, part)
+    path = path or model.path.with_suffix(f".{'hdf5' if target == 'netx' else target}")
+    if target not in LOWERED:
+        return {"output": str(path), "target": target} | _WRITERS[target](model.graph, path, part, force)
+    from neurotool.api.lowering import Quantisation, make_bundle
+    from neurotool.export.chip import load_chip
+    from neurotool.export.fit import fit_report
+    from neurotool.lava_runtime.bundle import check_free, write_bundle
+
+    limits = load_chip(chip) if chip else None
+    (check_free if target == "lava" else files.check_free)(path, force)  # before the work
+    data = None if calibration is None else Path(calibration)
+    how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, target == "netx")
+    bundle = make_bundle(model, how)
+    if target == "lava":
+        write_bundle(path, bundle, force)
+    else:
+        from neurotool.export.netx import write_netx
+
+        write_netx(bundle.graph, path, force)
+    report = {"output": str(path), "target": target, **_described(bundle.graph, path), "precision": bundle.precision}
+    fit = {"fit": fit_report(bundle.graph, limits, bundle.max_length)} if limits else {}
+    return report | bundle.record | fit
+
+
+def check_options(
+    target: str,
+    calibration: Path | str | None,
+    precision: str,
+    per_layer: bool,
+    softmax: str,
+    chip: str | None,
+    part: str,
+) -> None:
+    """Raises ConfigError for options of `export` that do not fit the target or each other."""
+    if target not in TARGETS:
+        raise ConfigError(f"target {target!r}: choose one of {', '.join(TARGETS)}")
+    if part and target not in ("dot", "svg"):
+        raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
+    integers = calibration is not None or per_layer or softmax != "polynomial"
+    if target not in LOWERED and (integers or chip or precision != "fixed"):
+        options = "--data, --per-layer, --softmax, --precision and --chip"
+        raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
+    if (target == "netx" or chip) and precision != "fixed":
+        raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
+    if target == "netx" and softmax != "polynomial":
+        raise ConfigError(f"--softmax {softmax}: netx holds no softmax; leave it out")
+    if integers and precision != "fixed":
+        raise ConfigError(
+            f"--precision {precision}: --data, --per-layer and --softmax are about integers; leave them out"
+        )
+
+
+def _nir(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:
+    from neurotool.export.nir import write_nir
+    from neurotool.export.to_nir import expressible
+
+    write_nir(graph, path, force=force)
+    return _described(graph, path) | {"standard_nodes": len(expressible(graph))}
+
+
+def _dot(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:
+    from neurotool.export.drawing import to_dot
+
+    to_dot(graph, path, part, force)
+    return _described(graph, path)
+
+
+def _svg(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:
+    from neurotool.export.drawing import draw
+
+    draw(graph, path, part, force)
+    return _described(graph, path)
+
+
+_WRITERS: dict[str, Callable[[Graph, Path, str, bool], dict[str, Any]]] = {"nir": _nir, "dot": _dot, "svg": _svg}
+
+
+def _described(graph: Graph, path: Path) -> dict[str, Any]:
+    written = path.iterdir() if path.is_dir() else [path]
+    return {
+        "bytes": sum(file.stat().st_size for file in written),
+        "weight_bytes": sum(array.nbytes for array in graph.to_arrays()[1].values()),
+        "nodes": len(graph.nodes),
+        "time_steps": graph.time_steps,
+        "schedule": graph.schedule,
+    }

@@ -1,0 +1,286 @@
+"""Any model file, opened: its layer graph, how it reads text, and what can be asked of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from neurotool.api.executors import Settings, make_executor
+from neurotool.api.reading import ModelInputs, Text, TextReader
+from neurotool.errors import BundleError, ConfigError, DataError, GraphError
+from neurotool.executor import Executor, Record, Run, stacked, unstacked
+from neurotool.graph import Graph, Neuron
+from neurotool.graph.names import in_group
+from neurotool.graph.part import part
+from neurotool.inputs import fitted, read_arrays
+from neurotool.sentences import random_inputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from neurotool.energy.report import Report
+    from neurotool.evaluation import Evaluation
+    from neurotool.lava_runtime.bundle import Bundle
+    from neurotool.student.serialise import LoadedStudent
+    from neurotool.tasks import Task
+
+Kind = Literal["checkpoint", "NIR file", "bundle"]
+DEFAULT_EXECUTOR: dict[Kind, str] = {"checkpoint": "torch", "NIR file": "interpreter", "bundle": "emulator"}
+SAMPLES = 8
+"""Random inputs for networks that read no text."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file that was opened, or a part of its network.
+
+    graph: what every executor but torch runs. reader: how it reads text, None where it does not. record: of the
+    training of a checkpoint, of the quantisation of a bundle. student: a checkpoint's, which torch runs.
+    """
+
+    path: Path
+    kind: Kind
+    graph: Graph
+    reader: TextReader | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    student: "LoadedStudent | None" = None
+    bundle: "Bundle | None" = None
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
+        """None where it reads no text."""
+        return None if self.reader is None else self.reader.tokenizer
+
+    @property
+    def task(self) -> "Task | None":
+        """What is classified or scored; None where that is not known."""
+        return None if self.reader is None else self.reader.task
+
+    @property
+    def tokenizer_files(self) -> dict[str, str]:
+        """Files of the tokenizer by name, as text; {} where it reads no text."""
+        if self.student is not None:
+            return self.student.checkpoint.tokenizer
+        return self.bundle.tokenizer if self.bundle is not None else {}
+
+    @property
+    def default_executor(self) -> str:
+        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle."""
+        return DEFAULT_EXECUTOR[self.kind]
+
+    def executor(self, name: str | None = None, **settings: Any) -> Executor:
+        """One of EXECUTORS with this model. settings: fields of `executors.Settings`. Raises ConfigError."""
+        student = None if self.student is None else self.student.model
+        return make_executor(name or self.default_executor, self.graph, student, Settings(**settings))
+
+    def at(self, time_steps: int | None) -> "Model":
+        """The same with another T; None: its own. Raises ConfigError where there is no T to choose."""
+        if time_steps is None or time_steps == self.graph.time_steps:
+            return self
+        if self.student is not None:
+            from neurotool.student.student import check_time_steps
+
+            check_time_steps(self.student.model, time_steps)
+        if self.graph.fixed_point:
+            raise ConfigError(
+                f"-T {time_steps}: {self.path} holds integers made for T = {self.graph.time_steps}; export the "
+                "checkpoint with -T"
+            )
+        return replace(self, graph=replace(self.graph, time_steps=time_steps))
+
+    def part(self, first: str, last: str | None = None) -> "Model":
+        """The nodes from `first` to `last` alone, in emission order; what they read from outside becomes an Input.
+
+        Either may name a group: part("encoder.0") is all of that layer. Raises GraphError.
+        """
+        return Model(self.path, "NIR file" if self.student else self.kind, part(self.graph, first, last or first))
+
+    def run(
+        self,
+        inputs: Sequence[Text] | Mapping[str, Any] | np.ndarray | ModelInputs,
+        executor: str | None = None,
+        record: Record = True,
+        **settings: Any,
+    ) -> Run:
+        """Run texts, or arrays, all together.
+
+        inputs: texts (pairs as tuples, or with a tab between); or arrays by name: input_ids, attention_mask,
+          token_type_ids, and a (inputs, [T,] [tokens,] width) array for each Input node; or that of the only Input.
+        executor: torch, interpreter, emulator or lava; the result is the same. record: names of nodes, or of groups
+          such as "encoder.0"; by default all. settings: see `executor`.
+        Raises DataError for inputs that the network cannot take, ConfigError for an executor that cannot run it.
+        """
+        names = record if isinstance(record, bool) else self.named(record)
+        return self.executor(executor, **settings).run(**self.batch(inputs), record=names)
+
+    def named(self, groups: Sequence[str] | Any) -> tuple[str, ...]:
+        """Nodes of these names, or in these groups. Raises ConfigError for one that is not there."""
+        names: list[str] = []
+        for given in groups:
+            found = in_group(self.graph.nodes, given)
+            if not found:
+                known = ", ".join(self.graph.of_type(Neuron))
+                raise ConfigError(f"--record {given}: there is no such layer; the neuron layers are {known}")
+            names += found
+        return tuple(dict.fromkeys(names))
+
+    def batch(self, inputs: Sequence[Text] | Mapping[str, Any] | np.ndarray | ModelInputs) -> dict[str, Any]:
+        """Inputs as every executor takes them: see `run`."""
+        if isinstance(inputs, ModelInputs):
+            return stacked(inputs.inputs)
+        if isinstance(inputs, (np.ndarray, Mapping)):
+            return fitted(self.graph, inputs)
+        if isinstance(inputs, str):
+            inputs = [inputs]
+        return stacked(self.reading().given(inputs).inputs)
+
+    def reading(self) -> TextReader:
+        """How it reads text. Raises ConfigError where it does not."""
+        if self.reader is not None:
+            return self.reader
+        if self.kind == "NIR file":
+            raise ConfigError(f"{self.path}: holds no tokenizer; name a .ckpt that does with --tokenizer")
+        raise ConfigError(f"{self.path}: the bundle holds no tokenizer: leave out texts and --data")
+
+    def samples(self, data: Path | str | None = None, count: int | None = None) -> ModelInputs:
+        """Labelled texts of `data`, or of the validation data, or built-in sentences; random inputs for a network that
+        reads no text. Raises ConfigError for data that it cannot read."""
+        if self.reader is None and data is None:
+            random = random_inputs(self.graph, count or SAMPLES)
+            return ModelInputs(random, None, "random inputs: the file holds no tokenizer")
+        return self.reading().data(None if data is None else Path(data), count)
+
+    def arrays(self, path: Path | str) -> ModelInputs:
+        """Inputs from a file (.npz, .npy; see `neurotool.inputs`). Raises DataError for arrays that do not fit."""
+        path = Path(path)
+        try:
+            return ModelInputs(unstacked(fitted(self.graph, read_arrays(path))), None, str(path))
+        except DataError as error:
+            raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+    def logits(self, texts: Sequence[Text], executor: str | None = None) -> np.ndarray:
+        """(texts, labels); by torch, unless another executor is asked for, in single precision and fast."""
+        executor = executor or self.default_executor
+        columns = self.reading().columns(texts)
+        if executor == "torch" and self.student is not None:
+            from neurotool.evaluation import predict
+
+            return predict(self.student.model, self.student.tokenizer, columns)
+        logits = self.run(columns, executor, record=False).logits
+        if logits is None:
+            raise ConfigError(f"{self.path}: the network has no readout and predicts nothing")
+        return logits
+
+    def predict(self, texts: Sequence[Text], executor: str | None = None) -> list[dict[str, Any]]:
+        """For each text {"text", "label", "probabilities"}, or {"text", "score"} of a regression.
+
+        Raises DataError for an empty text, ConfigError for a network that reads or predicts nothing.
+        """
+        logits, reader = self.logits(texts, executor), self.reading()
+        return [reader.prediction(text, row) for text, row in zip(texts, logits, strict=True)]
+
+    def evaluate(self, data: Path | str | None = None, executor: str | None = None, **options: Any) -> "Evaluation":
+        """Metrics, logits and activity on labelled texts: see `measuring.evaluate`."""
+        from neurotool.api.measuring import evaluate
+
+        return evaluate(self, None if data is None else Path(data), executor, **options)
+
+    def export(self, path: Path | str | None = None, target: str = "nir", **options: Any) -> dict[str, Any]:
+        """Write it as .nir, Lava bundle or drawing, and say what was written: see `exporting.export`."""
+        from neurotool.api.exporting import export
+
+        return export(self, None if path is None else Path(path), target, **options)
+
+    def energy(self, data: Path | str | None = None, **options: Any) -> "Report":
+        """Operations and energy: see `measuring.energy`."""
+        from neurotool.api.measuring import energy
+
+        return energy(self, data, **options)
+
+
+def open_model(
+    path: Path | str, *, tokenizer: Path | str | None = None, time_steps: int | None = None, **conventions: Any
+) -> Model:
+    """Open a .ckpt, a .nir file or a Lava bundle.
+
+    tokenizer: a .ckpt whose tokenizer and task read texts for a .nir file, which has none. time_steps: another T.
+    conventions: what a .nir file of another tool leaves open (neurotool.export.nir.read_nir).
+    Raises CheckpointError, GraphError or BundleError for a file that cannot be read, ConfigError for options that do
+    not fit the kind of file.
+    """
+    path = Path(path)
+    given = [_option(name) for name, value in conventions.items() if value not in (None, False)]
+    if path.is_dir() or not is_nir(path):
+        if given:
+            raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; this file says it itself, leave it out")
+        if tokenizer is not None:
+            raise ConfigError(f"--tokenizer {tokenizer}: {path} has its own; the option is for a .nir file")
+        return (_open_bundle(path) if path.is_dir() else _open_checkpoint(path)).at(time_steps)
+    from neurotool.export.nir import read_nir
+
+    graph = read_nir(path, time_steps=time_steps, **conventions)
+    reader = None if tokenizer is None else _open_checkpoint(Path(tokenizer)).reader
+    if reader is not None:
+        reader = replace(reader, max_length=min(reader.max_length, graph.tokens))
+    return Model(path, "NIR file", graph, reader)
+
+
+def _option(convention: str) -> str:
+    return "--from" if convention == "tool" else f"--{convention.replace('_', '-')}"
+
+
+def is_nir(path: Path) -> bool:
+    """A .nir file by its first bytes, or by its name where it is too damaged to have them."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == _HDF5 or path.suffix == ".nir"
+    except OSError:
+        return path.suffix == ".nir"
+
+
+def _open_checkpoint(path: Path) -> Model:
+    from neurotool.student.serialise import load_student
+
+    student = load_student(path)
+    graph, training = student.model.to_graph(), student.checkpoint.training
+    length = min(training.get("plan", {}).get("max_length", graph.tokens), graph.tokens)
+    reader = TextReader(student.tokenizer, student.task, training, length)
+    return Model(path, "checkpoint", graph, reader, training, student)
+
+
+def _open_bundle(path: Path) -> Model:
+    from neurotool.lava_runtime.bundle import is_bundle, read_bundle
+
+    if not is_bundle(path):
+        raise GraphError(f"{path}: is a folder, but not a Lava bundle; give a .ckpt or .nir file or a bundle")
+    bundle = read_bundle(path)
+    return Model(path, "bundle", bundle.graph, _bundle_reader(bundle, path), bundle.record, bundle=bundle)
+
+
+def _bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
+    """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
+    if not bundle.tokenizer:
+        return None
+    import tempfile
+
+    from transformers import AutoTokenizer
+
+    from neurotool.tasks import Task
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in bundle.tokenizer.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # the tokenizers library raises plain Exceptions
+            raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
+    try:
+        lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
+        return TextReader(tokenizer, Task(bundle.task["name"], *lists), bundle.record, bundle.max_length)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
+        ) from error

@@ -1,0 +1,99 @@
+"""How a model reads text: its tokenizer and task, where its validation data are, and how long texts may be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurotool.errors import DataError
+from neurotool.executor import Inputs, stacked
+from neurotool.sentences import SENTENCES, tokenised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from neurotool.tasks import Task
+
+Text = str | tuple[str, ...]
+"""A text, or the two of a pair; as one text a pair has a tab between."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """training: the record of the training, which names the validation data; max_length: tokens texts are cut to."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    task: "Task"
+    training: dict[str, Any]
+    max_length: int
+
+    def columns(self, texts: Sequence[Text], names: Sequence[str] | None = None) -> list[tuple[str, ...]]:
+        """Each text as the task has it: one, or two. names: what an error calls them. Raises DataError."""
+        called = names or [f"text {number}" for number in range(1, len(texts) + 1)]
+        return [self._columns(name, text) for name, text in zip(called, texts, strict=True)]
+
+    def _columns(self, name: str, text: Text) -> tuple[str, ...]:
+        parts = tuple(text.split("\t")) if isinstance(text, str) else tuple(text)
+        shown, count = repr("\t".join(parts)[:40]), len(self.task.text_columns)
+        wanted = "pairs, two texts with a tab between" if count == 2 else "single texts; write a space for a tab"
+        if len(parts) != count:
+            raise DataError(f"{name}: {shown} has {len(parts)} part(s) between tabs: this student reads {wanted}")
+        if not all(part.strip() for part in parts):
+            raise DataError(f"{name}: {shown} has an empty text: nothing can be said about it, leave it out")
+        return parts
+
+    def given(self, texts: Sequence[Text], names: Sequence[str] | None = None) -> "ModelInputs":
+        """These texts. Raises DataError: see `columns`."""
+        return self._inputs(self.columns(texts, names), None, "given texts")
+
+    def data(self, data: Path | None, samples: int | None, labelled: bool = False) -> "ModelInputs":
+        """Up to `samples` labelled texts of `data`, else of the validation data, else, unless `labelled`, built-in
+        sentences.
+
+        Raises DataError for `data` that cannot be read.
+        """
+        from neurotool.evaluation import validation_examples
+
+        task = self.task
+        try:
+            examples = validation_examples(data, task, self.training)
+        except DataError as error:
+            if labelled or data is not None:
+                raise
+            pair = range(len(task.text_columns))
+            texts = [tuple(SENTENCES[(i + k) % len(SENTENCES)] for k in pair) for i in range(len(SENTENCES))]
+            return self._inputs(texts[:samples], None, f"built-in sentences ({error})")
+        chosen = examples.select(range(min(samples or len(examples), len(examples))))
+        columns = [chosen[name][:] for name in ("sentence1", "sentence2") if name in examples.column_names]
+        source = str(data) if data else f"validation data of {task.name}"
+        return self._inputs(list(zip(*columns, strict=True)), np.asarray(chosen["label"]), source)
+
+    def prediction(self, text: Text | None, logits: np.ndarray) -> dict[str, Any]:
+        """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
+        known = {} if text is None else {"text": text if isinstance(text, str) else "\t".join(text)}
+        if self.task.regression:
+            return known | {"score": float(logits[0])}
+        exponentials = np.exp(logits - logits.max())
+        named = zip(self.task.label_names, map(float, exponentials / exponentials.sum()), strict=True)
+        return known | {"label": self.task.label_names[int(logits.argmax())], "probabilities": dict(named)}
+
+    def _inputs(self, texts: list[tuple[str, ...]], labels: np.ndarray | None, source: str) -> "ModelInputs":
+        inputs, cut = tokenised(self.tokenizer, texts, self.max_length)
+        return ModelInputs(inputs, labels, f"{source}, {cut} cut to {self.max_length} tokens" if cut else source, cut)
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """inputs: arguments of `simulate`, all of one length; labels: (inputs,), None where they are not known; source: in
+    words; cut: how many are longer than the model reads."""
+
+    inputs: list[Inputs]
+    labels: np.ndarray | None
+    source: str
+    cut: int = 0
+
+    def batches(self, size: int = 16) -> list[Inputs]:
+        """The same, stacked."""
+        return [stacked(self.inputs[start : start + size]) for start in range(0, len(self.inputs), size)]

@@ -1,0 +1,58 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from neurotool.api.executors import EXECUTORS
+from neurotool.export.conventions import TOOLS, Integration
+from neurotool.graph.nodes import Reset
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+layers_option = click.option("--layers", is_flag=True, help="All layers one by one, not by kind.")
+PATH = click.Path(path_type=Path)
+
+
+def executor_option(default: str, *names: str) -> Callable[[Command], Command]:
+    """--executor; default: in words."""
+    choice = click.Choice(list(EXECUTORS))
+    return click.option(
+        *(names or ("--executor",)), "executor", type=choice, help=f"What runs it.  [default: {default}]"
+    )
+
+
+def opening_options(command: Command) -> Command:
+    """Adds what `open_model` takes beside the file: a tokenizer, and what a .nir file of another tool leaves open."""
+    options = (
+        tokenizer_option,
+        click.option(
+            "--from", "tool", type=click.Choice(list(TOOLS)), help="Tool that wrote a .nir file: sets the rest."
+        ),
+        click.option("--reset", type=click.Choice(get_args(Reset)), help="Of neurons in a foreign .nir file."),
+        click.option("--time-step", type=float, help="dt of a foreign .nir file, in the unit of its tau."),
+        click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
+        click.option("--spikes", type=click.Choice(["binary", "several"]), help="Of a foreign neuron in one step."),
+        click.option("--membrane", type=click.Choice(get_args(Integration)), help="A step of foreign potentials."),
+        click.option("--lowest", type=float, help="What no foreign potential falls below."),
+        click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
+    )
+    return with_options(command, options)
+
+
+tokenizer_option = click.option(
+    "--tokenizer", type=PATH, help="A .ckpt whose tokenizer and task read texts for a .nir file."
+)
+time_steps_option = click.option(
+    "--time-steps", "-T", type=int, help="T of a foreign .nir file; another T for a checkpoint."
+)
+
+
+def with_options(command: Command, options: Iterable[Callable[[Command], Command]]) -> Command:
+    """Adds them so that --help shows them in this order."""
+    for option in reversed(list(options)):
+        command = option(command)
+    return command

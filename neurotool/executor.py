@@ -1,0 +1,226 @@
+"""What every executor of a layer graph has in common: the same inputs, the same result.
+
+Executors are devices of one kind: the torch student, the interpreter, the emulator and Lava, which
+neurotool/api/executors.py lists.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+
+from neurotool.graph import Context, Graph, Input, Synapse
+
+Inputs = dict[str, Any]
+"""Keyword arguments of `simulate` for one input, of `Executor.run` for a batch."""
+Record = bool | Collection[str]
+"""Names of the nodes whose spikes, rates, potentials and messages are kept; True for all, False for none."""
+PER_NODE = ("rates", "messages", "spikes", "potentials")
+
+
+@dataclass(frozen=True)
+class SynapseEvents:
+    """What one port of a Linear, Conv1d or MatMul received from spiking layers during the run.
+
+    events: spikes (nonzero elements, one per time step) sent to it by tokens that are not padding.
+    synaptic_operations: accumulations these caused: events times fan-out. Fan-out counts tokens that are not padding
+      and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
+      the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
+      operands of a MatMul spike, each port has its own count.
+    Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
+    """
+
+    events: int
+    synaptic_operations: int
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one input did.
+
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
+      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
+    potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
+    rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
+    events: per (node, port) that reads spikes.
+    logits: (labels,); None where the graph has no Readout.
+    messages: per node its last output.
+    """
+
+    spikes: dict[str, np.ndarray]
+    potentials: dict[str, np.ndarray]
+    rates: dict[str, np.ndarray]
+    events: dict[tuple[str, str], SynapseEvents]
+    logits: np.ndarray | None
+    messages: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """What a batch did. Integers of a fixed-point graph are in units of `FixedPoint.scale` of their node.
+
+    logits: (inputs, labels), real numbers; None without a Readout.
+    events, synaptic_operations: int64 (inputs,) for each (node, port) that reads spikes: see SynapseEvents.
+
+    Of the nodes that are recorded:
+    rates: average spiking rate of every neuron layer, (inputs, tokens, width), real numbers; of the last sweep.
+    spikes: int8 (int32 of several in a step), (inputs, steps, tokens, width) of every neuron layer; steps is T, in the
+      phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
+    potentials: (inputs, tokens, width) after the last step; in units of the threshold for a graph of real numbers.
+    messages: last output of every node; torch has none.
+
+    largest: max |output| of every node, padding included, real numbers; of an emulator that observes.
+    sent: spikes that each token of a neuron layer sent in each sweep (phased) or step (concurrent), int64 (inputs,
+      passes, tokens); of executors whose events are counted from it.
+    """
+
+    logits: np.ndarray | None = None
+    events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    rates: dict[str, np.ndarray] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
+    messages: dict[str, np.ndarray] = field(default_factory=dict)
+    spikes: dict[str, np.ndarray] = field(default_factory=dict)
+    potentials: dict[str, np.ndarray] = field(default_factory=dict)
+    sent: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def keep(self, record: Record) -> "Run":
+        """The same with no other nodes than these."""
+        if record is not True:
+            names = set(record or ())
+            for kind in PER_NODE:
+                setattr(self, kind, {name: x for name, x in getattr(self, kind).items() if name in names})
+        return self
+
+    def one(self, i: int) -> Simulation:
+        """What the i-th input did."""
+        per_node = ({name: x[i] for name, x in getattr(self, kind).items()} for kind in PER_NODE)
+        rates, messages, spikes, potentials = per_node
+        events = {
+            port: SynapseEvents(int(count[i]), int(self.synaptic_operations[port][i]))
+            for port, count in self.events.items()
+        }
+        logits = None if self.logits is None else self.logits[i]
+        return Simulation(spikes, potentials, rates, events, logits, messages)
+
+    def count_events(self, graph: Graph, inputs: Inputs, real: np.ndarray) -> "Run":
+        """Fills `events` and `synaptic_operations` from `sent`; real: (inputs, tokens), False for padding."""
+        sent = self.sent | {name: _entered(graph, name, inputs) for name in graph.of_type(Input)}
+        for (name, port), spikes in _arriving(graph, sent).items():
+            node = graph.nodes[name]
+            assert isinstance(node, Synapse)
+            by_token = (spikes.sum(1) * real)[..., None]
+            self.events[name, port] = by_token.sum((1, 2))
+            self.synaptic_operations[name, port] = (by_token * node.reach(Context(real))).sum((1, 2))
+        return self
+
+
+class Executor(Protocol):
+    """Runs a layer graph. Raises DataError for inputs that the graph cannot take."""
+
+    graph: Graph
+
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
+    ) -> Run:
+        """Run a batch.
+
+        input_ids, token_type_ids, attention_mask (1 = token, 0 = padding): (inputs, tokens) integers; values: for every
+        Input node (inputs, tokens, width), constant, or (inputs, T, tokens, width).
+        """
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width)."""
+
+
+def batched(inputs: list[Simulation]) -> Run:
+    """One run of several inputs of one length."""
+    run, first = Run(), inputs[0]
+    for kind in PER_NODE:
+        setattr(
+            run, kind, {name: np.stack([getattr(one, kind)[name] for one in inputs]) for name in getattr(first, kind)}
+        )
+    for port in first.events:
+        run.events[port] = np.array([one.events[port].events for one in inputs])
+        run.synaptic_operations[port] = np.array([one.events[port].synaptic_operations for one in inputs])
+    if first.logits is not None:
+        run.logits = np.stack([one.logits for one in inputs if one.logits is not None])
+    return run
+
+
+def joined(runs: list[Run]) -> Run:
+    """One batch of several."""
+
+    def of(name: str) -> dict[Any, np.ndarray]:
+        return {key: np.concatenate([getattr(run, name)[key] for run in runs]) for key in getattr(runs[0], name)}
+
+    largest = {name: max(run.largest[name] for run in runs) for name in runs[0].largest}
+    known = [run.logits for run in runs if run.logits is not None]
+    parts = {name: of(name) for name in ("events", "synaptic_operations", "sent", *PER_NODE)}
+    return Run(logits=np.concatenate(known) if known else None, largest=largest, **parts)
+
+
+def stacked(inputs: Iterable[Inputs]) -> Inputs:
+    """Several inputs of one length as a batch."""
+    rows = list(inputs)
+    return {
+        name: {key: np.stack([np.asarray(one[name][key]) for one in rows]) for key in value}
+        if isinstance(value, dict)
+        else np.stack([np.asarray(one[name]) for one in rows])
+        for name, value in rows[0].items()
+        if value is not None
+    }
+
+
+def unstacked(batch: Mapping[str, Any]) -> list[Inputs]:
+    """The inputs of a batch, one by one."""
+    arrays = {name: value for name, value in batch.items() if value is not None and name != "values"}
+    values = batch.get("values") or {}
+    count = len(next(iter([*arrays.values(), *values.values()]), ()))
+    rows = [{name: np.asarray(array)[i] for name, array in arrays.items()} for i in range(count)]
+    if values:
+        for i, row in enumerate(rows):
+            row["values"] = {name: np.asarray(x)[i] for name, x in values.items()}
+    return rows
+
+
+def runs(executor: Executor, inputs: Iterable[Inputs], at_once: int = 1) -> Iterator[tuple[Inputs, Simulation]]:
+    """Every input with what the executor did with it, all recorded; `at_once`: inputs that run together."""
+    remaining = iter(inputs)
+    while part := list(islice(remaining, at_once)):
+        run = executor.run(**stacked(part), record=True)
+        yield from ((one, run.one(i)) for i, one in enumerate(part))
+
+
+def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
+    """`sent` of an Input node, None where it holds no spikes."""
+    node = graph.nodes[name]
+    assert isinstance(node, Input)
+    if not node.spiking:
+        return None
+    spikes = np.asarray(inputs["values"][name]) != 0
+    steps = spikes.sum(-1) if spikes.ndim == 4 else np.repeat(spikes.sum(-1)[:, None], graph.time_steps, 1)
+    return steps if graph.schedule == "concurrent" else steps.sum(1, keepdims=True).repeat(graph.feedback_sweeps, 1)
+
+
+def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None]) -> dict[tuple[str, str], np.ndarray]:
+    """(inputs, passes, tokens) for each (node, port) that adds up spikes, which nodes such as Add hand on."""
+    known = dict(sent)
+    for name, node in graph.nodes.items():
+        if node.hands_on_spikes:
+            parts = [known.get(source) for source in graph.inputs[name]]
+            known[name] = None if any(part is None for part in parts) else np.sum(parts, 0)  # type: ignore[arg-type]
+    return {
+        (name, port): spikes[:, :-1] if (name, port) in graph.feedback else spikes
+        for name, node in graph.nodes.items()
+        if isinstance(node, Synapse)
+        for port, source in zip(node.ports, graph.inputs[name], strict=True)
+        if (spikes := known.get(source)) is not None
+    }

@@ -1,0 +1,58 @@
+"""The scripts in examples/ do what they say."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurotool.checkpoint import write_checkpoint
+from neurotool.student.serialise import to_checkpoint
+from neurotool.tasks import Task
+
+
+def run(repository: Path, name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(repository / "examples" / name), run_name="__main__")
+
+
+def test_every_example_is_tested(repository: Path) -> None:
+    assert {path.name for path in (repository / "examples").glob("*.py")} == {"arrays.py", "tour.py"}
+
+
+def test_arrays(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(repository, "arrays.py", monkeypatch)
+    shown = capsys.readouterr().out
+    assert "spikes of the output neurons [" in shown and shown.endswith("as a bundle: True\n")
+
+
+def test_tour_of_a_checkpoint(
+    make_student: Callable[..., Any],
+    tiny_teacher: Path,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    task = Task("tiny", ("sentence",), ("negative", "positive"), ("accuracy",))
+    odd = {"v_threshold": 0.713, "v_init": 0.25}  # which sums over equal spikes do not meet exactly
+    student = make_student(1, vocab_size=len(tokenizer), num_labels=2, id2label={0: "negative", 1: "positive"}, **odd)
+    write_checkpoint(tmp_path / "model.ckpt", to_checkpoint(student, tokenizer, task, {}, {}))
+    run(repository, "tour.py", monkeypatch, tmp_path / "model.ckpt")
+    shown = capsys.readouterr().out
+    assert "the same network as NIR: True" in shown and "predictions that agree in fixed point" in shown
+
+
+@pytest.mark.slow
+def test_tour_with_training(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path))
+    run(repository, "tour.py", monkeypatch)
+    shown = capsys.readouterr().out
+    assert "a moving and very funny film" in shown and "the same network as NIR: True" in shown

