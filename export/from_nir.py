@@ -74,8 +74,12 @@ class _Reader:
             time_steps=self.meant.time_steps,
             schedule="concurrent",
             tokens=self.tokens,
-            metadata={OUTPUTS_KEY: outputs} if outputs else {},
+            metadata=self._metadata(outputs),
         )
+
+    def _metadata(self, outputs: dict[str, str]) -> dict[str, Any]:
+        step = self.rules.time_step
+        return ({OUTPUTS_KEY: outputs} if outputs else {}) | ({} if step in (None, 1) else {"time_step": step})
 
     def _sum(self, name: str, sources: tuple[str, ...]) -> str:
         total = sources[0]
@@ -103,7 +107,8 @@ class _Reader:
     def _node(self, name: str, node: nir.NIRNode) -> Node:
         match node:
             case nir.Input():
-                return Input(self._width(name), spiking=bool(node.metadata.get("spiking", False)))
+                told = node.metadata.get("spiking")
+                return Input(self._width(name), spiking=None if told is None else bool(told))
             case nir.Affine():
                 return Linear(node.weight, node.bias)
             case nir.Linear():

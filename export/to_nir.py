@@ -66,7 +66,8 @@ def expressible(graph: Graph) -> set[str]:
 
 
 def _input(node: Input, width: int, tokens: int) -> nir.NIRNode:
-    return nir.Input({"input": np.array([width])}, metadata={"spiking": node.spiking})
+    told = {} if node.spiking is None else {"spiking": node.spiking}
+    return nir.Input({"input": np.array([width])}, metadata=told)
 
 
 def _weights(node: Weighted, width: int, tokens: int) -> nir.NIRNode:

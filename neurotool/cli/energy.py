@@ -13,6 +13,7 @@ from rich.console import Console
 from neurotool.cli.options import (
     PATH,
     executor_option,
+    input_options,
     layers_option,
     opening_options,
     time_steps_option,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
-PRICING = ("cost_models", "numbers", "data", "samples", "skip_zero", "executor", "output_format", "as_json", "output")
+PRICING = (
+    "cost_models", "numbers", "data", "samples", "skip_zero", "executor", "given", "output_format", "as_json", "output",
+)  # fmt: skip
 
 
 class NotCountedError(NeurotoolError):
@@ -61,7 +64,7 @@ def _pricing_options(command: Command) -> Command:
         click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
         click.option("-o", "--output", type=PATH, help="File to write.  [default: the terminal]"),
     )
-    return with_options(command, options)
+    return with_options(input_options(command), options)
 
 
 class _Pricing:
@@ -75,14 +78,14 @@ class _Pricing:
         self.output: Path | None = pricing["output"]
         self.chosen = _format(pricing["output_format"], pricing["as_json"], self.output)
         self.models, self.numbers = _models(pricing["cost_models"]), pricing["numbers"]
-        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"])
+        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"], given=pricing["given"])
         self.source.file  # noqa: B018  a wrong name is told before anything is loaded
         self.executor: str | None = pricing["executor"]
 
     def open(self, path: Path) -> "Model":
         from neurotool.api.model import open_model
 
-        return open_model(path, **self.opening)
+        return open_model(path, given=self.source.given, **self.opening)
 
     def report(self, model: "Model", dense: "CostModel | None" = None, force: bool = False, **source: Any) -> "Report":
         from dataclasses import replace

@@ -3,17 +3,20 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from rich.console import Console
 
 from neurotool.api.exporting import TARGETS
-from neurotool.cli.options import PATH, json_option, layers_option, opening_options, time_steps_option
+from neurotool.cli.options import PATH, input_options, json_option, layers_option, opening_options, time_steps_option
 from neurotool.cli.printing import one_by_one, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
+
+if TYPE_CHECKING:
+    from neurotool.inputs import Given
 
 
 @click.command(
@@ -58,6 +61,7 @@ Examples:
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")
 @click.option("--force", is_flag=True, help="Replace the output.")
+@input_options
 @layers_option
 @opening_options
 @time_steps_option
@@ -79,6 +83,7 @@ def export(
     softmax: str,
     samples: int,
     force: bool,
+    given: "Given",
     **opening: Any,
 ) -> None:
     """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
@@ -96,8 +101,10 @@ def export(
         "chip": chip,
         "part": part,
     }
-    check_options(target, **options)
-    report = open_model(model, **opening).export(output, target, samples=samples, force=force, **options)
+    check_options(target, **options | {"calibration": data or given.source or None})
+    report = open_model(model, given=given, **opening).export(
+        output, target, samples=samples, given=given, force=force, **options
+    )
     fit = report.pop("fit", None)
     report |= {"fit": fit.to_dict()} if fit and as_json else {}
     report |= {"seconds": round(time.perf_counter() - start, 2)}

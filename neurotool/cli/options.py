@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -7,8 +8,10 @@ from typing import Any, TypeVar, get_args
 import click
 
 from neurotool.api.executors import EXECUTORS
+from neurotool.errors import ConfigError
 from neurotool.export.conventions import TOOLS, Integration
 from neurotool.graph.nodes import Reset
+from neurotool.inputs import Given, InputKind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,6 +44,29 @@ def opening_options(command: Command) -> Command:
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
     return with_options(command, options)
+
+
+def input_options(command: Command) -> Command:
+    """--input, --input-kind, --random: what a network that reads no text is run on, as one argument `given`."""
+
+    @functools.wraps(command)
+    def with_given(*args: Any, files: tuple[str, ...], kind: Any, random: bool, **more: Any) -> Any:
+        if random and files:
+            raise ConfigError(f"--random: --input {files[0]} is given, too; leave out one of the two")
+        return command(*args, given=Given(files, kind, random), **more)
+
+    kinds = click.Choice(get_args(InputKind))
+    options = (
+        click.option(
+            "--input", "files", multiple=True, metavar="[NAME=]FILE",
+            help="Spikes or currents: .npz, .npy, events as .csv, NIRData as .h5; one of several Inputs as NAME=FILE.",
+        ),
+        click.option(
+            "--input-kind", "kind", type=kinds, help="Of Inputs.  [default: the file's, else spikes if all are 0 or 1]"
+        ),
+        click.option("--random", is_flag=True, help="Random spikes, where a network reads no text."),
+    )  # fmt: skip
+    return with_options(with_given, options)  # type: ignore[return-value]
 
 
 tokenizer_option = click.option(

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from neurotool.cli.options import EXECUTORS, PATH, json_option, layers_option, opening_options, time_steps_option
+from neurotool.cli.options import (
+    EXECUTORS,
+    PATH,
+    input_options,
+    json_option,
+    layers_option,
+    opening_options,
+    time_steps_option,
+)
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
 
 if TYPE_CHECKING:
+    from neurotool.inputs import Given
     from neurotool.validate import Comparison
 
 
@@ -58,6 +67,7 @@ in another order flip a few spikes, and these others.
 )
 @click.option("--float32", is_flag=True, help="Single instead of double precision.")
 @click.option("--as-used", is_flag=True, help="A checkpoint as torch runs it, in single precision.")
+@input_options
 @layers_option
 @opening_options
 @time_steps_option
@@ -76,6 +86,7 @@ def validate(
     layers: bool,
     as_json: bool,
     tokenizer: Path | None,
+    given: "Given",
     **opening: Any,
 ) -> None:
     """Compare two models spike by spike on real sentences."""
@@ -86,7 +97,7 @@ def validate(
     there = {path: is_nir(path) and not path.is_dir() for path in (a, b)}
     foreign = opening | {"tokenizer": tokenizer}
     models = [
-        open_model(path, time_steps=steps, **foreign if there[path] or not any(there.values()) else {})
+        open_model(path, time_steps=steps, given=given, **foreign if there[path] or not any(there.values()) else {})
         for path in (a, b)
     ]
     reading = [model for model in models if model.kind != "NIR file"]
@@ -102,6 +113,7 @@ def validate(
         (models[1], executors[1]),
         data=data,
         samples=samples,
+        given=given,
         tolerance=tolerance,
         precision="as used" if as_used else "float32" if float32 else "float64",
         track=shown_progress(as_json),

@@ -24,21 +24,22 @@ Ids = Literal["input_ids", "token_type_ids", "position_ids"]
 class Input(Node):
     """y = the caller's values: a constant current (tokens, width), or one value per time step (T, tokens, width).
 
-    spiking: the values are spikes, 0 and ±1, and synapses reading them count events. In the phased schedule the spikes
-    of the T steps are handed on as their mean, like those of a neuron layer.
+    spiking: the values are spikes, 0 and ±1, and synapses reading them count events; None where only what enters
+    tells (neurotool/inputs.py), and until then they are currents. In the phased schedule the spikes of the T steps are
+    handed on as their mean, like those of a neuron layer.
     """
 
     width: int
-    spiking: bool = False
+    spiking: bool | None = False
     ports: ClassVar[tuple[str, ...]] = ()
 
     @property
     def sends_spikes(self) -> bool:
-        return self.spiking
+        return bool(self.spiking)
 
     def check(self) -> None:
         check_whole(self, "width", 1)
-        check_choice(self, "spiking", (False, True))
+        check_choice(self, "spiking", (False, True, None))
 
     def shape(self, *inputs: Shape) -> Shape:
         return TOKENS, self.width
