@@ -35,9 +35,8 @@ _WITHOUT_LEAK = ("tau", "tau_mem", "tau_syn", "r", "w_in")  # may be infinite: s
 _LARGEST_UNROLLED = 2**27  # weights of a Conv1d written out as a Linear: 0.5 GB in float32
 
 
-def from_nir(content: nir.NIRGraph, conventions: Conventions, path: str = "") -> Graph:
-    """Warns (NeurotoolWarning, `path` in front) where what is told and what the file says disagree, and where the file
-    leaves an order open.
+def from_nir(content: nir.NIRGraph, conventions: Conventions) -> Graph:
+    """Warns (NeurotoolWarning) where what is told and what the file says disagree, and where it leaves an order open.
 
     Raises GraphError: a node that is not supported or not exactly expressible, or conventions that are missing.
     """
@@ -49,7 +48,7 @@ def from_nir(content: nir.NIRGraph, conventions: Conventions, path: str = "") ->
     meant = meaning(conventions, content.metadata, structure.nodes)
     reader = _Reader(structure, meant)
     for text in (*meant.warnings, *structure.open_orders):
-        warnings.warn(f"{path}: {text}" if path else text, NeurotoolWarning, stacklevel=3)
+        warnings.warn(text, NeurotoolWarning, stacklevel=3)
     return reader.read()
 
 

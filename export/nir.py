@@ -66,7 +66,7 @@ def read_nir(
     try:
         if METADATA_KEY in content.metadata and not standard_nodes:
             return _from_metadata(content)
-        return from_nir(content, conventions, str(path))
+        return from_nir(content, conventions)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
 

@@ -69,7 +69,9 @@ class Emulator:
             currents = np.rint(currents / self.graph.fixed_point[source].scale).astype(np.int64)
         membrane = self.arithmetic.membrane(layer, currents.shape)
         drive = self.arithmetic.at_port(layer, 0, currents)
-        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(np.int8)
+        node = self.graph.nodes[layer]
+        assert isinstance(node, Neuron)
+        return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(node.spike_type)
 
 
 @dataclass(frozen=True)

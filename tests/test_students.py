@@ -95,9 +95,9 @@ def test_the_fast_path_is_the_student_step_by_step(kind: str) -> None:
     student = make(kind).double()
     with torch.inference_mode():
         output = student(IDS, MASK, output_spike_counts=True)
-    traced = TorchExecutor(student)
+    batch = TorchExecutor(student).run(IDS.numpy(), MASK.numpy(), record=True)
     for i in range(len(IDS)):
-        run = traced.run({"input_ids": IDS[i].numpy(), "attention_mask": MASK[i].numpy()})
+        run = batch.one(i)
         np.testing.assert_allclose(run.logits, output.logits[i].numpy(), rtol=0, atol=1e-12)
         for name, rate in output.rates.items():
             np.testing.assert_array_equal(run.rates[name], rate[i].numpy(), err_msg=name)
@@ -137,7 +137,7 @@ def test_three_counts_agree(kind: str) -> None:
     graph = student.to_graph()
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in zip(IDS.numpy(), MASK.numpy(), strict=True)]
     seen, events = measure(graph, inputs)
-    assert measure(graph, inputs, Emulator(graph).execute) == (seen, events)
+    assert measure(graph, inputs, Emulator(graph)) == (seen, events)
     assert events_of_activity(graph, activity) == events
     assert count(graph, activity, events_of_activity(graph, activity)).nodes == count(graph, seen, events).nodes
 
@@ -177,7 +177,7 @@ def test_every_weight_learns(kind: str) -> None:
 @each_kind
 def test_evaluation_leaves_a_student_in_the_mode_it_was_in(kind: str) -> None:
     student = make(kind).train()
-    TorchExecutor(student).run({"input_ids": IDS[0].numpy()})
+    TorchExecutor(student).run(IDS[:1].numpy())
     assert student.training
 
 

@@ -15,6 +15,7 @@ from neurotool.cli.options import (
     executor_option,
     input_options,
     layers_option,
+    open_file,
     opening_options,
     time_steps_option,
     tokenizer_option,
@@ -83,9 +84,7 @@ class _Pricing:
         self.executor: str | None = pricing["executor"]
 
     def open(self, path: Path) -> "Model":
-        from neurotool.api.model import open_model
-
-        return open_model(path, given=self.source.given, **self.opening)
+        return open_file(path, given=self.source.given, **self.opening)
 
     def report(self, model: "Model", dense: "CostModel | None" = None, force: bool = False, **source: Any) -> "Report":
         from dataclasses import replace

@@ -8,7 +8,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from neurotool.cli.options import PATH, executor_option, json_option, layers_option, opening_options
+from neurotool.cli.options import PATH, executor_option, json_option, layers_option, open_file, opening_options
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
@@ -65,15 +65,13 @@ def evaluate(
     **opening: Any,
 ) -> None:
     """Measure a student on labelled text."""
-    from neurotool.api.model import open_model
-
     if not convergence and output is not None:
         raise ConfigError(f"-o {output} is the plot of --convergence: add --convergence or leave out -o")
     if convergence and not as_json:
         output = output or Path("convergence.png")
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
-    opened = open_model(model, **opening)
+    opened = open_file(model, **opening)
     models = {t: opened.at(t) for t in time_steps or (opened.graph.time_steps,)}
     if convergence:
         from neurotool.api.measuring import converge

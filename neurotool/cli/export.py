@@ -10,7 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from neurotool.api.exporting import TARGETS
-from neurotool.cli.options import PATH, input_options, json_option, layers_option, opening_options, time_steps_option
+from neurotool.cli.options import (
+    PATH,
+    input_options,
+    json_option,
+    layers_option,
+    open_file,
+    opening_options,
+    time_steps_option,
+)
 from neurotool.cli.printing import one_by_one, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
@@ -88,7 +96,6 @@ def export(
 ) -> None:
     """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
     from neurotool.api.exporting import check_options
-    from neurotool.api.model import open_model
 
     if strict and not chip:
         raise ConfigError("--strict: names the rules of a chip; give it with --chip")
@@ -102,7 +109,7 @@ def export(
         "part": part,
     }
     check_options(target, **options | {"calibration": data or given.source or None})
-    report = open_model(model, given=given, **opening).export(
+    report = open_file(model, given=given, **opening).export(
         output, target, samples=samples, given=given, force=force, **options
     )
     fit = report.pop("fit", None)

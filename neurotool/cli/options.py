@@ -1,9 +1,11 @@
 """Options that several commands share."""
 
 import functools
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
@@ -12,6 +14,9 @@ from neurotool.errors import ConfigError
 from neurotool.export.conventions import TOOLS, Integration
 from neurotool.graph.nodes import Reset
 from neurotool.inputs import Given, InputKind
+
+if TYPE_CHECKING:
+    from neurotool.api.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,16 +35,17 @@ def executor_option(default: str, *names: str) -> Callable[[Command], Command]:
 
 def opening_options(command: Command) -> Command:
     """Adds what `open_model` takes beside the file: a tokenizer, and what a .nir file of another tool leaves open."""
+    resets, membranes = get_args(Reset), get_args(Integration)
     options = (
         tokenizer_option,
         click.option(
             "--from", "tool", type=click.Choice(list(TOOLS)), help="Tool that wrote a .nir file: sets the rest."
         ),
-        click.option("--reset", type=click.Choice(get_args(Reset)), help="Of neurons in a foreign .nir file."),
+        click.option("--reset", type=click.Choice(resets), help="Of neurons in a foreign .nir file."),
         click.option("--time-step", type=float, help="dt of a foreign .nir file, in the unit of its tau."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
         click.option("--spikes", type=click.Choice(["binary", "several"]), help="Of a foreign neuron in one step."),
-        click.option("--membrane", type=click.Choice(get_args(Integration)), help="A step of foreign potentials."),
+        click.option("--membrane", type=click.Choice(membranes), help="How foreign potentials are stepped."),
         click.option("--lowest", type=float, help="What no foreign potential falls below."),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
@@ -82,3 +88,21 @@ def with_options(command: Command, options: Iterable[Callable[[Command], Command
     for option in reversed(list(options)):
         command = option(command)
     return command
+
+
+def open_file(path: Path, **opening: Any) -> "Model":
+    """`open_model`, whose warnings are told."""
+    from neurotool.api.model import open_model
+
+    with warnings_told(path):
+        return open_model(path, **opening)
+
+
+@contextmanager
+def warnings_told(path: Path) -> Iterator[None]:
+    """What is odd about a file goes to standard error, a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        click.echo(f"Warning: {path}: {warning.message}", err=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from neurotool.cli.options import PATH, executor_option, json_option, opening_options, time_steps_option
+from neurotool.cli.options import PATH, executor_option, json_option, open_file, opening_options, time_steps_option
 from neurotool.errors import DataError
 
 
@@ -36,9 +36,7 @@ def predict(
     model: Path, texts: tuple[str, ...], batch_size: int, executor: str | None, as_json: bool, **opening: Any
 ) -> None:
     """Classify or score texts."""
-    from neurotool.api.model import open_model
-
-    opened = open_model(model, **opening)
+    opened = open_file(model, **opening)
     reader = opened.reading()
     source = _lines() if texts == ("-",) else ((f"text {i}", text) for i, text in enumerate(texts, start=1))
     empty = True

@@ -12,7 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from neurotool.cli.options import PATH, executor_option, input_options, json_option, opening_options, time_steps_option
+from neurotool.cli.options import (
+    PATH,
+    executor_option,
+    input_options,
+    json_option,
+    open_file,
+    opening_options,
+    time_steps_option,
+)
 from neurotool.cli.predict import shown
 from neurotool.errors import ConfigError
 from neurotool.files import check_free
@@ -85,13 +93,11 @@ def run(
     **opening: Any,
 ) -> None:
     """Run a model on any executor: texts or arrays in, predictions and spikes out."""
-    from neurotool.api.model import open_model
-
     sources = {"texts": bool(texts), f"--data {data}": data is not None, f"--input {given.source}": bool(given.files)}
     if len(found := [name for name, there in sources.items() if there]) > 1:
         are = "are" if found[0] == "texts" else "is"
         raise ConfigError(f"{found[1]}: {found[0]} {are} given, too; leave out one of the two")
-    opened = open_model(model, given=given, **opening)
+    opened = open_file(model, given=given, **opening)
     executor = executor or ("lava" if opened.kind == "bundle" else opened.default_executor)
     if part:
         opened = opened.part(*part.split(":", 1))

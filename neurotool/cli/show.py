@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from neurotool.cli.options import PATH, json_option, opening_options, time_steps_option
+from neurotool.cli.options import PATH, json_option, opening_options, time_steps_option, warnings_told
 
 
 @click.command(
@@ -25,7 +25,8 @@ def show(model: Path, as_json: bool, **opening: Any) -> None:
     """Say what a model file is: student, layers, spikes, task, metrics, versions."""
     from neurotool.api.describing import describe
 
-    about = describe(model, **opening)
+    with warnings_told(model):
+        about = describe(model, **opening)
     if as_json:
         click.echo(json.dumps(about, ensure_ascii=False))
         return

@@ -13,6 +13,7 @@ from neurotool.cli.options import (
     input_options,
     json_option,
     layers_option,
+    open_file,
     opening_options,
     time_steps_option,
 )
@@ -91,13 +92,13 @@ def validate(
 ) -> None:
     """Compare two models spike by spike on real sentences."""
     from neurotool.api.comparing import compare
-    from neurotool.api.model import is_nir, open_model
+    from neurotool.api.model import is_nir
 
     steps = opening.pop("time_steps")
     there = {path: is_nir(path) and not path.is_dir() for path in (a, b)}
     foreign = opening | {"tokenizer": tokenizer}
     models = [
-        open_model(path, time_steps=steps, given=given, **foreign if there[path] or not any(there.values()) else {})
+        open_file(path, time_steps=steps, given=given, **foreign if there[path] or not any(there.values()) else {})
         for path in (a, b)
     ]
     reading = [model for model in models if model.kind != "NIR file"]
