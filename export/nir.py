@@ -89,7 +89,9 @@ def _open(path: Path) -> nir.NIRGraph:
 
 
 def _graph(content: dict[str, Any], prefix: str) -> nir.NIRGraph:
-    if content.get("type") != "NIRGraph" or not isinstance(content.get("nodes"), dict) or "edges" not in content:
+    if content.get("type") == "NIRGraph" and "edges" not in content:
+        raise GraphError(f"{prefix or 'the graph'} has no edges: nothing says what is connected to what")
+    if content.get("type") != "NIRGraph" or not isinstance(content.get("nodes"), dict):
         raise GraphError(f"{prefix or 'the file'} holds a {content.get('type')!r} and not a whole NIRGraph")
     nodes = {name: _node(node, prefix + name) for name, node in content["nodes"].items()}
     edges = [tuple(str(end, "utf-8") for end in edge) for edge in content["edges"]]
@@ -110,6 +112,8 @@ def _node(content: Any, name: str) -> nir.NIRNode:
             (np.shape(value) for value in arrays.values()), key=lambda size: (np.prod(size), len(size)), default=()
         )
         content |= {key: np.broadcast_to(value, shape) for key, value in arrays.items() if np.size(value) == 1}
+    if known in (nir.Conv1d, nir.Conv2d):  # older files leave out what may be told by what arrives
+        content = {"input_shape": None} | content
     try:
         return known.from_dict(content)
     except _DAMAGE as error:

@@ -92,7 +92,7 @@ def _ask(
     if rules.reset is None and silent:
         missing.append((f"how neurons reset, such as {silent[0]}", "reset (--reset soft or hard: files look alike)"))
     timed = any(isinstance(node, _TIMED) for node in nodes.values())
-    charged = any(isinstance(node, nir.IF) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
+    charged = any(isinstance(node, (nir.IF, nir.I)) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
     if rules.time_step is None and (timed or (charged and not rules.unit_charge)):
         missing.append(("what the time step is", "the time step its numbers are for (--time-step DT)"))
     if tool is None and "membrane" not in told and numbers.of_other_dynamics(rules.time_step):

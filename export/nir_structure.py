@@ -6,13 +6,14 @@ import nir
 
 from neurotool.errors import GraphError
 
-_PASS_THROUGH = (nir.Output, nir.Flatten)
-_SYNAPSES = (nir.Affine, nir.Linear)
+_STATELESS = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten)
+Edge = tuple[str, str]
 
 
 class Structure:
     """nodes: the computing nodes and the Inputs, by name. sources: for each, the nodes whose sum it reads.
-    outputs: for each Output of the graph, the nodes whose sum it is.
+    outputs: for each Output of the graph, the nodes whose sum it is. odd: sentences on what is left open or contradicts
+    itself, but changes no number.
 
     Raises GraphError: no Input, edges to nowhere, nodes without a source.
     """
@@ -26,9 +27,9 @@ class Structure:
             raise GraphError("the NIR graph has no Input node: nothing can enter it")
         for name, node in self._all.items():
             inner = isinstance(node, nir.Input) and self._into[name]
-            if not isinstance(node, _PASS_THROUGH) and not inner:
+            if not isinstance(node, nir.Output) and not inner:
                 self.nodes[name] = node
-        self.open_orders: list[str] = []
+        self.odd: list[str] = []
         self.sources = {name: self._terms(name) for name in self.nodes}
         self.outputs = {
             name: self._terms(name)
@@ -42,8 +43,13 @@ class Structure:
                 )
 
     @property
-    def flattens(self) -> bool:
-        return any(isinstance(node, nir.Flatten) for node in self._all.values())
+    def ends(self) -> dict[str, nir.NIRNode]:
+        """Outputs, and the Inputs of subgraphs: they compute nothing."""
+        return {name: node for name, node in self._all.items() if name not in self.nodes}
+
+    def arriving(self, name: str) -> tuple[str, ...]:
+        """The nodes whose sum arrives at one of `ends`."""
+        return self._terms(name)
 
     def free(self, name: str) -> str:
         while name in self._all:
@@ -96,17 +102,19 @@ class Structure:
                 terms += self._terms(source, seen | {source})
         return tuple(terms)
 
-    def order(self) -> tuple[list[str], set[str]]:
-        """Names so that each comes after its sources, and the synapses that read their source one step late instead."""
+    def order(self) -> tuple[list[str], set[Edge]]:
+        """Names so that each comes after its sources, and the edges (source, node) that are read one step late."""
         back_edges = set(self._back_edges())
-        self.open_orders = [
+        self.odd += [
             f"{source} -> {target} is read one step late; the cycle through {source} and {target} has more than one "
             "way in, and another tool may read another of its edges late: a Delay on one of them says which"
             for source, target in sorted(back_edges)
             if self._reached_without(target, source)
         ]
         late = self._late(back_edges)
-        waiting = {name: set() if name in late else set(sources) for name, sources in self.sources.items()}
+        waiting = {
+            name: {source for source in sources if (source, name) not in late} for name, sources in self.sources.items()
+        }
         order: list[str] = []
         while waiting:
             ready = [name for name, sources in waiting.items() if sources.isdisjoint(waiting)]
@@ -116,7 +124,7 @@ class Structure:
             waiting = {name: sources for name, sources in waiting.items() if name not in ready}
         return order, late
 
-    def _back_edges(self) -> Iterable[tuple[str, str]]:
+    def _back_edges(self) -> Iterable[Edge]:
         """Edges that close a cycle, seen from the Inputs (depth first)."""
         targets = self._targets()
         done: set[str] = set()
@@ -132,7 +140,6 @@ class Structure:
                 elif name not in done:
                     path.append(name)
                     todo.append(iter(targets[name]))
-            done.add(start)
         if unreached := sorted(set(self.nodes) - done):
             raise GraphError(
                 f"node {unreached[0]} ({type(self.nodes[unreached[0]]).__name__}) is not reached by any Input"
@@ -150,17 +157,21 @@ class Structure:
                 todo += targets[name]
         return end in seen and end != avoided
 
-    def _late(self, back_edges: set[tuple[str, str]]) -> set[str]:
-        """The synapses that back edges come from: a delay before the weights is the same as one behind them."""
-        targets = self._targets()
-        for source, target in back_edges:
-            only_back = all((source, other) in back_edges for other in targets[source])
-            if not (isinstance(self.nodes[source], _SYNAPSES) and len(self.sources[source]) == 1 and only_back):
-                raise GraphError(
-                    f"the edge {source} -> {target} closes a cycle: that is supported where {source} is an Affine or "
-                    "Linear with one input, which goes nowhere else"
-                )
-        return {source for source, _ in back_edges}
+    def _late(self, back_edges: set[Edge]) -> set[Edge]:
+        """The edges that close cycles; where they come from nodes without a state that go nowhere else, those into
+        these: tools' recurrent weights read what a layer sent in the step before, and add their bias in the first."""
+        targets, back, todo = self._targets(), set(back_edges), list(back_edges)
+        late: set[Edge] = set()
+        while todo:
+            source, target = todo.pop()
+            only_back = all((source, other) in back for other in targets[source])
+            if isinstance(self.nodes[source], _STATELESS) and len(self.sources[source]) == 1 and only_back:
+                before = (self.sources[source][0], source)
+                todo += [] if before in back else [before]
+                back.add(before)
+            else:
+                late.add((source, target))
+        return late
 
     def _targets(self) -> dict[str, list[str]]:
         targets: dict[str, list[str]] = {name: [] for name in self.nodes}
