@@ -37,5 +37,5 @@ def core_loads(counts: Counts) -> list[CoreLoad]:
         if isinstance(layer, (Linear, Conv1d)) and node.spikes_in:
             cores = math.ceil(layer.weight.size / WEIGHTS_PER_CORE)
             outputs = math.ceil(len(layer.weight) / cores)
-            loads.append(CoreLoad(node.name, cores, node.spiking.accumulates / (steps * cores), outputs))
+            loads.append(CoreLoad(node.name, cores, node.synaptic_operations / (steps * cores), outputs))
     return loads

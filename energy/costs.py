@@ -10,25 +10,18 @@ from typing import Any
 import numpy as np
 
 from neurotool.energy.counts import NodeCount
-from neurotool.energy.operations import OPERATIONS, Operations
+from neurotool.energy.operations import OPERATIONS, Operations, Work
+from neurotool.energy.rules import Network
 from neurotool.errors import ConfigError
 
 FORMAT_VERSION = 1
 FOLDER = Path(__file__).parent / "models"
 ARITHMETIC, MEMORY = "horowitz-45nm", "horowitz-45nm-memory"
 
-# Operations on memories: which size of NodeCount says how large the memory is, and which bits are read.
-_ACCESSES = {
-    "weight_reads": ("weights", "weight"),
-    "lookups": ("weights", "weight"),
-    "value_reads": ("values", "value"),
-    "value_writes": ("values", "value"),
-    "state_reads": ("values", "state"),
-    "state_writes": ("values", "state"),
-}
-# What a network would not do without spikes, in proportion to them.
-_SPIKE_DRIVEN = ("accumulates", "resets")
-_PER_ACCUMULATE = ("weight_reads", "addresses", "state_reads", "state_writes")
+ACCESSES = ("weight_reads", "lookups", "value_reads", "value_writes", "state_reads", "state_writes", "addresses")
+"""Operations on memories, which a cost model with memory prices by the size of the memory."""
+GRAIN = 10**9
+"""Energies are whole numbers of 1e-9 pJ, and prices are rounded to it: sums are exact in any order."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +38,21 @@ class Constant:
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """bits: of a weight, a value (activation, spike event) and a state (potential, accumulator)."""
+    """bits: of a weight, a value (activation, message) and a state (potential, sum), and of the widest state that may
+    be needed, where that is another. Formats whose names begin with int hold integers: their multiplier shrinks with
+    the bits of its operands."""
 
     name: str
     bits: dict[str, int]
     constants: dict[str, Constant]
+
+    @property
+    def integer(self) -> bool:
+        return self.name.startswith("int")
+
+    @property
+    def widest_state(self) -> int:
+        return self.bits.get("widest_state", self.bits["state"])
 
 
 @dataclass(frozen=True)
@@ -117,57 +120,97 @@ class CostModel:
             )
         return self.formats[name]
 
-    def prices(self, node: NodeCount, numbers: NumberFormat) -> dict[str, float]:
-        """pJ of each kind of operation at this node; kinds without a price are missing."""
+    def prices(
+        self, node: NodeCount, numbers: NumberFormat, network: Network = "spiking", widest: bool = False
+    ) -> dict[str, float]:
+        """pJ of each kind of operation at this node of a network; kinds without a price are missing.
+
+        widest: potentials of all tokens of the longest text, in the widest format.
+        """
         prices = {
             kind: sum(numbers.constants[constant].value * times for constant, times in parts.items())
             for kind, parts in self.operations.items()
         }
+        if "payload_products" in prices and numbers.integer:
+            prices["payload_products"] *= node.payload_bits / numbers.bits["value"]
         if self.memory is not None:
-            for kind, (memory, bits) in _ACCESSES.items():
-                width = numbers.bits[bits]
-                prices[kind] = self.memory.access(getattr(node, memory) * width / 8, width)
-            prices["addresses"] = self.memory.address_add.value
-        return prices
+            prices |= _accesses(self.memory, node, numbers, network, widest)
+        return {kind: round(price, 9) for kind, price in prices.items()}
 
     def unpriced(self, operations: Operations) -> list[str]:
         """Kinds that occur, have no price, and are not out of the model's scope."""
-        priced = {*self.operations, *self.out_of_scope, *([*_ACCESSES, "addresses"] if self.memory else [])}
+        priced = {*self.operations, *self.out_of_scope, *(ACCESSES if self.memory else ())}
         return [kind for kind in OPERATIONS if getattr(operations, kind) and kind not in priced]
+
+
+def _accesses(
+    memory: Memory, node: NodeCount, numbers: NumberFormat, network: Network, widest: bool
+) -> dict[str, float]:
+    sizes, bits = node.sizes, numbers.bits
+    met = sizes.operand if network in ("spiking", "zero-skipping") else sizes.weights
+    # The operand of a product of activations is one of them.
+    weight = memory.access(met * (b := bits["value" if node.kind == "MatMul" else "weight"]) / 8, b)
+    value = memory.access(sizes.values * bits["value"] / 8, bits["value"])
+    state_bits = numbers.widest_state if widest else bits["state"]
+    state = memory.access((sizes.all_states if widest else sizes.states) * state_bits / 8, state_bits)
+    return {
+        "weight_reads": weight,
+        "lookups": weight,
+        "value_reads": value,
+        "value_writes": value,
+        "state_reads": state,
+        "state_writes": state,
+        "addresses": memory.address_add.value,
+    }
 
 
 @dataclass(frozen=True)
 class Energy:
-    """pJ over all inputs; by_kind: per kind of operation. spike_driven: the part in proportion to the spikes."""
+    """Over all inputs, in whole grains (1e-9 pJ). grains: by kind of operation. driven: what is in proportion to the
+    activity. unpriced: kinds that occur and have no price."""
 
-    by_kind: dict[str, float]
-    spike_driven: float
+    grains: dict[str, int]
+    driven: int
+    unpriced: tuple[str, ...] = ()
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """pJ"""
+        return {kind: n / GRAIN for kind, n in self.grains.items()}
+
+    @property
+    def total_grains(self) -> int:
+        return sum(self.grains.values())
 
     @property
     def total(self) -> float:
-        return sum(self.by_kind.values())
+        """pJ"""
+        return self.total_grains / GRAIN
+
+    @property
+    def known(self) -> bool:
+        """Whether any of what occurs has a price, or nothing occurs."""
+        return bool(self.grains) or not self.unpriced
 
     def __add__(self, other: "Energy") -> "Energy":
-        kinds = {*self.by_kind, *other.by_kind}
-        merged = {
-            kind: self.by_kind.get(kind, 0.0) + other.by_kind.get(kind, 0.0) for kind in OPERATIONS if kind in kinds
-        }
-        return Energy(merged, self.spike_driven + other.spike_driven)
+        kinds = {*self.grains, *other.grains}
+        merged = {k: self.grains.get(k, 0) + other.grains.get(k, 0) for k in OPERATIONS if k in kinds}
+        return Energy(merged, self.driven + other.driven, tuple(dict.fromkeys((*self.unpriced, *other.unpriced))))
 
 
-def price(model: CostModel, numbers: NumberFormat, node: NodeCount, dense: bool = False) -> Energy:
-    """Energy of one node; dense: of its dense twin."""
-    operations = node.dense if dense else node.spiking
-    prices = model.prices(node, numbers)
-    by_kind = {kind: n * prices[kind] for kind in OPERATIONS if (n := getattr(operations, kind)) and kind in prices}
-    counted = {kind: getattr(operations, kind) for kind in _SPIKE_DRIVEN}
-    counted |= dict.fromkeys(_PER_ACCUMULATE, operations.accumulates)
-    if not dense:
-        counted |= {"value_reads": node.spikes_in, "value_writes": operations.resets}
-        if node.kind == "Add":  # spikes beside a graded value: an add and a potential each
-            counted |= dict.fromkeys(("adds", "value_reads", "state_reads", "state_writes"), operations.state_writes)
-    driven = sum(n * prices.get(kind, 0.0) for kind, n in counted.items())
-    return Energy(by_kind, driven)
+def price(
+    model: CostModel, numbers: NumberFormat, node: NodeCount, network: Network = "spiking", widest: bool = False
+) -> Energy:
+    """Energy of one node in a network."""
+    return price_operations(model, node.work[network], model.prices(node, numbers, network, widest))
+
+
+def price_operations(model: CostModel, work: Work, prices: dict[str, float]) -> Energy:
+    def grains(operations: Operations) -> dict[str, int]:
+        there = {kind: n for kind in OPERATIONS if (n := getattr(operations, kind)) and kind in prices}
+        return {kind: n * round(prices[kind] * GRAIN) for kind, n in there.items()}
+
+    return Energy(grains(work.total), sum(grains(work.driven).values()), tuple(model.unpriced(work.total)))
 
 
 def quantised(model: CostModel, bits: int) -> NumberFormat:
@@ -255,7 +298,7 @@ def _check(path: Path, model: CostModel) -> None:
         if constant.unit != "pJ" or not 0 <= constant.value < math.inf:
             raise ConfigError(f"{path}: constant {name} is {constant.value} {constant.unit}: give pJ, 0 or more")
     for numbers in model.formats.values():
-        for part in ("weight", "value", "state"):
+        for part in ("weight", "value", "state", *(("widest_state",) if "widest_state" in numbers.bits else ())):
             if type(bits := numbers.bits.get(part)) is not int or bits < 1:
                 raise ConfigError(
                     f"{path}: bits of a {part} in {numbers.name} are {bits!r}: give a whole number from 1"

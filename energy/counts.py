@@ -1,4 +1,4 @@
-"""Exact operation counts of every node of a layer graph, for the spiking network and for its dense twin.
+"""Exact operation counts of every node of a layer graph, in the spiking network and in the networks it is held against.
 
 The dense twin is the same graph with graded activations in place of spikes, run once. What the spikes did enters as
 `Events`, which two sources give: `events_of_activity` (the torch student, fast) and `neurotool.energy.measure` (the
@@ -6,32 +6,28 @@ interpreter, or whatever else executes the graph and counts its events).
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from neurotool.activity import Activity, LayerActivity
-from neurotool.energy.operations import RULES, Operations, Setting
-from neurotool.errors import DataError
-from neurotool.graph import (
-    Add,
-    Concat,
-    Conv1d,
-    Graph,
-    Input,
-    Linear,
-    MatMul,
-    MeanPool,
-    Neuron,
-    Node,
-    Readout,
-    Shape,
+from neurotool.activity import Activity
+from neurotool.energy.dataflow import LEMAIRE, Dataflow
+from neurotool.energy.events import (
+    Events,
+    Zeros,
+    active_of_activity,
+    arriving_at_add,
+    events_of_activity,
+    present_weights,
+    spiking_sources,
 )
+from neurotool.energy.operations import Operations, Work
+from neurotool.energy.rules import RULES, Network, Setting, carries_payload
+from neurotool.graph import Add, Conv1d, Graph, Input, Linear, MatMul, MeanPool, Neuron, Node, Readout, Shape
+from neurotool.graph.fixed_point import RATE_BITS
 from neurotool.simulate import SynapseEvents
 
-Events = Mapping[tuple[str, str], SynapseEvents]
-"""(node, port that reads spikes) -> events and synaptic operations over all inputs, padding left out."""
+__all__ = ["Counts", "Elements", "Events", "NodeCount", "Sizes", "count", "events_of_activity"]
 
 
 @dataclass(frozen=True)
@@ -56,17 +52,44 @@ class Elements:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Memories behind a node, in values, for the longest input.
+
+    weights: what the dense twin multiplies by: a weight matrix, or the second operand of a product of activations,
+    which stands in for one. operand: what a spike meets: the same matrix, but of a product of activations the operand
+    that does not spike. values: activations. states: potentials or sums that are alive at a time: of one token where
+    the node works token by token. all_states: of all tokens.
+    """
+
+    weights: int
+    operand: int
+    values: int
+    states: int
+    all_states: int
+
+
+@dataclass(frozen=True)
 class NodeCount:
-    """One node over all inputs. elements: at each port of a node that multiplies. weights, values: sizes of the
-    memories behind it, in values."""
+    """One node over all inputs. elements: at each port of a node that multiplies. arrived: at the port that drives it.
+
+    payload_bits: of a message that arrives here; 0 where spikes say nothing but that they are there.
+    """
 
     name: str
     kind: str
-    dense: Operations
-    spiking: Operations
+    work: dict[Network, Work]
     elements: dict[str, Elements]
-    weights: int
-    values: int
+    sizes: Sizes
+    arrived: SynapseEvents
+    payload_bits: int = 0
+
+    @property
+    def spiking(self) -> Operations:
+        return self.work["spiking"].total
+
+    @property
+    def dense(self) -> Operations:
+        return self.work["dense"].total
 
     @property
     def synapses(self) -> int:
@@ -74,9 +97,20 @@ class NodeCount:
         return self.dense.macs if self.elements else 0
 
     @property
+    def synaptic_operations(self) -> int:
+        """Spikes times fan-out, whatever the dataflow makes of them."""
+        return self.arrived.synaptic_operations
+
+    @property
     def spikes_per_synapse(self) -> float | None:
         """Synaptic operations per MAC of the dense twin; None where nothing spikes."""
-        return self.spiking.accumulates / self.synapses if self.synapses and self.spiking.accumulates else None
+        return self.synaptic_operations / self.synapses if self.synapses and self.synaptic_operations else None
+
+    @property
+    def density(self) -> float | None:
+        """Share of the dense twin's MACs whose activation is not 0; None where nothing spikes."""
+        skipping = self.work.get("zero-skipping")
+        return skipping.driven.macs / self.synapses if skipping and self.synapses and skipping.driven.macs else None
 
     @property
     def spikes_in(self) -> int:
@@ -91,138 +125,201 @@ class NodeCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """nodes: in emission order; uncounted: names of nodes that no rule covers."""
+    """nodes: in emission order; uncounted: names of nodes that no rule covers. made: what `under` counted before."""
 
     graph: Graph
     activity: Activity
     nodes: tuple[NodeCount, ...]
     uncounted: tuple[str, ...]
+    events: Events
+    dataflow: Dataflow = LEMAIRE
+    zeros: Zeros = "kept"
+    made: dict[tuple[Dataflow, Zeros], "Counts"] = field(default_factory=dict, compare=False, repr=False)
 
-    def total(self, dense: bool = False) -> Operations:
-        return sum(((node.dense if dense else node.spiking) for node in self.nodes), Operations())
+    def under(self, dataflow: Dataflow, int8: bool = False) -> "Counts":
+        """The same activity in another dataflow; int8: where zero weights are skipped, those that 8 bits round to 0."""
+        zeros: Zeros = "kept" if self.zeros == "kept" else "int8" if int8 else "float"
+        if (dataflow, zeros) == (self.dataflow, self.zeros):
+            return self
+        if (dataflow, zeros) not in self.made:
+            events = self.events
+            if zeros != self.zeros:
+                events = events_of_activity(self.graph, self.activity, True, int8=int8)
+            self.made[dataflow, zeros] = _count(self.graph, self.activity, events, dataflow, zeros)
+        return self.made[dataflow, zeros]
+
+    def total(self, network: Network = "spiking") -> Operations:
+        return sum((node.work[network].total for node in self.nodes), Operations())
+
+    @property
+    def knows_active(self) -> bool:
+        """Whether the record says how many neurons were active, which all but the spike dataflow needs."""
+        return all(layer.active is not None for layer in self.activity.layers.values())
 
     @property
     def synapses(self) -> int:
         return sum(node.synapses for node in self.nodes)
 
     @property
+    def synaptic_operations(self) -> int:
+        return sum(node.synaptic_operations for node in self.nodes)
+
+    @property
     def spikes_per_synapse(self) -> float:
         """Synaptic operations per inference and MAC, over the whole network."""
-        return self.total().accumulates / self.synapses if self.synapses else 0.0
+        return self.synaptic_operations / self.synapses if self.synapses else 0.0
+
+    @property
+    def density(self) -> float | None:
+        """Share of all MACs of the dense twin at which an activation is not 0, those that read no spikes included."""
+        if not self.knows_active or not self.synapses:
+            return None
+        return sum(n.work["zero-skipping"].total.macs for n in self.nodes if n.elements) / self.synapses
 
 
-def count(graph: Graph, activity: Activity, events: Events, skip_zero: bool = False) -> Counts:
+def count(
+    graph: Graph, activity: Activity, events: Events, skip_zero: bool = False, dataflow: Dataflow = LEMAIRE
+) -> Counts:
     """Operations of `graph` under what `activity` (lengths, spikes sent) and `events` say it did.
 
     skip_zero: weights that are zero cost nothing; `events` must then come from `events_of_activity`.
     """
-    shapes, spiking, varying = graph.shapes(), spiking_sources(graph), _varying(graph)
-    passes = activity.steps // activity.time_steps if graph.schedule == "phased" else activity.steps
-    nodes = []
-    for name, node in graph.nodes.items():
-        if type(node) not in RULES:
-            continue
-        ports = dict(zip(node.ports, graph.inputs[name], strict=True))
-        there = {port: events[name, port] for port in ports if (name, port) in events}
-        if isinstance(node, Add) and not spiking[name]:
-            there = _added_spikes(graph, activity, name, spiking)
-        once = not varying[name] or isinstance(node, (MeanPool, Readout))
-        counts_steps = isinstance(node, Neuron) or any(spiking[source] for source in ports.values())
-        dense = Setting(activity, {port: shapes[s] for port, s in ports.items()}, shapes[name], skip_zero=skip_zero)
-        setting = replace(
-            dense,
-            runs=1 if once else passes,
-            steps=activity.steps if counts_steps else passes if varying[name] else 1,
-            events={port: synapse.events for port, synapse in there.items()},
-            accumulates={port: synapse.synaptic_operations for port, synapse in there.items()},
-            sent=activity.layers[name].spikes if isinstance(node, Neuron) else 0,
-        )
+    return _count(graph, activity, events, dataflow, "float" if skip_zero else "kept")
+
+
+def _count(graph: Graph, activity: Activity, events: Events, dataflow: Dataflow, zeros: Zeros) -> Counts:
+    there = _Counting(graph, activity, events, dataflow, zeros)
+    nodes = tuple(there.node(name) for name, node in graph.nodes.items() if type(node) in RULES)
+    uncounted = tuple(name for name, node in graph.nodes.items() if type(node) not in RULES)
+    return Counts(graph, activity, nodes, uncounted, events, dataflow, zeros)
+
+
+class _Counting:
+    """The settings of all nodes."""
+
+    def __init__(self, graph: Graph, activity: Activity, events: Events, dataflow: Dataflow, zeros: Zeros) -> None:
+        self.graph, self.activity, self.events, self.dataflow, self.zeros = graph, activity, events, dataflow, zeros
+        self.shapes, self.spiking, self.varying = graph.shapes(), spiking_sources(graph), _varying(graph)
+        self.phased = graph.schedule == "phased"
+        self.passes = activity.steps // activity.time_steps if self.phased else activity.steps
+        self.active = active_of_activity(graph, activity, zeros)
+
+    def node(self, name: str) -> NodeCount:
+        node = self.graph.nodes[name]
+        ports = dict(zip(node.ports, self.graph.inputs[name], strict=True))
+        setting = self._spiking(name, node, ports)
         multiplies = isinstance(node, (Linear, Conv1d, MatMul, Readout))
-        elements = {port: _elements(graph, name, port, setting, passes) for port in ports} if multiplies else {}
-        rule = RULES[type(node)]
-        costs = rule(node, dense), rule(node, setting)
-        nodes.append(NodeCount(name, type(node).__name__, *costs, elements, *_memories(node, setting)))
-    return Counts(graph, activity, tuple(nodes), tuple(n for n, node in graph.nodes.items() if type(node) not in RULES))
+        elements = {port: self._elements(name, port, setting) for port in ports} if multiplies else {}
+        driver = setting.arriving[setting.driver] if multiplies and setting.arriving else SynapseEvents(0, 0)
+        work = {network: RULES[type(node)](node, one) for network, one in self._networks(name, node, setting).items()}
+        bits = 0
+        if setting.arriving and self.dataflow.order == "graded":
+            bits = self._count_bits(name, setting)
+        if setting.payload:
+            bits = max(bits, RATE_BITS)
+        return NodeCount(name, type(node).__name__, work, elements, self._sizes(node, setting), driver, bits)
+
+    def _spiking(self, name: str, node: Node, ports: dict[str, str]) -> Setting:
+        """Of the spiking network."""
+        passes, steps = self.passes, self.activity.steps
+        there = {port: self.events[name, port] for port in ports if (name, port) in self.events}
+        if isinstance(node, Add) and not self.spiking[name]:
+            there = arriving_at_add(self.graph, self.activity, name, self.spiking)
+        pools, reads_spikes = isinstance(node, (MeanPool, Readout)), any(self.spiking[s] for s in ports.values())
+        runs = 1 if not self.varying[name] or pools else passes
+        if not isinstance(node, Neuron) and not reads_spikes:
+            steps = passes if self.varying[name] else 1
+        if pools:  # of the last pass, whatever the number of passes
+            steps = min(steps, self.activity.time_steps) if reads_spikes or not self.phased else 1
+        source = self.graph.nodes[ports["x"]] if isinstance(node, MeanPool) else None
+        layer = self.activity.layers[name] if isinstance(node, Neuron) else None
+        return Setting(
+            self.activity,
+            {port: self.shapes[s] for port, s in ports.items()},
+            self.shapes[name],
+            network="spiking",
+            dataflow=self.dataflow,
+            runs=runs,
+            steps=steps,
+            windows=passes if self.phased else 0,
+            arriving=there,
+            payload=frozenset(port for port in there if self.phased and self._payload(ports[port])),
+            sent=(layer.spikes, layer.active.spikes if layer.active else 0) if layer else (0, 0),
+            weights=self._weights(node),
+            leak=source.leak if isinstance(source, Neuron) and not self.phased else 1.0,
+        )
+
+    def _networks(self, name: str, node: Node, spiking: Setting) -> dict[Network, Setting]:
+        """The same node in every network."""
+        dense = replace(spiking, network="dense", runs=1, steps=0, windows=0, arriving={}, payload=frozenset())
+        runs = spiking.runs if self.phased else 1
+        settings: dict[Network, Setting] = {"spiking": spiking, "dense": dense}
+        settings["dense mode"] = replace(dense, network="dense mode", runs=spiking.runs)
+        if self.active or not self.graph.is_spiking:
+            there = {port: self.active[name, port] for port in spiking.at_ports if (name, port) in self.active}
+            settings["zero-skipping"] = replace(dense, network="zero-skipping", runs=runs, arriving=there)
+        return settings
+
+    def _payload(self, source: str) -> bool:
+        return any(carries_payload(self.graph.nodes[layer]) for layer, _ in self.spiking[source])
+
+    def _count_bits(self, name: str, setting: Setting) -> int:
+        """Of the largest count of a window that arrives."""
+        sources = [
+            self.graph.nodes[layer]
+            for port in setting.arriving
+            for layer, _ in self.spiking[self.graph.source(name, port)]
+        ]
+        ternary = any(not isinstance(node, Neuron) or node.spikes == "ternary" for node in sources)
+        if any(isinstance(node, Neuron) and node.spikes == "several" for node in sources):
+            return VALUE_BITS
+        return count_bits(self.activity.time_steps if self.phased else 1, ternary)
+
+    def _weights(self, node: Node) -> int:
+        if isinstance(node, Linear) and self.zeros != "kept":
+            return int(np.count_nonzero(present_weights(node.weight, self.zeros)))
+        weight: np.ndarray | None = getattr(node, "weight", None)
+        return 0 if weight is None else weight.size
+
+    def _elements(self, name: str, port: str, setting: Setting) -> Elements:
+        graph, size = self.graph, setting.size(setting.at_ports[port])
+        if port not in setting.arriving:
+            return Elements(graded=size * setting.runs)
+        sources = [source for source, _ in self.spiking[graph.source(name, port)]]
+        steps = setting.steps
+        if (name, port) in graph.feedback:
+            steps -= steps // self.passes  # it reads the pass before
+        spikes = setting.arriving[port].events
+        ternary = any(not isinstance(node := graph.nodes[s], Neuron) or node.spikes == "ternary" for s in sources)
+        zero = max(steps * sum(setting.size(self.shapes[source]) for source in sources) - spikes, 0)
+        return Elements(zero, ternary=spikes) if ternary else Elements(zero, binary=spikes)
+
+    def _sizes(self, node: Node, setting: Setting) -> Sizes:
+        longest = max(self.activity.lengths)
+
+        def size(shape: Shape, tokens: int = longest) -> int:
+            return math.prod(axis if isinstance(axis, int) else tokens for axis in shape)
+
+        values, alive = size(setting.shape), longest
+        if self.phased and isinstance(node, (Linear, Neuron, Add)):
+            alive = 1
+        elif self.phased and isinstance(node, Conv1d):
+            alive = min(longest, node.weight.shape[2])
+        states = size(setting.shape, alive)
+        if isinstance(node, MatMul):
+            other = "a" if setting.arriving and setting.driver == "b" else "b"
+            return Sizes(size(setting.at_ports["b"]), size(setting.at_ports[other]), values, states, values)
+        return Sizes(setting.weights, setting.weights, values, states, values)
 
 
-Sender = tuple[str, int]
-"""A layer that spikes, and the column of a node's output at which its first neuron is."""
+VALUE_BITS = 8
+"""Of a payload whose largest count is not known, where a neuron may send several spikes in a step."""
 
 
-def spiking_sources(graph: Graph) -> dict[str, tuple[Sender, ...]]:
-    """For every node the layers whose spikes it hands on: itself, several through an Add or a Concat, none where it is
-    graded."""
-    sources: dict[str, tuple[Sender, ...]] = {}
-    shapes = graph.shapes()
-    for name, node in graph.nodes.items():
-        sources[name] = ()
-        if isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking):
-            sources[name] = ((name, 0),)
-        elif isinstance(node, (Add, Concat)) and all(sources[source] for source in graph.inputs[name]):
-            start = 0
-            for source in graph.inputs[name]:
-                sources[name] += tuple((layer, start + column) for layer, column in sources[source])
-                start += int(shapes[source][-1]) if isinstance(node, Concat) else 0
-    return sources
-
-
-def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False) -> Events:
-    """Events at every port that reads spikes. Raises DataError where the activity does not say enough."""
-    spiking = spiking_sources(graph)
-    events = {}
-    for name, node in graph.nodes.items():
-        for port in node.ports:
-            sources = spiking[graph.source(name, port)]
-            if not sources or not isinstance(node, (Linear, Conv1d, MatMul)):
-                continue
-            layers = _senders(graph, activity, name, port, sources)
-            operations = [_accumulates(name, node, layer, column, skip_zero) for layer, column in layers]
-            events[name, port] = SynapseEvents(sum(layer.spikes for layer, _ in layers), sum(operations))
-    return events
-
-
-def _senders(
-    graph: Graph, activity: Activity, name: str, port: str, sources: tuple[Sender, ...]
-) -> list[tuple[LayerActivity, int]]:
-    if (name, port) in graph.feedback:
-        return [(activity.fed_back[name], 0)]
-    return [(activity.layers[source], column) for source, column in sources]
-
-
-def _added_spikes(
-    graph: Graph, activity: Activity, name: str, spiking: Mapping[str, tuple[Sender, ...]]
-) -> dict[str, SynapseEvents]:
-    """Spikes at the ports of an Add whose other port is graded; they cause adds and no synaptic operations."""
-    arriving = {}
-    for port in graph.nodes[name].ports:
-        sources = spiking[graph.source(name, port)]
-        if sources and all(source in activity.layers for source, _ in sources):
-            layers = _senders(graph, activity, name, port, sources)
-            arriving[port] = SynapseEvents(sum(layer.spikes for layer, _ in layers), 0)
-    return arriving
-
-
-def _accumulates(name: str, node: Linear | Conv1d | MatMul, layer: LayerActivity, column: int, skip_zero: bool) -> int:
-    """Synaptic operations that the spikes of `layer`, whose neurons begin at `column`, cause at one port."""
-    if isinstance(node, MatMul):
-        return layer.spikes_times_tokens
-    if isinstance(node, Conv1d):
-        return len(node.weight) * _outputs_in_reach(name, node, layer)
-    if not skip_zero or np.all(node.weight):
-        return layer.spikes * len(node.weight)
-    if layer.per_neuron is None:
-        raise DataError(f"node {name}: skipping its zero weights needs the spikes of each neuron; measure with --data")
-    return int(layer.per_neuron @ np.count_nonzero(node.weight[:, column : column + layer.neurons], axis=0))
-
-
-def _outputs_in_reach(name: str, node: Conv1d, layer: LayerActivity) -> int:
-    """Tokens whose output a spike changes, summed over spikes: its own, up to `after` before and `before` after it."""
-    if not layer.spikes == sum(layer.by_position) == sum(layer.from_end):
-        raise DataError(f"node {name} (Conv1d): the record of activity does not say which tokens sent the spikes")
-    reached = ((layer.by_position, node.after), (layer.from_end, node.before))
-    return layer.spikes + sum(
-        spikes * min(distance, reach) for at, reach in reached for distance, spikes in enumerate(at)
-    )
+def count_bits(time_steps: int, ternary: bool) -> int:
+    """Bits of a value that says as much as a neuron's spikes in a window: ceil(log2(T + 1)), Yan et al. (arXiv
+    2409.08290); a ternary neuron has 2 T + 1 counts."""
+    return math.ceil(math.log2((2 if ternary else 1) * time_steps + 1))
 
 
 def _varying(graph: Graph) -> dict[str, bool]:
@@ -233,34 +330,3 @@ def _varying(graph: Graph) -> dict[str, bool]:
         starts = isinstance(node, (Neuron, Input))
         varying[name] = starts or fed_back or any(varying[source] for source in graph.inputs[name])
     return varying
-
-
-def _elements(graph: Graph, name: str, port: str, setting: Setting, passes: int) -> Elements:
-    size = setting.size(setting.at_ports[port])
-    if port not in setting.events:
-        return Elements(graded=size * setting.runs)
-    sources = [source for source, _ in spiking_sources(graph)[graph.source(name, port)]]
-    steps = setting.steps
-    if (name, port) in graph.feedback:
-        steps -= steps // passes  # it reads the pass before
-    spikes = setting.events[port]
-    ternary = any(not isinstance(node := graph.nodes[s], Neuron) or node.spikes == "ternary" for s in sources)
-    shapes = graph.shapes()
-    zero = steps * sum(setting.size(shapes[source]) for source in sources) - spikes
-    return Elements(zero, ternary=spikes) if ternary else Elements(zero, binary=spikes)
-
-
-def _memories(node: Node, setting: Setting) -> tuple[int, int]:
-    """Sizes, in values, of a node's weight memory and of its activations or potentials, for the longest input.
-
-    In a product of activations the second operand stands in for the weights.
-    """
-    longest = max(setting.activity.lengths)
-
-    def size(shape: Shape) -> int:
-        return math.prod(axis if isinstance(axis, int) else longest for axis in shape)
-
-    if isinstance(node, MatMul):
-        return size(setting.at_ports["b"]), size(setting.shape)
-    weight: np.ndarray | None = getattr(node, "weight", None)
-    return 0 if weight is None else weight.size, size(setting.shape)

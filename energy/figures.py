@@ -2,14 +2,14 @@
 
 import io
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from neurotool.energy.report import Report, rows
+from neurotool.energy.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-DENSE, SPIKING = "#9aa5b1", "#1f77b4"
 
 
 class Point(NamedTuple):
@@ -18,31 +18,6 @@ class Point(NamedTuple):
     energy: float
     metric: float
     label: str
-
-
-def energy_bars(report: Report) -> str:
-    """µJ per inference of every synapse and kind of node, dense twin and spiking, one panel a cost model."""
-    accounts = [i for i, account in enumerate(report.accounts) if account.known]
-    if not accounts:
-        return ""
-    names = [row.name for row in rows(report)]
-    figure = _figure(5 * len(accounts), 1 + 0.3 * len(names))
-    panels = figure.subplots(1, len(accounts), sharey=True, squeeze=False)[0]
-    for panel, i in zip(panels, accounts, strict=True):
-        lines = rows(report, account=i)
-        places = range(len(lines))
-        if i < len(report.twins):
-            widths = [(row.dense or 0) / 1e6 for row in lines]
-            panel.barh([y - 0.2 for y in places], widths, 0.4, color=DENSE, label="dense twin")
-        widths = [(row.spiking or 0) / 1e6 for row in lines]
-        panel.barh([y + 0.2 for y in places], widths, 0.4, color=SPIKING, label="spiking")
-        panel.set(xlabel="µJ per inference", title=report.accounts[i].title)
-        panel.grid(axis="x", alpha=0.3)
-        panel.margins(y=0.01)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
-    panels[0].legend(loc="lower right")
-    return _svg(figure)
 
 
 def heat_map(report: Report) -> str:
@@ -68,8 +43,11 @@ def heat_map(report: Report) -> str:
     return _svg(figure)
 
 
-def accuracy_energy(curves: dict[str, list[Point]], metric: str, title: str) -> str:
-    """Metric against energy: one line a network over its time steps, a marker where there is one point."""
+def accuracy_energy(
+    curves: dict[str, list[Point]], metric: str, title: str, lines: Mapping[str, float] = MappingProxyType({})
+) -> str:
+    """Metric against energy: one line a network over its time steps, a marker where there is one point; lines: energies
+    of networks whose metric is not known."""
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return ""
@@ -81,9 +59,11 @@ def accuracy_energy(curves: dict[str, list[Point]], metric: str, title: str) -> 
             panel.annotate(
                 point.label, (point.energy / 1e6, point.metric), textcoords="offset points", xytext=(5, 5), fontsize=8
             )
+    for style, (name, energy) in zip(("--", ":", "-."), lines.items(), strict=False):
+        panel.axvline(energy / 1e6, linestyle=style, color="#808890", label=name)
     panel.set(xscale="log", xlabel="µJ per inference", ylabel=metric, title=title)
     panel.grid(alpha=0.3, which="both")
-    panel.legend(fontsize="small")
+    panel.legend(fontsize="small", framealpha=0)
     return _svg(figure)
 
 
@@ -94,16 +74,18 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _svg(figure: "Figure") -> str:
-    """Without the XML header, and the same for the same figure; text stays text."""
+    """Without the XML header, and the same for the same figure; text stays text, and black is the colour of the page's
+    text, in light and dark."""
     import matplotlib
 
     stream = io.StringIO()
     settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "neurotool", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    return text.replace("#000000", "currentColor")
 
 
 def standalone(svg: str) -> str:

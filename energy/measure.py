@@ -24,14 +24,34 @@ def measure(
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
         activity.add_inputs(mask)
         for name, spikes in run.spikes.items():
-            sent = np.abs(spikes.astype(np.int64)).sum(0)
-            layer = activity.layers.setdefault(name, LayerActivity(sent.shape[-1]))
-            layer.add(sent.sum(-1)[None], mask, sent[mask[0]].sum(0))
-        for port, synapse in run.events.items():
-            before = events.get(port, SynapseEvents(0, 0))
-            operations = before.synaptic_operations + synapse.synaptic_operations
-            events[port] = SynapseEvents(before.events + synapse.events, operations)
+            _add(activity.layers, name, _windows(graph, spikes), mask)
+        for name in graph.of_type(Input):
+            if graph.nodes[name].spiking:  # type: ignore[attr-defined]
+                given = np.asarray(one["values"][name])
+                steps = np.broadcast_to(given, (graph.time_steps, *given.shape[-2:]))
+                sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
+                _add(activity.entered, name, _windows(graph, np.concatenate([steps != 0] * sweeps)), mask)
+        for at, synapse in run.events.items():
+            events[at] = events.get(at, SynapseEvents(0, 0)) + synapse
+        for reader, port in graph.feedback:  # all but the last pass
+            spikes = run.spikes[graph.source(reader, port)]
+            last = graph.time_steps if graph.schedule == "phased" else 1
+            _add(activity.fed_back, reader, _windows(graph, spikes[: len(spikes) - last]), mask)
     return activity, events
+
+
+def _windows(graph: Graph, spikes: np.ndarray) -> np.ndarray:
+    """Spikes of each neuron in each window, (windows, tokens, width), from its steps; a concurrent run is one."""
+    counts, window = np.abs(spikes.astype(np.int64)), graph.time_steps if graph.schedule == "phased" else len(spikes)
+    return counts.reshape(-1, max(window, 1), *spikes.shape[1:]).sum(1)
+
+
+def _add(layers: dict[str, LayerActivity], name: str, windows: np.ndarray, mask: np.ndarray) -> None:
+    width = windows.shape[-1]
+    layer = layers.setdefault(name, LayerActivity(width, active=LayerActivity(width)))
+    assert layer.active is not None
+    for sums, counted in ((layer, windows.sum(0)), (layer.active, (windows != 0).sum(0))):
+        sums.add(counted.sum(-1)[None], mask, counted[mask[0]].sum(0))
 
 
 def _tokens(graph: Graph, one: Inputs) -> int:

@@ -1,143 +1,26 @@
 """An energy account of a spiking network: its counts, priced, beside dense rivals, with a verdict in plain words."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurotool.energy.costs import ARITHMETIC, MEMORY, CostModel, Energy, NumberFormat, price, quantised
+from neurotool.energy.comparison import FAIR, TWIN, ZERO_SKIPPING, Comparison, compare
+from neurotool.energy.costs import ARITHMETIC, MEMORY, CostModel
 from neurotool.energy.counts import Counts, NodeCount
+from neurotool.energy.dataflow import OUTPUT_STATIONARY, Dataflow
+from neurotool.energy.priced import Priced, priced
+from neurotool.energy.rivals import ACTIVE, Sides, dataflows, pairs, rate_code_bits
 from neurotool.errors import ConfigError
 from neurotool.files import replacing
-from neurotool.graph import Neuron
+from neurotool.graph import Conv1d, Linear, Readout
 from neurotool.graph.names import by_kind
 
+__all__ = [
+    "DEFAULT_MODELS", "Comparison", "Priced", "Published", "Report", "Row", "build_report", "compare", "priced",
+    "published_formula", "rate_code_bits", "rows",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class Priced:
-    """A network under one cost model and number format; rows: energy of each node, over all inputs."""
-
-    counts: Counts
-    model: CostModel
-    numbers: NumberFormat
-    dense: bool
-    rows: tuple[Energy, ...]
-
-    @property
-    def total(self) -> Energy:
-        return sum(self.rows, Energy({}, 0.0))
-
-    @property
-    def per_inference(self) -> float:
-        """pJ"""
-        return self.total.total / self.counts.activity.inputs
-
-    @property
-    def title(self) -> str:
-        return f"{self.model.title}, {self.numbers.name}"
-
-    @property
-    def known(self) -> bool:
-        return self.model.known
-
-
-def priced(counts: Counts, model: CostModel, numbers: NumberFormat, dense: bool = False) -> Priced:
-    return Priced(counts, model, numbers, dense, tuple(price(model, numbers, node, dense) for node in counts.nodes))
-
-
-TWIN, TEACHER, FAIR, OTHER = "twin", "teacher", "fair rival", "other"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The spiking network against one rival, per inference. rival: in words; kind: TWIN, TEACHER, FAIR or OTHER."""
-
-    rival: str
-    spiking: Priced
-    dense: Priced
-    kind: str = OTHER
-
-    @property
-    def share(self) -> float:
-        """Energy of the spiking network in units of the rival's."""
-        return self.spiking.per_inference / self.dense.per_inference
-
-    @property
-    def wins(self) -> bool:
-        return self.share < 1
-
-    @property
-    def break_even(self) -> float:
-        """Spikes per synapse at which both need the same; below 0 the spiking network loses even in silence."""
-        counts, energy = self.spiking.counts, self.spiking.total
-        if not energy.spike_driven:
-            return math.inf if self.wins else -math.inf
-        silent = (energy.total - energy.spike_driven) / counts.activity.inputs
-        factor = (self.dense.per_inference - silent) * counts.activity.inputs / energy.spike_driven
-        return factor * counts.spikes_per_synapse
-
-    @property
-    def break_even_rate(self) -> float:
-        """The same as a rate, spikes per neuron and step."""
-        return self.break_even / self.spiking.counts.activity.steps
-
-    @property
-    def title(self) -> str:
-        ours, theirs = self.spiking, self.dense
-        if ours.model != theirs.model:
-            return f"{ours.title} against {theirs.title}"
-        return ours.title if ours.numbers == theirs.numbers else f"{ours.title} against {theirs.numbers.name}"
-
-    def verdict(self) -> str:
-        """One sentence or two: who needs less, and where the border is."""
-        percent = f"{100 * self.share:.3g} %" if self.share < 9.995 else f"{100 * self.share:.0f} %"
-        title = self.title[0].upper() + self.title[1:]
-        spiking = self.spiking.counts.graph.is_spiking
-        who = "the spiking network" if spiking else "this dense network"
-        how = f"{title}: {who} {'needs' if self.wins else 'LOSES: it needs'} {percent} of {self.rival}"
-        if not spiking:
-            return f"{how}."
-        steps = self.spiking.counts.activity.steps
-        if self.break_even <= 0:
-            return f"{how}. It would lose without a single spike: what does not depend on spikes is already dearer."
-        if math.isinf(self.break_even):
-            return f"{how}."
-        now = self.spiking.counts.spikes_per_synapse
-        border = f"{self.break_even:.3g} spikes per synapse (rate {self.break_even_rate:.3g} over {steps} steps)"
-        if self.break_even_rate >= 1:
-            return f"{how}. It would lose only above {border}, more than neurons can send; it sends {now:.3g}."
-        return f"{how}. It {'loses above' if self.wins else 'would win below'} {border}; it sends {now:.3g}."
-
-
-def compare(rival: str, spiking: Priced, dense: Priced, kind: str = OTHER, force: bool = False) -> Comparison:
-    """Raises ConfigError for two technologies in one ratio, unless forced, and for a network without a price."""
-    for words, network in (("the spiking network", spiking), (rival, dense)):
-        if not network.per_inference:
-            raise ConfigError(
-                f"{network.model.name} gives {words} no energy, so there is no ratio; choose a cost model with prices"
-            )
-    theirs, ours = dense.model.technology, spiking.model.technology
-    nodes = sorted(spiking.model.nodes | dense.model.nodes)
-    if theirs == ours and len(nodes) > 1 and not force:
-        raise ConfigError(
-            f"{spiking.model.name} has constants of {' and '.join(nodes)}: a ratio of the two compares factories, "
-            "not networks; give constants of one technology, or --force"
-        )
-    if theirs != ours and not force:
-        raise ConfigError(
-            f"{spiking.model.name} is {ours} and {dense.model.name} is {theirs}: a ratio of the two compares "
-            "factories, not networks; choose models of one technology, or --force"
-        )
-    return Comparison(rival, spiking, dense, kind)
-
-
-def rate_code_bits(counts: Counts) -> int:
-    """Bits of an activation that says as much as a neuron's spikes in a window: ceil(log2(T + 1)), Yan et al.
-    (arXiv 2409.08290); a ternary neuron has 2 T + 1 counts."""
-    neurons = [node for node in counts.graph.nodes.values() if isinstance(node, Neuron)]
-    ternary = any(node.spikes == "ternary" for node in neurons)
-    levels = (2 if ternary else 1) * counts.activity.time_steps + 1
-    return math.ceil(math.log2(levels))
+DEFAULT_MODELS = (ARITHMETIC, MEMORY)
 
 
 @dataclass(frozen=True)
@@ -153,13 +36,23 @@ class Published:
     energy: float
     account: Priced
 
+    @property
+    def leaves_out(self) -> list[str]:
+        """What occurs in this network and is not in the formula."""
+        kinds, total = {node.kind for node in self.account.counts.nodes}, self.account.counts.total()
+        known = {"LayerNorm": "norms", "Softmax": "softmax", "Gelu": "GELU", "Add": "sums of activations"}
+        left = [words for kind, words in known.items() if kind in kinds]
+        nodes = self.account.counts.graph.nodes.values()
+        biases = any(node.bias is not None for node in nodes if isinstance(node, (Linear, Conv1d, Readout)))
+        return left + ["biases"] * biases + ["neuron updates"] * bool(total.updates)
+
 
 def published_formula(account: Priced) -> Published:
     counts = account.counts
     steps = counts.activity.steps
-    spiking = [node for node in counts.nodes if node.spiking.accumulates]
+    spiking = [node for node in counts.nodes if node.synaptic_operations]
     operations = sum(steps * (node.rate or 0) * node.synapses for node in spiking)
-    macs = sum(node.synapses for node in counts.nodes if not node.spiking.accumulates)
+    macs = sum(node.synapses for node in counts.nodes if not node.synaptic_operations)
     prices = account.model.prices(counts.nodes[0], account.numbers)
     return Published(operations, macs, prices["macs"] * macs + prices["accumulates"] * operations, account)
 
@@ -168,7 +61,9 @@ def published_formula(account: Priced) -> Published:
 class Report:
     """name: the model's file; measured: on what. metrics, teacher_metrics: accuracy and the like, where known.
 
-    accounts: the spiking network under each cost model, in its first number format; comparisons: against rivals.
+    accounts: the spiking network under each cost model, in its first number format and in the dataflow that tables of
+    layers show; twins: its dense twin likewise; comparisons: all pairs. missing: what the activity does not say.
+    provenance: where all this comes from, in lines of name and value.
     """
 
     name: str
@@ -180,6 +75,37 @@ class Report:
     published: Published | None
     metrics: dict[str, float] = field(default_factory=dict)
     teacher_metrics: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def all_accounts(self) -> tuple[Priced, ...]:
+        """Every priced network of the report, once."""
+        found = {account.label: account for account in (*self.accounts, *self.twins)}
+        for comparison in self.comparisons:
+            for account in (comparison.spiking, comparison.dense):
+                if account.counts.graph is self.counts.graph:
+                    found.setdefault(account.label, account)
+        return tuple(found.values())
+
+    @property
+    def headline(self) -> Comparison | None:
+        """The pair that decides: in integers against the network of the same function, with memory, sums in registers
+        on both sides; the nearest to it that is there."""
+
+        def rank(pair: Comparison) -> tuple[bool, ...]:
+            flow = pair.dataflow
+            return (
+                pair.kind == ZERO_SKIPPING,
+                pair.kind in (FAIR, TWIN),
+                pair.spiking.numbers.integer,
+                pair.spiking.model.memory is not None,
+                flow.registers,
+                flow.order == "spike",
+            )
+
+        matched = [pair for pair in self.comparisons if pair.matched]
+        return max(matched, key=rank, default=None)
 
     def to_json(self) -> str:
         """Every count and price."""
@@ -215,8 +141,7 @@ class Report:
         said = [f"no rule for node {name}" for name in self.counts.uncounted]
         missing: dict[str, dict[str, None]] = {}
         for network in (*self.accounts, *self.twins):
-            kinds = network.model.unpriced(self.counts.total(network.dense))
-            missing.setdefault(network.model.name, {}).update(dict.fromkeys(kinds))
+            missing.setdefault(network.model.name, {}).update(dict.fromkeys(network.total.unpriced))
         return said + [
             f"{name} has no price for {', '.join(kinds).replace('_', ' ')}" for name, kinds in missing.items() if kinds
         ]
@@ -232,55 +157,62 @@ def build_report(
     dense_model: CostModel | None = None,
     teacher: Counts | None = None,
     force: bool = False,
-    **metrics: Any,
+    chosen: list[Dataflow] | None = None,
+    hybrid: bool = False,
+    **said: Any,
 ) -> Report:
-    """Price `counts` under each model and set it beside its rivals.
+    """Price `counts` under each model and set it beside its rivals (`neurotool.energy.rivals`).
 
-    The rivals: the dense twin (equal size, same number format); the teacher, where known; and, in integers, the dense
-    network whose activations have as many bits as the rate code needs. A network without spikes has only the teacher.
-    Raises ConfigError for technologies that do not mix (unless forced).
+    A network without spikes has only the teacher. chosen: dataflows, all by default. said: further fields of Report.
+    Raises ConfigError for technologies that do not mix (unless forced), DataError for activity that says too little.
     """
-    accounts, twins, comparisons = [], [], []
+    if hybrid and counts.graph.schedule != "phased":
+        raise ConfigError(
+            "--hybrid: the schedule is concurrent, and a dense unit reads the count of a window; only a phased network "
+            "has one"
+        )
+    accounts: list[Priced] = []
+    twins: list[Priced] = []
+    comparisons: list[Comparison] = []
     for model in models:
-        account = priced(counts, model, model.format(numbers))
-        accounts.append(account)
+        sides = Sides(counts, model, dense_model or model, teacher, hybrid, force)
+        flows = dataflows(counts, model, chosen)
+        shown = counts.under(OUTPUT_STATIONARY if OUTPUT_STATIONARY in flows and model.memory else flows[0])
         against = dense_model or (model if model.known and not model.spiking_only else None)
         if against is None:
+            accounts.append(priced(shown, model, model.format(numbers)))
             continue
-        dense_numbers = against.format(numbers if against == model else None)
-        twin = priced(counts, against, dense_numbers, dense=True)
-        twins.append(twin)
-        if counts.graph.is_spiking:
-            comparisons.append(compare("its dense twin of equal size", account, twin, TWIN, force))
-        if teacher is not None:
-            comparisons.append(
-                compare("its teacher", account, priced(teacher, against, dense_numbers, dense=True), TEACHER, force)
-            )
-        if counts.graph.is_spiking and "int8" in against.formats and "int8" in model.formats:
-            bits = rate_code_bits(counts)
-            words = f"its dense twin with {bits}-bit activations (the fair rival)"
-            rival = priced(counts, against, quantised(against, bits), dense=True)
-            comparisons.append(compare(words, priced(counts, model, model.format("int8")), rival, FAIR, force))
-    arithmetic = next((a for a in accounts if a.model.name == ARITHMETIC), None)
-    published = published_formula(arithmetic) if arithmetic else None
-    return Report(name, measured, counts, tuple(accounts), tuple(twins), tuple(comparisons), published, **metrics)
-
-
-DEFAULT_MODELS = (ARITHMETIC, MEMORY)
+        plain = model.format(numbers)
+        theirs = against.format(numbers if against == model else None)
+        accounts.append(sides.ours(shown.dataflow, plain))
+        twins.append(priced(shown, against, theirs, "dense"))
+        comparisons += pairs(sides, numbers, chosen)
+    arithmetic = next((model for model in models if model.name == ARITHMETIC), None)
+    published = published_formula(priced(counts, arithmetic, arithmetic.format(numbers))) if arithmetic else None
+    missing = () if counts.knows_active else (ACTIVE,)
+    return Report(
+        name, measured, counts, tuple(accounts), tuple(twins), tuple(comparisons), published, missing=missing, **said
+    )
 
 
 @dataclass(frozen=True)
 class Row:
-    """Nodes that a reader sees as one line; counts per inference, energies in pJ per inference."""
+    """Nodes that a reader sees as one line; counts per inference, energies in pJ per inference, None where nothing of
+    it has a price. mode: of a hybrid's node."""
 
     name: str
     nodes: tuple[NodeCount, ...]
     spiking: float | None
     dense: float | None
     inputs: int
+    mode: str = ""
 
-    def per_inference(self, operation: str, dense: bool = False) -> float:
-        return sum(getattr(node.dense if dense else node.spiking, operation) for node in self.nodes) / self.inputs
+    def per_inference(self, operation: str) -> float:
+        return sum(getattr(node.spiking, operation) for node in self.nodes) / self.inputs
+
+    @property
+    def synaptic_operations(self) -> float:
+        return sum(node.synaptic_operations for node in self.nodes) / self.inputs
 
     @property
     def macs(self) -> float:
@@ -295,44 +227,58 @@ class Row:
         return self.nodes[0].rate if len(self.nodes) == 1 else None
 
     @property
+    def density(self) -> float | None:
+        return self.nodes[0].density if len(self.nodes) == 1 else None
+
+    @property
     def spikes_per_synapse(self) -> float | None:
-        return self.per_inference("accumulates") / self.macs if self.spikes_in and self.macs else None
+        return self.synaptic_operations / self.macs if self.spikes_in and self.macs else None
 
     @property
     def ratio(self) -> float | None:
         return self.spiking / self.dense if self.spiking is not None and self.dense else None
 
 
-def rows(report: Report, account: int = 0, each: bool = True) -> list[Row]:
-    """Synapses one by one (unless `each`, by kind of layer), then other nodes by kind, under the `account`-th cost
-    model."""
-    inputs = report.counts.activity.inputs
-    priced_by, twin = report.accounts[account], report.twins[account] if account < len(report.twins) else None
+def rows(spiking: Priced, rival: Priced | None, each: bool = True) -> list[Row]:
+    """Synapses one by one, then other nodes by kind; unless `each`, synapses by kind of layer, neurons, all else."""
+    inputs = spiking.counts.activity.inputs
     groups: dict[str, list[int]] = {}
-    for i, node in enumerate(report.counts.nodes):
+    for i, node in enumerate(spiking.counts.nodes):
         groups.setdefault(node.name if node.synapses else node.kind, []).append(i)
+    if not each:
+        return _rows_by_kind(spiking, rival, groups)
     made = []
     for name, members in groups.items():
-        nodes = tuple(report.counts.nodes[i] for i in members)
-        spiking = sum(priced_by.rows[i].total for i in members) / inputs if priced_by.known else None
-        dense = None if twin is None else sum(twin.rows[i].total for i in members) / inputs
+        nodes = tuple(spiking.counts.nodes[i] for i in members)
         title = name.removesuffix(".linear") if nodes[0].synapses else f"{len(nodes)} × {name}"
-        made.append(Row(title, nodes, spiking, dense, inputs))
-    made.sort(key=lambda row: not row.nodes[0].synapses)  # stable
-    return made if each else _by_kind(made, inputs)
+        mode = spiking.modes[members[0]] if spiking.modes and nodes[0].spikes_in else ""
+        made.append(Row(title, nodes, _sum(spiking, members), _sum(rival, members), inputs, mode))
+    return sorted(made, key=lambda row: not row.nodes[0].synapses)  # stable
 
 
-def _by_kind(made: list[Row], inputs: int) -> list[Row]:
-    """Synapses of all encoder layers together, neurons, and all else."""
-    groups: dict[str, list[Row]] = {}
-    for row in made:
-        groups.setdefault("other nodes", [])
-        kind = next(iter(by_kind([row.name]))) if row.nodes[0].synapses else "other nodes"
-        groups.setdefault(row.name if row.nodes[0].kind == "Neuron" else kind, []).append(row)
-    groups["other nodes"] = groups.pop("other nodes")
-    joined = []
+def _rows_by_kind(spiking: Priced, rival: Priced | None, groups: dict[str, list[int]]) -> list[Row]:
+    nodes, other = spiking.counts.nodes, "other nodes"
+    kinds: dict[str, list[int]] = {}
     for name, members in groups.items():
-        spiking, dense = ([getattr(row, of) for row in members] for of in ("spiking", "dense"))
-        ours, theirs = (None if None in of or not of else sum(of) for of in (spiking, dense))
-        joined.append(Row(name, tuple(node for row in members for node in row.nodes), ours, theirs, inputs))
-    return [row for row in joined if row.nodes]
+        synapse = name.removesuffix(".linear") if nodes[members[0]].synapses else ""
+        kind = next(iter(by_kind([synapse]))) if synapse else "neurons" if nodes[members[0]].kind == "Neuron" else other
+        kinds.setdefault(kind, []).extend(members)
+    order = sorted(kinds, key=lambda kind: (kind == other, kind == "neurons"))  # stable
+    return [
+        Row(kind, tuple(nodes[i] for i in kinds[kind]), _sum(spiking, kinds[kind]), _sum(rival, kinds[kind]),
+            spiking.counts.activity.inputs)
+        for kind in order
+    ]  # fmt: skip
+
+
+def _sum(account: Priced | None, members: list[int]) -> float | None:
+    """pJ per inference."""
+    if account is None or not account.known or not any(account.rows[i].known for i in members):
+        return None
+    return sum(account.rows[i].total for i in members) / account.counts.activity.inputs
+
+
+def total_row(spiking: Priced, rival: Priced | None) -> Row:
+    everything = list(range(len(spiking.counts.nodes)))
+    energies = _sum(spiking, everything), _sum(rival, everything)
+    return Row("total", spiking.counts.nodes, *energies, spiking.counts.activity.inputs)

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from neurotool.energy.comparison import FAIR, TEACHER, TWIN, ZERO_SKIPPING, Comparison, compare
 from neurotool.energy.dense import dense_counts
 from neurotool.energy.figures import Point, accuracy_energy
 from neurotool.energy.formats import digits, percent, si
 from neurotool.energy.page import Page, Table, model_notes, notes
-from neurotool.energy.report import FAIR, TEACHER, TWIN, Comparison, Priced, Report, compare, priced
+from neurotool.energy.priced import Priced, priced
+from neurotool.energy.report import Report
 from neurotool.errors import ConfigError
 from neurotool.graph import Graph
 
@@ -17,12 +19,15 @@ def compare_page(reports: list[Report], against: dict[str, Graph]) -> Page:
     first = reports[0]
     metric = _metric(reports)
     counts = {name: dense_counts(graph, first.counts.activity) for name, graph in against.items()}
-    models = [(a.model, a.numbers) for a in first.accounts if a.known and not a.model.spiking_only]
+    models = [(a.counts.dataflow, a.model, a.numbers) for a in first.accounts if a.known and not a.model.spiking_only]
     if against and not models:
         raise ConfigError(f"{first.accounts[0].model.name} prices no dense network: give another --cost-model as well")
-    rivals = {name: [priced(count, *model, dense=True) for model in models] for name, count in counts.items()}
+    rivals = {
+        name: [priced(count.under(flow), model, numbers, "dense") for flow, model, numbers in models]
+        for name, count in counts.items()
+    }
     counted = ("spikes/synapse", "MACs", "SOPs", "µJ")
-    headings = ("network", "cost model", *metric, "T", *counted, TWIN_SHARE, FAIR_SHARE)
+    headings = ("network", "cost model", "dataflow", *metric, "T", *counted, TWIN_SHARE, FAIR_SHARE, ZERO_SHARE)
     lines = [_student_line(report, i, metric) for report in reports for i in range(len(report.accounts))]
     lines += [_dense_line(name, account, metric) for name, accounts in rivals.items() for account in accounts]
     verdicts = [c for report in reports for c in _against(report, rivals, len(reports) > 1)]
@@ -45,7 +50,8 @@ def sweep_page(reports: list[Report]) -> Page:
     first = reports[0]
     metric = _metric(reports)
     counted = ("rate", "spikes/synapse", "SOPs", "µJ")
-    headings = ("cost model", "T", *metric, *counted, TWIN_SHARE, TEACHER_SHARE, FAIR_SHARE)
+    shares = (TWIN_SHARE, TEACHER_SHARE, FAIR_SHARE, ZERO_SHARE)
+    headings = ("cost model", "dataflow", "T", *metric, *counted, *shares)
     lines = [_student_line(report, i, metric) for i in range(len(first.accounts)) for report in reports]
     figure = accuracy_energy({first.name: _points(reports, metric)}, "".join(metric), first.accounts[0].title)
     return Page(
@@ -70,7 +76,8 @@ def _metric(reports: list[Report]) -> tuple[str, ...]:
     return next(((name,) for report in reports for name in report.metrics), ())
 
 
-TWIN_SHARE, TEACHER_SHARE, FAIR_SHARE = "of its twin", "of its teacher", "int8: of the fair rival"
+TWIN_SHARE, TEACHER_SHARE = "of its twin", "of its teacher"
+FAIR_SHARE, ZERO_SHARE = "int8: of the fair rival", "int8: of zero-skipping"
 _TEXTS: dict[str, Callable[[Any], str]] = {
     "rate": digits,
     "spikes/synapse": digits,
@@ -80,6 +87,7 @@ _TEXTS: dict[str, Callable[[Any], str]] = {
     TWIN_SHARE: percent,
     TEACHER_SHARE: percent,
     FAIR_SHARE: percent,
+    ZERO_SHARE: percent,
 }
 """Column -> how a reader sees its numbers; others as they are."""
 
@@ -100,27 +108,30 @@ def _student_line(report: Report, i: int, metric: tuple[str, ...]) -> dict[str, 
     return {
         "network": report.name,
         "cost model": account.model.name,
+        "dataflow": account.counts.dataflow.name,
         **{name: report.metrics.get(name) for name in metric},
         "T": counts.activity.time_steps if spiking else None,
         "rate": counts.activity.mean_rate if spiking else None,
         "spikes/synapse": counts.spikes_per_synapse if spiking else None,
         "MACs": counts.synapses / inputs,
-        "SOPs": counts.total().accumulates / inputs if spiking else None,
+        "SOPs": counts.synaptic_operations / inputs if spiking else None,
         "µJ": account.per_inference / 1e6 if account.known else None,
         TWIN_SHARE: _share(report, account, TWIN),
         TEACHER_SHARE: _share(report, account, TEACHER),
         FAIR_SHARE: _share(report, account, FAIR),
+        ZERO_SHARE: _share(report, account, ZERO_SKIPPING),
     }
 
 
 def _dense_line(name: str, account: Priced, metric: tuple[str, ...]) -> dict[str, Any]:
     counts = account.counts
     return dict.fromkeys(
-        ("network", "cost model", *metric, "T", "rate", "spikes/synapse", "MACs", "SOPs", "µJ", TWIN_SHARE,
-         TEACHER_SHARE, FAIR_SHARE)
+        ("network", "cost model", "dataflow", *metric, "T", "rate", "spikes/synapse", "MACs", "SOPs", "µJ", TWIN_SHARE,
+         TEACHER_SHARE, FAIR_SHARE, ZERO_SHARE)
     ) | {
         "network": name,
         "cost model": account.model.name,
+        "dataflow": account.counts.dataflow.name,
         "MACs": counts.synapses / counts.activity.inputs,
         "µJ": account.per_inference / 1e6,
     }  # fmt: skip
@@ -136,9 +147,11 @@ def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> li
 
 
 def _share(report: Report, account: Priced, kind: str) -> float | None:
-    """Of the energy of the rival of this kind under this cost model."""
-    found = [c for c in report.comparisons if c.kind == kind and c.spiking.model == account.model]
-    return found[0].share if found else None
+    """Of the energy of the rival of this kind under this cost model, in the same dataflow; of the zero-skipping one and
+    the fair rival in integers."""
+    flow, model = account.counts.dataflow, account.model
+    found = [c for c in report.comparisons if (c.kind, c.spiking.model, c.dataflow) == (kind, model, flow)]
+    return found[-1].share if found else None
 
 
 def _points(reports: list[Report], metric: tuple[str, ...]) -> list[Point]:

@@ -27,8 +27,8 @@ import nir
 import numpy as np
 
 from neurotool.errors import GraphError, NeurotoolWarning
-from neurotool.export.conventions import Conventions
-from neurotool.export.nir_meaning import Meaning, meaning
+from neurotool.export.conventions import TOOLS, Conventions
+from neurotool.export.nir_meaning import Meaning, meaning, tool_named
 from neurotool.export.nir_neurons import STATES, Layers
 from neurotool.export.nir_shapes import Shapes, padding2d, pair, reach, title
 from neurotool.export.nir_structure import Structure
@@ -60,7 +60,8 @@ def from_nir(content: nir.NIRGraph, conventions: Conventions, repair: bool = Fal
     Raises GraphError: a node that is not supported or not exactly expressible, shapes that do not fit, or conventions
     that are missing.
     """
-    structure = Structure(content)
+    tool = conventions.tool or tool_named(content.metadata)
+    structure = Structure(content, input_beside=tool is not None and TOOLS[tool].input_beside)
     for name, node in structure.nodes.items():
         if not isinstance(node, (nir.Input, *SUPPORTED)):
             known = ", ".join(kind.__name__ for kind in SUPPORTED)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import ExportError
-from neurotool.export.rounding import WEIGHT_BITS, dyadic, excess_bits, mantissas, row_mantissas, whole
+from neurotool.export.rounding import dyadic, excess_bits, mantissas, whole
 from neurotool.graph import (
     Add,
     Concat,
@@ -44,10 +44,13 @@ from neurotool.graph.fixed_point import (
     PROBABILITY_BITS,
     RATE_BITS,
     SOFTMAX_BITS,
+    SPREAD,
     STATE_BITS,
+    WEIGHT_BITS,
     emission_weights,
     leak_mantissa,
     rate_scale,
+    row_mantissas,
 )
 
 PARAMETER_BITS = 16
@@ -56,8 +59,6 @@ ROOM = 4.0
 """How far beyond the largest value seen in calibration a value may go before it leaves its bits."""
 FARTHEST = 200
 """Bits between 1 and the smallest and largest units: float64 then holds all that is made of them."""
-SPREAD = 8
-"""Largest difference between the exponents of one layer's output channels."""
 
 
 def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False, shift_softmax: bool = False) -> Graph:

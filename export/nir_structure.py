@@ -12,13 +12,15 @@ Edge = tuple[str, str]
 
 class Structure:
     """nodes: the computing nodes and the Inputs, by name. sources: for each, the nodes whose sum it reads.
-    outputs: for each Output of the graph, the nodes whose sum it is. odd: sentences on what is left open or contradicts
+    outputs: for each Output of the graph, the nodes whose sum it is. input_beside: see conventions.Rules. odd: sentences on what is left open or contradicts
     itself, but changes no number.
 
     Raises GraphError: no Input, edges to nowhere, nodes without a source.
     """
 
-    def __init__(self, content: nir.NIRGraph) -> None:
+    def __init__(self, content: nir.NIRGraph, input_beside: bool = False) -> None:
+        self.odd: list[str] = []
+        self._input_beside = input_beside
         self.nodes: dict[str, nir.NIRNode] = {}
         self._all: dict[str, nir.NIRNode] = {}
         self._into: dict[str, list[str]] = {}
@@ -29,7 +31,6 @@ class Structure:
             inner = isinstance(node, nir.Input) and self._into[name]
             if not isinstance(node, nir.Output) and not inner:
                 self.nodes[name] = node
-        self.odd: list[str] = []
         self.sources = {name: self._terms(name) for name in self.nodes}
         self.outputs = {
             name: self._terms(name)
@@ -71,13 +72,27 @@ class Structure:
                 f"edge {prefix}{twice[0]} -> {prefix}{twice[1]} is there {content.edges.count(twice)} times: tools "
                 "take that as one edge or as a sum; leave one, or put the factor into a weight"
             )
-        for edge in content.edges:
+        for edge in self._as_computed(content, prefix):
             for end in edge:
                 if end not in content.nodes:
                     raise GraphError(f"edge {edge[0]} -> {edge[1]}: there is no node {prefix}{end}")
             starts = self._ends(content, edge[0], nir.Output, prefix)
             for end in self._ends(content, edge[1], nir.Input, prefix):
                 self._into[end] += starts
+
+    def _as_computed(self, content: nir.NIRGraph, prefix: str) -> list[Edge]:
+        """The edges; `input_beside`, of input -> weights <-> neurons -> output the first leads to the neurons."""
+        edges = list(content.edges)
+        kinds = {name: type(node) for name, node in content.nodes.items()}
+        for start, weights in content.edges if self._input_beside and len(edges) == 4 else ():
+            neurons = [end for source, end in edges if source == weights]
+            if kinds.get(start) is nir.Input and len(neurons) == 1 and (neurons[0], weights) in edges:
+                edges[edges.index((start, weights))] = (start, neurons[0])
+                self.odd.append(
+                    f"{prefix}{start} -> {prefix}{weights} is read as {prefix}{start} -> {prefix}{neurons[0]}, as the "
+                    "tool computes its recurrent layers"
+                )
+        return edges
 
     def _ends(self, content: nir.NIRGraph, name: str, side: type[nir.NIRNode], prefix: str) -> list[str]:
         """The node itself; for a subgraph its Outputs or Inputs, of which it must have one."""

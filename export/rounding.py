@@ -7,8 +7,6 @@ import numpy as np
 from neurotool.errors import ExportError
 from neurotool.graph.fixed_point import LIMIT, STATE_BITS
 
-WEIGHT_BITS = 8
-
 
 def excess_bits(bound: float) -> int:
     """Bits that values up to `bound` have beyond those of a message."""
@@ -21,33 +19,6 @@ def mantissas(x: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     largest = float(np.abs(x).max())
     exponent = math.ceil(math.log2(largest / limit)) if largest > 0 else 0
     return np.rint(x * 2.0**-exponent).astype(np.int8 if bits <= 8 else np.int16), exponent
-
-
-def row_mantissas(weight: np.ndarray, spread: int) -> tuple[np.ndarray, int, np.ndarray]:
-    """int8 mantissas of a weight (out, …), the lowest exponent, and how far each row's lies above it, up to `spread`.
-
-    A row takes the exponent with the smaller squared error: the first that holds all its weights, or one below, which
-    clips the largest but is finer for the others.
-    """
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    limit = 2 ** (WEIGHT_BITS - 1) - 1
-    largest = np.abs(rows).max(1)
-    largest = np.maximum(largest, largest.max() * 2.0**-spread if largest.any() else 1.0)
-    exponents = np.ceil(np.log2(largest / limit)).astype(np.int64)
-
-    def quantised(e: np.ndarray) -> np.ndarray:
-        return np.clip(np.rint(rows * 2.0 ** -e[:, None]), -limit, limit)
-
-    def error(e: np.ndarray) -> np.ndarray:
-        return ((quantised(e) * 2.0 ** e[:, None] - rows) ** 2).sum(1)
-
-    if spread:
-        exponents = exponents - (error(exponents - 1) < error(exponents))
-    elif error(exponents - 1).sum() < error(exponents).sum():
-        exponents = exponents - 1
-    exponents = np.maximum(exponents, exponents.max() - spread)
-    lowest = int(exponents.min())
-    return quantised(exponents).astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
 
 
 def dyadic(ratio: float) -> tuple[int, int]:

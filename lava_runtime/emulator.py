@@ -25,7 +25,7 @@ TOKENS_AT_ONCE = 256
 class Signal:
     """value: (batch, tokens, width) or (batch, heads, tokens, tokens), in units of FixedPoint.scale where there is one.
 
-    sent: where these are spikes, how many each token sent: (batch, tokens, 1).
+    sent: where these are spikes, how many each token sent, and how many of its neurons sent any: (2, batch, tokens, 1).
     """
 
     value: np.ndarray
@@ -178,31 +178,31 @@ class _Run:
         return Signal(value, np.sum(sent, 0) if hands_on else None)
 
     def _enter(self, name: str, node: Input, t: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Value and, of a spiking Input, number of spikes."""
+        """Value and, of a spiking Input, `Signal.sent`."""
         values, time_steps = self.inputs.values[name], self.graph.time_steps
         if values.ndim == 3:
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
         steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
         value = self.arithmetic.checked(name, steps.sum(1))  # in a window, of T values that each fit
-        return value, (steps != 0).sum((1, -1))[..., None] if node.spiking else None
+        return value, _sent((steps != 0).sum(1)) if node.spiking else None
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
-            return Signal(value, self.arithmetic.spike_count(name, value).sum(-1, keepdims=True))
+            return Signal(value, _sent(self.arithmetic.spike_count(name, value)))
         self.membranes[name] = self.arithmetic.membrane(name, shape)  # a window starts afresh
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, sum(abs(s).sum(-1, keepdims=True) for s in steps))
+        return Signal(value, _sent(np.sum(np.abs(steps), 0)))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, abs(s).sum(-1, keepdims=True))
+        return Signal(s, _sent(abs(s)))
 
     def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
         node = self.graph.nodes[name]
@@ -247,9 +247,17 @@ class _Run:
             return
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                sent = signal.sent.astype(np.int64) * self.context.real[..., None]
+                sent, active = signal.sent.astype(np.int64) * self.context.real[..., None]
+                reach, result = node.reach(self.context), self.result
                 for counts, caused in (
-                    (self.result.events, sent),
-                    (self.result.synaptic_operations, sent * node.reach(self.context)),
+                    (result.events, sent),
+                    (result.synaptic_operations, sent * reach),
+                    (result.active, active),
+                    (result.active_operations, active * reach),
                 ):
                     counts[name, port] = counts.get((name, port), 0) + caused.sum((1, 2))
+
+
+def _sent(counts: np.ndarray) -> np.ndarray:
+    """`Signal.sent` of spike counts (batch, tokens, width)."""
+    return np.stack([counts.sum(-1, keepdims=True), np.count_nonzero(counts, -1, keepdims=True)])

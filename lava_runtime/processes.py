@@ -21,7 +21,7 @@ from lava.proc.lif.process import LIFReset
 from lava.proc.monitor.process import Monitor
 
 from neurotool.errors import OverflowingError
-from neurotool.executor import Run
+from neurotool.executor import Run, sent_in_passes
 from neurotool.graph.fixed_point import STATE_BITS
 from neurotool.lava_runtime.job import write_results
 from neurotool.lava_runtime.program import Program
@@ -174,7 +174,7 @@ class StockLayer:
         results = []
         for end in range(self.delay + self.steps, self.delay + inputs * self.steps + 1, self.steps):
             one = monitored["s_out"][end - self.steps : end, None].astype(np.int8)
-            results.append(Run(sent={self.name: one.astype(np.int64).sum(-1)}))
+            results.append(Run(sent={self.name: sent_in_passes(one[None], len(one))[0]}))
             if "v" in monitored:
                 results[-1].spikes[self.name] = one
                 results[-1].messages[self.name] = one[-1].astype(np.int32)

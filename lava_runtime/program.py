@@ -127,8 +127,9 @@ class Program:
         s = self.membranes[name].step(self.drive)
         if name in self.record:
             self.spikes[name].append(s)
-        sent = self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, s.shape[0]), np.int64))
-        sent[self.sweep] += np.abs(s).sum(-1).astype(np.int64)
+        sent = self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, len(s), 2), np.int64))
+        self.counts: np.ndarray = np.abs(s) + (self.counts if step else 0)  # of the window so far
+        sent[self.sweep] = np.stack([self.counts.sum(-1), np.count_nonzero(self.counts, -1)], -1)
         self._send(name, s * self.arithmetic.emission_weights(name)[step] if self.phased else s)
 
     def _read_out(self, name: str, node: Node) -> None:

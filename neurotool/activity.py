@@ -18,6 +18,8 @@ class LayerActivity:
     by_position: spikes of the tokens at position 0, 1, …; from_end: of the last token of each input, the one before …;
     padding being on the right.
     per_neuron: spikes of each neuron, (neurons,); only where asked for, and not stored in checkpoints.
+    active: the same sums of neurons that sent any spike, each counted once for each window: the T steps of a window in
+      the phased schedule, the whole run in the concurrent one. None in records that do not say.
     """
 
     neurons: int
@@ -27,9 +29,11 @@ class LayerActivity:
     by_position: list[int] = field(default_factory=list)
     from_end: list[int] = field(default_factory=list)
     per_neuron: np.ndarray | None = field(default=None, compare=False)
+    active: "LayerActivity | None" = None
 
     def add(self, per_token: np.ndarray, mask: np.ndarray, per_neuron: np.ndarray | None = None) -> None:
-        """per_token: spikes of each token, whole numbers (inputs, tokens); mask: True for tokens, False for padding."""
+        """per_token: spikes of each token, whole numbers (inputs, tokens); mask: True for tokens, False for padding;
+        what is active is added to `active` by itself."""
         real = np.where(mask, per_token, 0).astype(np.int64)
         per_input = real.sum(1)
         self.spikes += int(per_input.sum())
@@ -55,6 +59,7 @@ class Activity:
     steps: time steps in which each neuron layer was updated, per input: T, times the sweeps where there is feedback.
     padding: tokens of padding that the batches held, left out of everything else.
     fed_back: per node that reads a later layer, the spikes it received (all but the last pass's).
+    entered: per Input that spikes, its spikes.
     """
 
     time_steps: int
@@ -63,6 +68,7 @@ class Activity:
     padding: int = 0
     layers: dict[str, LayerActivity] = field(default_factory=dict)
     fed_back: dict[str, LayerActivity] = field(default_factory=dict)
+    entered: dict[str, LayerActivity] = field(default_factory=dict)
 
     @property
     def inputs(self) -> int:
@@ -114,6 +120,7 @@ class Activity:
             "padding": self.padding,
             "layers": layers,
             "fed_back": {name: _plain(layer) for name, layer in self.fed_back.items()},
+            "entered": {name: _plain(layer) for name, layer in self.entered.items()},
             "inputs": self.inputs,
             "tokens": self.tokens,
             "token_pairs": self.token_pairs,
@@ -131,6 +138,7 @@ class Activity:
                 padding=record["padding"],
                 layers={name: _layer(layer) for name, layer in record["layers"].items()},
                 fed_back={name: _layer(layer) for name, layer in record["fed_back"].items()},
+                entered={name: _layer(layer) for name, layer in record.get("entered", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"the record of the network's activity has no usable {error}") from error
@@ -140,9 +148,12 @@ _STORED = ("neurons", "spikes", "spikes_times_tokens", "padding_spikes", "by_pos
 
 
 def _plain(layer: LayerActivity) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in (*_STORED, "from_end")}
+    active = {} if layer.active is None else {"active": _plain(layer.active)}
+    return {name: getattr(layer, name) for name in (*_STORED, "from_end")} | active
 
 
 def _layer(record: dict[str, Any]) -> LayerActivity:
     """Records without `from_end` are of networks without convolutions, which alone need it."""
-    return LayerActivity(**{name: record[name] for name in _STORED}, from_end=record.get("from_end", []))
+    active = _layer(record["active"]) if "active" in record else None
+    stored = {name: record[name] for name in _STORED}
+    return LayerActivity(**stored, from_end=record.get("from_end", []), active=active)

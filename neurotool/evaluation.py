@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
 from neurotool.student import Student
+from neurotool.student.student import StudentOutput
 from neurotool.tasks import Task, compute_metrics, load_examples, load_task
 
 
@@ -98,23 +99,32 @@ def measure(
     for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
         output = student(**batch, time_steps=time_steps, output_rates=False, output_spike_counts=True)
         logits[positions] = output.logits.float().cpu().numpy()
-        _add(activity, output.spike_counts, batch["attention_mask"], per_neuron)
+        _add(activity, output, batch["attention_mask"], per_neuron)
     student.train(training)
     return logits, activity
 
 
-def _add(activity: Activity, counts: dict[str, Tensor], attention_mask: Tensor, per_neuron: bool) -> None:
+def _add(activity: Activity, output: StudentOutput, attention_mask: Tensor, per_neuron: bool) -> None:
     mask = attention_mask.bool()
     real = mask.cpu().numpy()
     activity.add_inputs(real)
-    for name, count in counts.items():
+    assert output.spike_counts is not None
+    for name, count in output.spike_counts.items():
         layers = activity.fed_back if name == "feedback" else activity.layers
-        layer = layers.setdefault(name, LayerActivity(count.shape[-1]))
+        layer = layers.setdefault(name, LayerActivity(count.shape[-1], active=LayerActivity(count.shape[-1])))
         # float32 adds whole numbers exactly up to 2^24: every width times T that fits a chip, but make sure.
         exact = torch.float32 if count.shape[-1] * activity.steps < 2**24 else torch.float64
+        active = (output.active_counts or {}).get(name)
+        sent = torch.count_nonzero(count, -1) if active is None else active.sum(-1, dtype=exact)
         per_token = count.sum(-1, dtype=exact).cpu().numpy()
-        each = count[mask].sum(0, dtype=torch.float64).long().cpu().numpy() if per_neuron else None
+        each, windows = None, None
+        if per_neuron:
+            each = count[mask].sum(0, dtype=torch.float64).long().cpu().numpy()
+            sending = (count != 0 if active is None else active)[mask]
+            windows = sending.sum(0, dtype=torch.float64).long().cpu().numpy()
         layer.add(per_token, real, each)
+        assert layer.active is not None
+        layer.active.add(sent.cpu().numpy(), real, windows)
 
 
 @torch.inference_mode()

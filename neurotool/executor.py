@@ -4,6 +4,7 @@ Executors are devices of one kind: the torch student, the interpreter, the emula
 neurotool/api/executors.py lists.
 """
 
+import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +18,7 @@ Inputs = dict[str, Any]
 """Keyword arguments of `simulate` for one input, of `Executor.run` for a batch."""
 Record = bool | Collection[str]
 """Names of the nodes whose spikes, rates, potentials and messages are kept; True for all, False for none."""
+COUNTS = ("events", "synaptic_operations", "active", "active_operations")
 PER_NODE = ("rates", "messages", "spikes", "potentials")
 
 
@@ -29,11 +31,18 @@ class SynapseEvents:
       and every weight, zero or not: Linear, its outputs; Conv1d, its outputs times the tokens within reach; MatMul,
       the tokens (key j is added to the scores of all queries i, value j to the context of all queries i). Where both
       operands of a MatMul spike, each port has its own count.
+    active, active_operations: the same two where the spikes of a window, which are known before they are sent, count
+      once: neurons that sent any, and these times the fan-out. In the concurrent schedule a window is one step.
     Spikes that several layers send through an Add (a residual stream) or a Concat arrive as separate events.
     """
 
     events: int
     synaptic_operations: int
+    active: int = 0
+    active_operations: int = 0
+
+    def __add__(self, other: "SynapseEvents") -> "SynapseEvents":
+        return SynapseEvents(*map(operator.add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class Run:
     """What a batch did. Integers of a fixed-point graph are in units of `FixedPoint.scale` of their node.
 
     logits: (inputs, labels), real numbers; None without a Readout.
-    events, synaptic_operations: int64 (inputs,) for each (node, port) that reads spikes: see SynapseEvents.
+    events, synaptic_operations, active, active_operations: int64 (inputs,) for each (node, port) that reads spikes: see
+      SynapseEvents.
 
     Of the nodes that are recorded:
     rates: average spiking rate of every neuron layer, (inputs, tokens, width), real numbers; of the last sweep.
@@ -72,13 +82,15 @@ class Run:
     messages: last output of every node; torch has none.
 
     largest: max |output| of every node, padding included, real numbers; of an emulator that observes.
-    sent: spikes that each token of a neuron layer sent in each sweep (phased) or step (concurrent), int64 (inputs,
-      passes, tokens); of executors whose events are counted from it.
+    sent: spikes that each token of a neuron layer sent in each sweep (phased) or step (concurrent), and its neurons
+      that sent any, int64 (inputs, passes, tokens, 2); of executors whose events are counted from it.
     """
 
     logits: np.ndarray | None = None
     events: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     synaptic_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    active: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    active_operations: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     rates: dict[str, np.ndarray] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     messages: dict[str, np.ndarray] = field(default_factory=dict)
@@ -98,22 +110,20 @@ class Run:
         """What the i-th input did."""
         per_node = ({name: x[i] for name, x in getattr(self, kind).items()} for kind in PER_NODE)
         rates, messages, spikes, potentials = per_node
-        events = {
-            port: SynapseEvents(int(count[i]), int(self.synaptic_operations[port][i]))
-            for port, count in self.events.items()
-        }
+        events = {port: SynapseEvents(*(int(getattr(self, kind)[port][i]) for kind in COUNTS)) for port in self.events}
         logits = None if self.logits is None else self.logits[i]
         return Simulation(spikes, potentials, rates, events, logits, messages)
 
     def count_events(self, graph: Graph, inputs: Inputs, real: np.ndarray) -> "Run":
-        """Fills `events` and `synaptic_operations` from `sent`; real: (inputs, tokens), False for padding."""
+        """Fills the counts of events from `sent`; real: (inputs, tokens), False for padding."""
         sent = self.sent | {name: _entered(graph, name, inputs) for name in graph.of_type(Input)}
         for (name, port), spikes in _arriving(graph, sent).items():
             node = graph.nodes[name]
             assert isinstance(node, Synapse)
-            by_token = (spikes.sum(1) * real)[..., None]
-            self.events[name, port] = by_token.sum((1, 2))
-            self.synaptic_operations[name, port] = (by_token * node.reach(Context(real))).sum((1, 2))
+            reach = node.reach(Context(real))
+            sent, active = (spikes[..., kind].sum(1, keepdims=True).swapaxes(1, 2) * real[..., None] for kind in (0, 1))
+            for counts, caused in zip(COUNTS, (sent, sent * reach, active, active * reach), strict=True):
+                getattr(self, counts)[name, port] = caused.sum((1, 2))
         return self
 
 
@@ -147,9 +157,10 @@ def batched(inputs: list[Simulation]) -> Run:
         setattr(
             run, kind, {name: np.stack([getattr(one, kind)[name] for one in inputs]) for name in getattr(first, kind)}
         )
-    for port in first.events:
-        run.events[port] = np.array([one.events[port].events for one in inputs])
-        run.synaptic_operations[port] = np.array([one.events[port].synaptic_operations for one in inputs])
+    for kind in COUNTS:
+        setattr(
+            run, kind, {port: np.array([getattr(one.events[port], kind) for one in inputs]) for port in first.events}
+        )
     if first.logits is not None:
         run.logits = np.stack([one.logits for one in inputs if one.logits is not None])
     return run
@@ -163,7 +174,7 @@ def joined(runs: list[Run]) -> Run:
 
     largest = {name: max(run.largest[name] for run in runs) for name in runs[0].largest}
     known = [run.logits for run in runs if run.logits is not None]
-    parts = {name: of(name) for name in ("events", "synaptic_operations", "sent", *PER_NODE)}
+    parts = {name: of(name) for name in (*COUNTS, "sent", *PER_NODE)}
     return Run(logits=np.concatenate(known) if known else None, largest=largest, **parts)
 
 
@@ -199,6 +210,13 @@ def runs(executor: Executor, inputs: Iterable[Inputs], at_once: int = 1) -> Iter
         yield from ((one, run.one(i)) for i, one in enumerate(part))
 
 
+def sent_in_passes(spikes: np.ndarray, passes: int) -> np.ndarray:
+    """`Run.sent` of one layer from its spikes (inputs, steps, tokens, width)."""
+    inputs, _, tokens, width = spikes.shape
+    counts = np.abs(spikes.astype(np.int64)).reshape(inputs, passes, -1, tokens, width).sum(2)
+    return np.stack([counts.sum(-1), np.count_nonzero(counts, -1)], -1)
+
+
 def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
     """`sent` of an Input node, None where it holds no spikes."""
     node = graph.nodes[name]
@@ -206,12 +224,14 @@ def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
     if not node.spiking:
         return None
     spikes = np.asarray(inputs["values"][name]) != 0
-    steps = spikes.sum(-1) if spikes.ndim == 4 else np.repeat(spikes.sum(-1)[:, None], graph.time_steps, 1)
-    return steps if graph.schedule == "concurrent" else steps.sum(1, keepdims=True).repeat(graph.feedback_sweeps, 1)
+    steps = spikes if spikes.ndim == 4 else np.repeat(spikes[:, None], graph.time_steps, 1)
+    if graph.schedule == "concurrent":
+        return sent_in_passes(steps, graph.time_steps)
+    return sent_in_passes(steps, 1).repeat(graph.feedback_sweeps, 1)
 
 
 def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None]) -> dict[tuple[str, str], np.ndarray]:
-    """(inputs, passes, tokens) for each (node, port) that adds up spikes, which nodes such as Add hand on."""
+    """(inputs, passes, tokens, 2) for each (node, port) that adds up spikes, which nodes such as Add hand on."""
     known = dict(sent)
     for name, node in graph.nodes.items():
         if node.hands_on_spikes:

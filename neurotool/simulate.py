@@ -74,10 +74,12 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class _Signal:
-    """What a node hands on: its value, and the number of spikes behind each element where these are spikes."""
+    """What a node hands on: its value and, where these are spikes, behind each element the number of spikes and of
+    neurons that sent any."""
 
     value: np.ndarray
     sent: np.ndarray | None = None
+    active: np.ndarray | None = None
 
 
 class _Layer:
@@ -169,9 +171,11 @@ class _Run:
             case Neuron():
                 return self._neurons(name, node, node.drive(at_ports[0].value))
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
+        active = [signal.active for signal in at_ports if signal.active is not None]
         value = self._compute(node, *(signal.value for signal in at_ports))
-        return _Signal(value, node.compute(self.context, *sent) if hands_on else None)
+        if node.hands_on_spikes and len(sent) == len(at_ports):
+            return _Signal(value, node.compute(self.context, *sent), node.compute(self.context, *active))
+        return _Signal(value)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
         y = node.compute(self.context, *(value.astype(np.float64, copy=False) for value in x))
@@ -185,11 +189,11 @@ class _Run:
         if not phased:
             s = layer.step(drive)
             self.spikes[name].append(layer.spikes[-1])
-            return _Signal(s, abs(s))
+            return _spikes(s, abs(s))
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _Signal(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
 
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
         constant = values.ndim == 2
@@ -199,7 +203,7 @@ class _Run:
             value, sent = values, (values != 0) * self.graph.time_steps
         else:
             value, sent = values.sum(0) / self.graph.time_steps, (values != 0).sum(0)
-        return _Signal(value, sent.astype(np.int64) if node.spiking else None)
+        return _spikes(value, sent.astype(np.int64)) if node.spiking else _Signal(value)
 
     def _logits(self, averages: dict[str, np.ndarray]) -> np.ndarray | None:
         """What acts at the end reads averages over the run: rates where they come from neurons."""
@@ -215,11 +219,17 @@ class _Run:
             return
         reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
-            if signal.sent is not None:
-                sent = (signal.sent * self.context.real[:, None]).astype(np.int64)
+            if signal.sent is not None and signal.active is not None:
+                sent, active = (
+                    (spikes * self.context.real[:, None]).astype(np.int64) for spikes in (signal.sent, signal.active)
+                )
+                arrived = (sent, sent * reach, active, active * reach)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))
-                operations = so_far.synaptic_operations + int((sent * reach).sum())
-                self.events[name, port] = SynapseEvents(so_far.events + int(sent.sum()), operations)
+                self.events[name, port] = so_far + SynapseEvents(*(int(each.sum()) for each in arrived))
+
+
+def _spikes(value: np.ndarray, sent: np.ndarray) -> _Signal:
+    return _Signal(value, sent, (sent != 0).astype(np.int64))
 
 
 def _ids(graph: Graph, input_ids: Any, token_type_ids: Any) -> dict[str, np.ndarray]:

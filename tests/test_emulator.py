@@ -55,8 +55,13 @@ def test_batches_with_padding_equal_the_oracle_one_by_one(graph: Graph, seed: in
                 result.potentials[name][i][:tokens], oracle.potentials[name], rtol=1e-9, atol=1e-9
             )
         executed = {
-            port: SynapseEvents(int(count[i]), int(result.synaptic_operations[port][i]))
-            for port, count in result.events.items()
+            port: SynapseEvents(
+                *(
+                    int(counts[port][i])
+                    for counts in (result.events, result.synaptic_operations, result.active, result.active_operations)
+                )
+            )
+            for port in result.events
         }
         assert executed == oracle.events
 

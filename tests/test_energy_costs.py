@@ -96,8 +96,8 @@ def test_a_comparison_by_hand() -> None:
     assert (node.synapses, node.spiking.accumulates, node.rate, node.spikes_per_synapse) == (50_000, 100_000, 0.5, 2.0)
     fp32 = ARITHMETIC.format("fp32")
     assert price(ARITHMETIC, fp32, node).by_kind == {"accumulates": pytest.approx(90_000)}
-    assert price(ARITHMETIC, fp32, node, dense=True).by_kind == {"macs": pytest.approx(230_000)}
-    spiking, dense = priced(counts, ARITHMETIC, fp32), priced(counts, ARITHMETIC, fp32, dense=True)
+    assert price(ARITHMETIC, fp32, node, "dense").by_kind == {"macs": pytest.approx(230_000)}
+    spiking, dense = priced(counts, ARITHMETIC, fp32), priced(counts, ARITHMETIC, fp32, "dense")
     updates = 4 * 10 * 150 * 1.8
     pool = (9 * 50 + 3 * 500) * 0.9 + 50 * 3.7  # tokens and steps, the mean
     assert spiking.per_inference == pytest.approx(90_000 + updates + 2000 * 0.9 + pool + 100 * 4.6)
@@ -107,7 +107,7 @@ def test_a_comparison_by_hand() -> None:
 @pytest.mark.parametrize("model", [ARITHMETIC, MEMORY])
 def test_at_the_break_even_both_need_the_same(model: Any) -> None:
     comparison = compare("twin", priced(two_layers(2000), model, model.default_format),
-                         priced(two_layers(2000), model, model.default_format, dense=True))  # fmt: skip
+                         priced(two_layers(2000), model, model.default_format, "dense"))  # fmt: skip
     spikes = round(comparison.break_even * 50_100 / 50)  # the readout's 100 synapses count, and carry no spikes
     there = compare("twin", priced(two_layers(spikes), model, model.default_format), comparison.dense)
     assert there.share == pytest.approx(1, abs=2e-3)
@@ -140,7 +140,7 @@ def test_the_fair_rival() -> None:
     fair = report.comparisons[-1]
     assert fair.kind == "fair rival" and fair.dense.numbers.name == "int3×8"
     node = next(n for n in report.counts.nodes if n.name == "weights")
-    assert price(ARITHMETIC, fair.dense.numbers, node, dense=True).total == pytest.approx(50_000 * 0.175)
+    assert price(ARITHMETIC, fair.dense.numbers, node, "dense").total == pytest.approx(50_000 * 0.175)
 
 
 def test_the_published_formula() -> None:
@@ -181,14 +181,14 @@ def test_what_only_the_dense_twin_does_is_listed_too() -> None:
     no_macs = replace(ARITHMETIC, name="no_macs", operations=operations | {"lookups": {"add": 1.0}})
     published = replace(no_macs, spiking_only=True)
     assert build_report("m", "", weights, [published]).not_counted == []
-    twin = priced(weights, replace(no_macs, memory=MEMORY.memory), no_macs.default_format, dense=True)
+    twin = priced(weights, replace(no_macs, memory=MEMORY.memory), no_macs.default_format, "dense")
     report = replace(build_report("m", "", weights, [published]), twins=(twin,))
     assert report.not_counted == ["no_macs has no price for macs"]
 
 
 def test_loihi_2_has_counts_and_no_joules() -> None:
     report = build_report("m", "", two_layers(2000), [load_cost_model("loihi2")])
-    assert all(row.spiking is None for row in rows(report))
+    assert all(row.spiking is None for row in rows(report.accounts[0], None))
     (load,) = core_loads(report.counts)
     assert (load.cores, load.synaptic_operations, load.neuron_updates) == (1, 100_000 / 40, 50)
 

@@ -209,13 +209,14 @@ def test_joined_spikes_are_counted_where_they_came_from() -> None:
     activity, events = measure(graph, [{"input_ids": np.array([1, 5, 2])}, {"input_ids": np.array([8])}])
     of_a, of_b = activity.layers["a"].per_neuron, activity.layers["b"].per_neuron
     spikes = int(of_a.sum() + of_b.sum())
-    assert 0 < of_a.sum() < spikes and events["linear", "x"] == SynapseEvents(spikes, 2 * spikes)
+    assert 0 < of_a.sum() < spikes and events["linear", "x"] == SynapseEvents(spikes, 2 * spikes, spikes, 2 * spikes)
     assert events_of_activity(graph, activity) == events
     linear = node(count(graph, activity, events), "linear")
     assert linear.elements["x"] == Elements(zero=4 * 4 * 5 - spikes, ternary=spikes)
     assert node(count(graph, activity, events), "joined").spiking == Operations()
     skipped = events_of_activity(graph, activity, skip_zero=True)["linear", "x"]
-    assert skipped == SynapseEvents(spikes, int(2 * of_a[0] + of_b[0] + of_b[2]))
+    kept = int(2 * of_a[0] + of_b[0] + of_b[2])
+    assert skipped == SynapseEvents(spikes, kept, spikes, kept)
 
 
 def test_spikes_on_a_residual_path_are_added_one_by_one() -> None:
@@ -267,7 +268,7 @@ def test_two_counts_agree_on_any_graph(graph: Graph, seed: int, padding: int) ->
     assert measure(graph, inputs, Emulator(graph)) == (activity, events)
     counts = count(graph, activity, events)
     assert all(getattr(n.spiking, name) >= 0 for n in counts.nodes for name in OPERATIONS)
-    assert counts.uncounted == () and counts.total(dense=True).accumulates == 0
+    assert counts.uncounted == () and counts.total("dense").accumulates == 0
     for n in counts.nodes:
         for elements in n.elements.values():
             assert min(elements.zero, elements.binary, elements.ternary, elements.graded) >= 0
@@ -300,7 +301,7 @@ def test_student_interpreter_and_emulator_count_the_same(
     with torch.inference_mode():
         output = student(ids, mask, output_rates=False, output_spike_counts=True)
     assert output.spike_counts is not None
-    _add(activity, output.spike_counts, mask, per_neuron=True)
+    _add(activity, output, mask, per_neuron=True)
     graph = student.to_graph()
     rows = zip(ids.numpy(), mask.numpy(), strict=True)
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in rows]
@@ -330,7 +331,7 @@ def test_batches_and_order_do_not_matter(make_student: MakeStudent) -> None:
         for batch_ids, batch_mask in batches:
             with torch.inference_mode():
                 output = student(batch_ids, batch_mask, output_rates=False, output_spike_counts=True)
-            _add(activity, output.spike_counts, batch_mask, per_neuron=False)
+            _add(activity, output, batch_mask, per_neuron=False)
         graph = student.to_graph()
         return count(graph, activity, events_of_activity(graph, activity))
 
@@ -339,3 +340,83 @@ def test_batches_and_order_do_not_matter(make_student: MakeStudent) -> None:
     other = counted([(ids[[3, 1, 0, 2]], mask[[3, 1, 0, 2]])])
     assert whole.nodes == single.nodes == other.nodes
     assert (whole.activity.padding, single.activity.padding) == (6, 0)
+
+
+def pooled_graph(leak: Any, schedule: Any, pooling: Any = "mean") -> Graph:
+    build = GraphBuilder()
+    word = build.add("word", Embedding(np.random.default_rng(3).normal(size=(9, 2))))
+    last = build.add("last", Neuron(0.5, leak=leak), word)
+    build.add("readout", Readout(np.ones((2, 2))), build.add("pool", MeanPool(pooling), last))
+    return build.build(time_steps=4, schedule=schedule, tokens=6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("schedule", ["phased", "concurrent"])
+@pytest.mark.parametrize("leak", [1.0, 0.5, 0.0, np.array([0.5, 1.0]), np.array([0.0, 0.25])])
+def test_a_leaky_readout_multiplies(leak: Any, schedule: str, pooling: str) -> None:
+    """Every add and product of r <- leak r + s, one by one: a product by 1 or 0 and a sum from nothing are none."""
+    graph, adds, products = pooled_graph(leak, schedule, pooling), 0, 0
+    activity, events = measure(graph, [{"input_ids": np.array([1, 5, 2])}])
+    for _token in range(3 if pooling == "mean" else 1):
+        for each in np.broadcast_to(leak, 2).tolist():
+            for step in range(4):
+                if schedule == "concurrent":
+                    products += step > 0 and 0 < each < 1
+                    adds += step > 0 and each > 0
+                else:  # what is sent is weighted already
+                    adds += step > 0
+    adds += 2 * 2 if pooling == "mean" else 0
+    counted = node(count(graph, activity, events), "pool").spiking
+    assert (counted.adds, counted.multiplies) == (adds, products + (2 if pooling == "mean" else 0))
+
+
+@pytest.mark.parametrize("leak", [1.0, 0.5, 0.0, np.array([0.0, 0.25])])
+def test_a_neuron_without_memory_keeps_nothing(leak: Any) -> None:
+    graph, kept, products = pooled_graph(leak, "concurrent"), 0, 0
+    for _token in range(3):
+        for each in np.broadcast_to(leak, 2).tolist():
+            for _step in range(4):
+                kept += each > 0
+                products += 0 < each < 1
+    counted = node(count(graph, *measure(graph, [{"input_ids": np.array([1, 5, 2])}])), "last").spiking
+    assert (counted.state_reads, counted.state_writes, counted.leaks, counted.updates) == (kept, kept, products, 24)
+
+
+@pytest.mark.parametrize(("sweeps", "schedule"), [(1, "phased"), (3, "phased"), (3, "concurrent")])
+def test_a_readout_sums_the_last_sweep_alone(sweeps: int, schedule: Any) -> None:
+    """T - 1 sums of 3 tokens x 4 values whatever the sweeps, and 2 x 4 over the tokens; and none where what it reads
+    is graded, of which there is one value a sweep."""
+    for graded in (False, True):
+        build = GraphBuilder()
+        word = build.add("word", Embedding(np.random.default_rng(3).normal(size=(9, 4))))
+        back = build.add_feedback("back", Linear(np.eye(4)), "last")
+        last = build.add("last", Neuron(0.5), build.add("sum", Add(), word, back))
+        read = build.add("norm", LayerNorm(np.ones(4), np.ones(4)), last) if graded else last
+        build.add("readout", Readout(np.ones((2, 4))), build.add("pool", MeanPool(), read))
+        graph = build.build(time_steps=5, schedule=schedule, tokens=6, feedback_sweeps=sweeps)
+        counted = node(count(graph, *measure(graph, [{"input_ids": np.array([1, 5, 2])}])), "pool").spiking
+        steps = 1 if graded and schedule == "phased" else 5
+        assert counted.adds == (steps - 1) * 12 + 8
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 4])
+def test_dense_accesses_of_a_convolution(kernel: int) -> None:
+    """Lemaire et al. 2022, equations 3, 6.1 and 11: an input and a weight a MAC, one write an output; an address for
+    every input, output and place of the kernel."""
+    build = GraphBuilder()
+    build.add("conv", Conv1d(np.ones((2, 3, kernel)), np.ones(2)), build.add("x", Input(3)))
+    counts = count(build.build(time_steps=1, schedule="phased", tokens=6), lengths_only(6, 2), {})
+    inputs = weights = writes = addresses = 0
+    for length in (6, 2):
+        for out in range(length):
+            for _channel in range(2):
+                writes += 1
+                weights += 1  # the bias
+                for k in range(kernel):
+                    if 0 <= out + k - (kernel - 1) // 2 < length:
+                        inputs += 3
+                        weights += 3
+        addresses += length * 3 + length * 2 + 2 * kernel
+    dense = node(counts, "conv").dense
+    assert (dense.value_reads, dense.weight_reads, dense.value_writes, dense.addresses) == (
+        inputs, weights, writes, addresses)  # fmt: skip

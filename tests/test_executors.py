@@ -17,7 +17,7 @@ from neurotool.api.model import Model
 from neurotool.checkpoint import write_checkpoint
 from neurotool.cli.main import cli
 from neurotool.errors import ConfigError, DataError, GraphError
-from neurotool.executor import PER_NODE, Run, batched
+from neurotool.executor import COUNTS, PER_NODE, Run, batched
 from neurotool.graph import Graph, GraphBuilder, Input, Linear, Neuron
 from neurotool.graph.names import by_kind
 from neurotool.lava_runtime import compatibility
@@ -49,7 +49,7 @@ def checkpoint(make_student: Callable[..., Any], tiny_teacher: Path, tmp_path_fa
 
 def assert_same(a: Run, b: Run, kinds: tuple[str, ...] = PER_NODE) -> None:
     """Whole numbers exactly, real ones but for rounding."""
-    for kind in ("events", "synaptic_operations", *kinds):
+    for kind in (*COUNTS, *kinds):
         assert getattr(a, kind).keys() == getattr(b, kind).keys(), kind
         for name, array in getattr(a, kind).items():
             exact = kind not in ("rates", "potentials", "messages")

@@ -227,8 +227,8 @@ def golden(case: str, folder: Path) -> dict[str, Any]:
     counts = count(graph, activity, events)
     to_dot(graph, folder / "graph.dot", force=True)
 
-    def totals(dense: bool) -> dict[str, int]:
-        return {name: value for name, value in dataclasses.asdict(counts.total(dense)).items() if value}
+    def totals(network: Any) -> dict[str, int]:
+        return {name: value for name, value in dataclasses.asdict(counts.total(network)).items() if value}
 
     return {
         "tensors": digest(tensors),
@@ -239,8 +239,8 @@ def golden(case: str, folder: Path) -> dict[str, Any]:
         "spikes": digest([run.spikes for run in runs]),
         "spikes per layer": {name: sum(int(abs(run.spikes[name]).sum()) for run in runs) for name in runs[0].spikes},
         "events": digest([[name, port, e.events, e.synaptic_operations] for (name, port), e in events.items()]),
-        "dense": totals(True),
-        "spiking": totals(False),
+        "dense": totals("dense"),
+        "spiking": totals("spiking"),
         "logits": [run.logits.tolist() for run in runs],
         "fixed messages": digest({name: x.astype(np.int64) for name, x in whole.messages.items()}),
         "fixed spikes": digest(whole.spikes),

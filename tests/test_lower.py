@@ -16,7 +16,7 @@ from scipy.special import erf
 from neurotool.errors import ExportError, OverflowingError
 from neurotool.executor import Run
 from neurotool.export.lower import SPREAD, lower
-from neurotool.export.rounding import dyadic, mantissas, row_mantissas
+from neurotool.export.rounding import dyadic, mantissas
 from neurotool.graph import (
     Add,
     Concat,
@@ -36,7 +36,16 @@ from neurotool.graph import (
     Scale,
     Softmax,
 )
-from neurotool.graph.fixed_point import GELU_BITS, GELU_SCALE, LIMIT, NORM_BITS, PROBABILITY_BITS, RATE_BITS, rescaled
+from neurotool.graph.fixed_point import (
+    GELU_BITS,
+    GELU_SCALE,
+    LIMIT,
+    NORM_BITS,
+    PROBABILITY_BITS,
+    RATE_BITS,
+    rescaled,
+    row_mantissas,
+)
 from neurotool.lava_runtime.emulator import Emulator
 
 reals = st.floats(-1e4, 1e4).map(lambda v: v if abs(v) > 1e-6 else 0.0)

@@ -10,7 +10,7 @@ from toy_node import Clipped
 
 from neurotool.energy.counts import count
 from neurotool.energy.measure import measure
-from neurotool.energy.operations import RULES
+from neurotool.energy.rules import RULES
 from neurotool.errors import GraphError
 from neurotool.export.chip import load_chip
 from neurotool.export.drawing import DRAWINGS, to_dot

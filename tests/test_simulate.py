@@ -136,7 +136,8 @@ def test_phased_hands_on_rates_and_concurrent_spikes() -> None:
     # One step fewer parts them: concurrent .25 .75 .25 -> 0 1 0; phased rate 1/3, current .41667 -> 0 0 1.
     three = [simulate(chain(s, 3), values={"in": np.array([[0.5]])}).spikes["second"][:, 0, 0] for s in SCHEDULES]
     assert [spikes.tolist() for spikes in three] == [[0, 0, 1], [0, 1, 0]]
-    assert phased.events == concurrent.events == {("linear", "x"): SynapseEvents(2, 4)}
+    assert concurrent.events == {("linear", "x"): SynapseEvents(2, 4, 2, 4)}
+    assert phased.events == {("linear", "x"): SynapseEvents(2, 4, 1, 2)}  # both spikes in one window
 
 
 @given(
@@ -163,12 +164,12 @@ def test_feedback_is_one_step_late_or_one_sweep() -> None:
     concurrent = simulate(build.build(time_steps=4, schedule="concurrent"), values=values)
     assert concurrent.spikes["neurons"].ravel().tolist() == [0, 1, 1, 1]
     assert concurrent.potentials["neurons"].item() == 1.0
-    assert concurrent.events == {("back", "x"): SynapseEvents(2, 2)}
+    assert concurrent.events == {("back", "x"): SynapseEvents(2, 2, 2, 2)}
     # Sweeps: current .5 -> 0 1 0 1; then .5 + .5; then .5 + 1.
     phased = simulate(build.build(time_steps=4, schedule="phased", feedback_sweeps=3), values=values)
     assert phased.spikes["neurons"].ravel().tolist() == [0, 1, 0, 1] + [1, 1, 1, 1] * 2
     assert phased.rates["neurons"].item() == 1.0
-    assert phased.events == {("back", "x"): SynapseEvents(6, 6)}
+    assert phased.events == {("back", "x"): SynapseEvents(6, 6, 2, 2)}
 
 
 def test_attention_by_hand() -> None:
@@ -193,7 +194,7 @@ def test_attention_by_hand() -> None:
     result = simulate(graph, values=values, attention_mask=[1, 1, 0])
     # Head 0: token 0 attends 1/4 to token 0, whose v is 1; token 1 attends 1/2. Head 1: keys equal, values 1.
     assert result.potentials["neurons"][:2] == pytest.approx(np.array([[0.25, 0.0], [0.5, 0.0]]))
-    assert result.events == {("scores", "b"): SynapseEvents(1, 2), ("context", "b"): SynapseEvents(3, 6)}
+    assert result.events == {("scores", "b"): SynapseEvents(1, 2, 1, 2), ("context", "b"): SynapseEvents(3, 6, 3, 6)}
     assert result.logits is not None and result.logits.tolist() == [0.0, 1.0]
 
 
@@ -257,7 +258,9 @@ def test_spikes_added_in_a_residual_stream_are_separate_events(schedule: str) ->
     # first 0 1 0 1; second at drive 1 every step (phased), or 0 2 0 2: .5 2.5>1.5 1.5>.5 2.5>1.5 (concurrent)
     second = {"phased": [1, 1, 1, 1], "concurrent": [0, 1, 1, 1]}[schedule]
     assert result.spikes["second"].ravel().tolist() == second
-    assert result.events == {("linear", "x"): SynapseEvents(2 + sum(second), 3 * (2 + sum(second)))}
+    spikes = 2 + sum(second)
+    active = 2 if schedule == "phased" else spikes  # two layers, one window each
+    assert result.events == {("linear", "x"): SynapseEvents(spikes, 3 * spikes, active, 3 * active)}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -269,9 +272,10 @@ def test_spiking_input(schedule: str) -> None:
     graph = build.build(time_steps=4, schedule=schedule)
     train = np.array([[[1, 0]], [[0, 0]], [[1, -1]], [[1, 1]]])
     result = simulate(graph, values={"in": train})
-    assert result.events == {("linear", "x"): SynapseEvents(5, 15)}
+    phased = schedule == "phased"
+    assert result.events == {("linear", "x"): SynapseEvents(5, 15, 2 if phased else 5, 6 if phased else 15)}
     constant = simulate(graph, values={"in": np.array([[0, 1]])})
-    assert constant.events == {("linear", "x"): SynapseEvents(4, 12)}
+    assert constant.events == {("linear", "x"): SynapseEvents(4, 12, 1 if phased else 4, 3 if phased else 12)}
     # concurrent .25 .25 0 .75; phased .1875 a step, from the means .75 and 0
     assert result.potentials["neurons"][0, 0] == 0.75
 
@@ -282,17 +286,18 @@ def test_events_against_loops(graph: Graph, seed: int, length: int) -> None:
     arguments = random_input(graph, seed)
     result = simulate(graph, attention_mask=np.arange(TOKENS) < length, **arguments)
 
-    def deliveries(name: str, late: bool) -> list[tuple[int, int, int]]:
-        """(step, token, element) of every spike that reading node `name` delivers, or none."""
+    def deliveries(name: str, late: bool) -> list[tuple[str, int, int, int]]:
+        """(sender, step, token, element) of every spike that reading node `name` delivers, or none."""
         node = graph.nodes[name]
         if isinstance(node, Neuron):
             trains = result.spikes[name]
             delay = 1 if graph.schedule == "concurrent" else graph.time_steps
             trains = trains[: len(trains) - delay] if late else trains
-            return [tuple(map(int, at)) for at in np.argwhere(trains)]
+            return [(name, *map(int, at)) for at in np.argwhere(trains)]
         if isinstance(node, Input) and node.spiking:
             sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
-            return [tuple(map(int, at)) for at in np.argwhere(arguments["values"][name])] * sweeps
+            trains = np.concatenate([arguments["values"][name]] * sweeps)
+            return [(name, *map(int, at)) for at in np.argwhere(trains)]
         if isinstance(node, (Add, Concat)) and all(is_spiking(source) for source in graph.inputs[name]):
             return [spike for source in graph.inputs[name] for spike in deliveries(source, late)]
         return []
@@ -310,10 +315,14 @@ def test_events_against_loops(graph: Graph, seed: int, length: int) -> None:
             if not isinstance(node, (Linear, Conv1d, MatMul)) or not is_spiking(source):
                 continue
             events = operations = 0
-            for _, token, _ in deliveries(source, late):
+            window = graph.time_steps if graph.schedule == "phased" else 1
+            seen, active, active_operations = set(), 0, 0
+            for sender, step, token, element in deliveries(source, late):
                 if token >= length:
                     continue
-                events += 1
+                first = (sender, step // window, token, element) not in seen
+                seen.add((sender, step // window, token, element))
+                events, active, before = events + 1, active + first, operations
                 for other in range(length):
                     if isinstance(node, MatMul):
                         operations += 1
@@ -322,7 +331,8 @@ def test_events_against_loops(graph: Graph, seed: int, length: int) -> None:
                         operations += len(node.weight) * (0 <= token - other + (kernel - 1) // 2 < kernel)
                     else:
                         operations += len(node.weight) * (other == token)
-            expected[name, port] = SynapseEvents(events, operations)
+                active_operations += (operations - before) * first
+            expected[name, port] = SynapseEvents(events, operations, active, active_operations)
     # A feedback port has read nothing yet where there was one pass only.
     missing = set(expected) - set(result.events)
     assert all(expected[key] == SynapseEvents(0, 0) and key in graph.feedback for key in missing)

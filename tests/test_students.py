@@ -133,7 +133,7 @@ def test_three_counts_agree(kind: str) -> None:
     activity = Activity(student.config.time_steps, student.config.time_steps * student.sweeps)
     with torch.inference_mode():
         output = student(IDS, MASK, output_rates=False, output_spike_counts=True)
-    _add(activity, output.spike_counts, MASK, per_neuron=True)
+    _add(activity, output, MASK, per_neuron=True)
     graph = student.to_graph()
     inputs = [{"input_ids": i, "attention_mask": m} for i, m in zip(IDS.numpy(), MASK.numpy(), strict=True)]
     seen, events = measure(graph, inputs)

@@ -59,8 +59,7 @@ def test_defaults(textcnn_plan: MakePlan) -> None:
     assert taught == (0, 0, 0, 0) and weights.hard == 1
     assert plan.student["kernel_sizes"] == (1, 4) and "num_hidden_layers" not in plan.student
     assert (plan.student["leak"], plan.student["v_threshold"]) == (1, 1)
-    context = train.make_context("train", ["--student", "snn-textcnn"])
-    assert plan_from(context.params | {}).student["time_steps"] == 50
+    assert plan_from({"student": "snn-textcnn"}).student["time_steps"] == 50
 
 
 def test_the_embedding_is_the_teachers_where_widths_agree(textcnn_plan: MakePlan) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.energy.operations import RULES, Operations, Setting
+from neurotool.energy.operations import Operations, Work
+from neurotool.energy.rules import RULES, Setting
 from neurotool.export.drawing import DRAWINGS, Drawing
 from neurotool.export.lower import LOWERINGS, Lowering
 from neurotool.export.placement import PLACES, Place
@@ -44,9 +45,9 @@ def _lowered(lowering: Lowering, name: str, node: Clipped) -> tuple[Node, FixedP
     return replace(node, ceiling=ceiling), FixedPoint(scale, min(bound, ceiling), ((1, 0),))
 
 
-def _counted(node: Clipped, setting: Setting) -> Operations:
+def _counted(node: Clipped, setting: Setting) -> Work:
     each = setting.elements * setting.runs
-    return Operations(compares=2 * each, value_reads=each, value_writes=each)
+    return Work(Operations(compares=2 * each, value_reads=each, value_writes=each))
 
 
 INTEGER_FORMS[Clipped] = _in_integers

@@ -32,7 +32,8 @@ def no_track(inputs: Iterable[Inputs], what: str) -> Iterable[Inputs]:
 
 @dataclass(frozen=True)
 class Measured:
-    """measured: on what, in words. metrics: of the network on that; teacher: its counts on the same texts."""
+    """measured: on what, in words. metrics: of the network on that; teacher: its counts on the same texts; training:
+    the record of a checkpoint."""
 
     name: str
     counts: "Counts"
@@ -40,6 +41,7 @@ class Measured:
     metrics: dict[str, float] = field(default_factory=dict)
     teacher: "Counts | None" = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,26 +87,39 @@ def energy(
     numbers: str | None = None,
     dense_cost_model: str | None = None,
     force: bool = False,
+    dataflows: str | None = None,
+    hybrid: bool = False,
 ) -> "Report":
     """Operations and energy of `model`, beside its dense rivals.
 
     data: a table or folder of texts, or one text; by default the activity that a checkpoint stores. executor: what runs
+<<<<<<< HEAD
     it, by default the model's own. given: what a network that reads no text is run on.
     cost_models, numbers, dense_cost_model, force: as in `neurotool energy report`.
+=======
+    it, by default the model's own. The others are those of `neurotool energy report`.
+>>>>>>> main
     """
     from neurotool.energy.costs import load_cost_model
+    from neurotool.energy.dataflow import named_dataflows
     from neurotool.energy.report import DEFAULT_MODELS
 
     source = Source(None if data is None else str(data), samples, skip_zero, given=given)
     models = [load_cost_model(name) for name in cost_models or DEFAULT_MODELS]
     dense = load_cost_model(dense_cost_model) if dense_cost_model else None
-    return report_of(measure(model, source, executor), models, numbers, dense, force)
+    how = {"chosen": None if dataflows is None else named_dataflows(dataflows), "hybrid": hybrid}
+    return report_of(measure(model, source, executor), models, numbers, dense, force, **how)
 
 
 def report_of(
-    measured: Measured, models: list[Any], numbers: str | None = None, dense: Any = None, force: bool = False
+    measured: Measured,
+    models: list[Any],
+    numbers: str | None = None,
+    dense: Any = None,
+    force: bool = False,
+    **how: Any,
 ) -> "Report":
-    """Prices what was measured: see `build_report`."""
+    """Prices what was measured: see `build_report`, which says what `how` may be."""
     from neurotool.energy.report import build_report
 
     return build_report(
@@ -118,6 +133,7 @@ def report_of(
         force=force,
         metrics=measured.metrics,
         teacher_metrics=measured.teacher_metrics,
+        **how,
     )
 
 
@@ -323,6 +339,7 @@ def _with_teacher(measured: Measured, model: Model) -> Measured:
 
     assert model.student is not None
     training = model.record
+    measured = replace(measured, training=training)
     config = teacher_config(model.student.checkpoint.config, training)
     if config is None:
         return measured

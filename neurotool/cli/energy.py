@@ -1,4 +1,4 @@
-"""`neurotool energy report|compare|sweep`."""
+"""`neurotool energy report|audit|compare|sweep`."""
 
 import io
 import sys
@@ -27,6 +27,7 @@ from neurotool.errors import ConfigError, ExportError, NeurotoolError
 if TYPE_CHECKING:
     from neurotool.api.model import Model
     from neurotool.energy.costs import CostModel
+    from neurotool.energy.dataflow import Dataflow
     from neurotool.energy.page import Page, Table
     from neurotool.energy.report import Report
 
@@ -35,6 +36,7 @@ WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
 PRICING = (
     "cost_models", "numbers", "data", "samples", "skip_zero", "executor", "given", "output_format", "as_json", "output",
+    "dataflow", "hybrid",
 )  # fmt: skip
 
 
@@ -47,6 +49,15 @@ class NotCountedError(NeurotoolError):
 @click.group(epilog="Example: neurotool energy report model.ckpt")
 def energy() -> None:
     """Count operations and energy, beside dense networks."""
+
+
+def _dataflow_options(command: Command) -> Command:
+    flows = "spike, batched, graded or output-stationary; commas between.  [default: all that differ]"
+    options = (
+        click.option("--dataflow", help=flows),
+        click.option("--hybrid", is_flag=True, help="Each synapse in the cheaper of spiking and dense mode."),
+    )
+    return with_options(command, options)
 
 
 def _pricing_options(command: Command) -> Command:
@@ -74,25 +85,33 @@ class _Pricing:
     def __init__(self, options: dict[str, Any]) -> None:
         from neurotool.api.measuring import Source
 
-        pricing = {name: options.pop(name) for name in PRICING}
+        pricing = {name: options.pop(name, None) for name in PRICING}
         self.opening = options
         self.output: Path | None = pricing["output"]
         self.chosen = _format(pricing["output_format"], pricing["as_json"], self.output)
         self.models, self.numbers = _models(pricing["cost_models"]), pricing["numbers"]
         self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"], given=pricing["given"])
         self.source.file  # noqa: B018  a wrong name is told before anything is loaded
+        self.flows, self.hybrid = _dataflows(pricing["dataflow"]), bool(pricing["hybrid"])
         self.executor: str | None = pricing["executor"]
 
     def open(self, path: Path) -> "Model":
         return open_file(path, given=self.source.given, **self.opening)
 
-    def report(self, model: "Model", dense: "CostModel | None" = None, force: bool = False, **source: Any) -> "Report":
+    def report(
+        self, model: "Model", dense: "CostModel | None" = None, force: bool = False, said: bool = False, **source: Any
+    ) -> "Report":
+        """said: with where it comes from."""
         from dataclasses import replace
 
         from neurotool.api.measuring import measure, report_of
+        from neurotool.energy.provenance import provenance
 
         measured = measure(model, replace(self.source, **source), self.executor, shown_progress())
-        return report_of(measured, self.models, self.numbers, dense, force)
+        how: dict[str, Any] = {"chosen": self.flows, "hybrid": self.hybrid}
+        if said:
+            how["provenance"] = provenance(model.path, self.source.file, measured.counts, measured.training)
+        return report_of(measured, self.models, self.numbers, dense, force, **how)
 
 
 @energy.command(
@@ -109,6 +128,7 @@ Examples:
 @_pricing_options
 @click.option("--dense-cost-model", help="Price the dense rivals by another model.")
 @click.option("--force", is_flag=True, help="Put two technologies into one ratio all the same.")
+@_dataflow_options
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) where something is not counted.")
 @layers_option
 @opening_options
@@ -121,7 +141,7 @@ def report(model: Path, dense_cost_model: str | None, force: bool, strict: bool,
 
     pricing = _Pricing(options)
     dense = load_cost_model(dense_cost_model) if dense_cost_model else None
-    made = pricing.report(pricing.open(model), dense, force)
+    made = pricing.report(pricing.open(model), dense, force, said=True)
     chosen, writers = pricing.chosen, {"json": to_json, "csv": to_csv, "latex": to_latex}
     if chosen in writers:
         _write(writers[chosen](made), pricing.output, model, chosen)
@@ -130,6 +150,32 @@ def report(model: Path, dense_cost_model: str | None, force: bool, strict: bool,
         _show(page, chosen, pricing.output, model)
     if strict and made.not_counted:
         raise NotCountedError(f"{model}: --strict, and not counted: {'; '.join(made.not_counted)}")
+
+
+@energy.command(
+    epilog="""\b
+Examples:
+  neurotool energy audit model.ckpt -o account.csv
+  neurotool energy audit model.ckpt --dataflow output-stationary -o a.csv
+"""
+)
+@click.argument("model", type=PATH)
+@click.option("--cost-model", "cost_models", multiple=True, help="As for `energy report`.")
+@click.option("--numbers", type=click.Choice(["fp32", "fp16", "int8"]), help="As for `energy report`.")
+@click.option("--data", help="As for `energy report`.")
+@click.option("--samples", type=click.IntRange(min=1), help="As for `energy report`.")
+@click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
+@executor_option("as for `energy report`")
+@_dataflow_options
+@click.option("-o", "--output", type=PATH, help="CSV to write.  [default: the terminal]")
+@opening_options
+@time_steps_option
+def audit(model: Path, **options: Any) -> None:
+    """Every count x price of a report, line by line, as CSV."""
+    from neurotool.energy.audit import audit_csv
+
+    pricing = _Pricing(options | {"output_format": "csv"})
+    _write(audit_csv(pricing.report(pricing.open(model))), pricing.output, model, "csv")
 
 
 @energy.command(
@@ -201,6 +247,12 @@ def _models(names: tuple[str, ...]) -> "list[CostModel]":
     if len({model.name for model in models}) < len(models):
         raise ConfigError(f"--cost-model {' '.join(names)}: a model is named twice; name each once")
     return models
+
+
+def _dataflows(names: str | None) -> "list[Dataflow] | None":
+    from neurotool.energy.dataflow import named_dataflows
+
+    return None if names is None else named_dataflows(names)
 
 
 def _format(output_format: str | None, as_json: bool, output: Path | None) -> str:

@@ -21,6 +21,9 @@ STATE_BITS = 24
 """Of potentials and graded messages, sign included (Loihi 1 and 2, Lava's annotations)."""
 LIMIT = 2 ** (STATE_BITS - 1) - 1
 """Largest |value| of a message, an accumulator or a potential; Lava clips v to it."""
+WEIGHT_BITS = 8
+SPREAD = 8
+"""Largest difference between the exponents of one layer's output channels."""
 DECAY_BITS = 12
 RATE_BITS = 10
 """Fraction of a leaky neuron's weighted rate, and of the mean over tokens."""
@@ -84,6 +87,33 @@ def leak_mantissa(node: Neuron) -> np.ndarray:
 def initial_potential(node: Neuron) -> np.ndarray:
     """v_init in units of the drive, like the integer threshold of `node`."""
     return np.floor(node.v_init * np.asarray(node.v_threshold) + 0.5).astype(np.int64)
+
+
+def row_mantissas(weight: np.ndarray, spread: int = SPREAD) -> tuple[np.ndarray, int, np.ndarray]:
+    """int8 mantissas of a weight (out, …), the lowest exponent, and how far each row's lies above it, up to `spread`.
+
+    A row takes the exponent with the smaller squared error: the first that holds all its weights, or one below, which
+    clips the largest but is finer for the others.
+    """
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    limit = 2 ** (WEIGHT_BITS - 1) - 1
+    largest = np.abs(rows).max(1)
+    largest = np.maximum(largest, largest.max() * 2.0**-spread if largest.any() else 1.0)
+    exponents = np.ceil(np.log2(largest / limit)).astype(np.int64)
+
+    def quantised(e: np.ndarray) -> np.ndarray:
+        return np.clip(np.rint(rows * 2.0 ** -e[:, None]), -limit, limit)
+
+    def error(e: np.ndarray) -> np.ndarray:
+        return ((quantised(e) * 2.0 ** e[:, None] - rows) ** 2).sum(1)
+
+    if spread:
+        exponents = exponents - (error(exponents - 1) < error(exponents))
+    elif error(exponents - 1).sum() < error(exponents).sum():
+        exponents = exponents - 1
+    exponents = np.maximum(exponents, exponents.max() - spread)
+    lowest = int(exponents.min())
+    return quantised(exponents).astype(np.int8).reshape(weight.shape), lowest, (exponents - lowest).astype(np.int8)
 
 
 def emission_weights(node: Neuron, time_steps: int) -> np.ndarray:

@@ -86,22 +86,26 @@ def _count(counts: SpikeCounts, name: str, spikes: Tensor) -> None:
 
 
 class WindowRates:
-    """Adds up the spikes of every window in `counts` when given; only for use without gradients."""
+    """Adds up the spikes of every window in `counts` when given, and in `active` which neurons sent any; only for use
+    without gradients."""
 
-    def __init__(self, time_steps: int, counts: SpikeCounts | None = None) -> None:
+    def __init__(self, time_steps: int, counts: SpikeCounts | None = None, active: SpikeCounts | None = None) -> None:
         self.time_steps = time_steps
-        self.counts = counts
+        self.counts, self.active = counts, active
 
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
         if self.counts is None:
             return neurons.rate(current, self.time_steps)
         if neurons.dynamics.has_closed_form:  # under constant drive all spikes of a window have one sign
             rate = neurons.rate(current, self.time_steps)
-            _count(self.counts, neurons.name, (rate.abs() * self.time_steps).round_())
-            return rate
-        window = WindowSpikes(self.time_steps)
-        rate = window(neurons, current)
-        _count(self.counts, neurons.name, window.spikes[neurons.name].abs().sum(0))
+            sent = (rate.abs() * self.time_steps).round_()
+        else:
+            window = WindowSpikes(self.time_steps)
+            rate = window(neurons, current)
+            sent = window.spikes[neurons.name].abs().sum(0)
+        _count(self.counts, neurons.name, sent)
+        if self.active is not None:
+            _count(self.active, neurons.name, (sent != 0).to(sent.dtype))
         return rate
 
 

@@ -113,7 +113,8 @@ class SpikingBertForSequenceClassification(Student):
             state = None
         else:
             with torch.no_grad():
-                simulated = self.simulate(current, mask, time_steps, counts)
+                output.active_counts = {} if counts is not None and self.sweeps > 1 else None
+                simulated = self.simulate(current, mask, time_steps, counts, output.active_counts)
             emission = Substituted(simulated)
             state = simulated[self.output_names[-1]] if self.feedback is not None else None
             if state is not None and torch.is_grad_enabled():
@@ -164,24 +165,35 @@ class SpikingBertForSequenceClassification(Student):
         return sweep
 
     def simulate(
-        self, current: Tensor, mask: Tensor, time_steps: int, counts: SpikeCounts | None = None
+        self,
+        current: Tensor,
+        mask: Tensor,
+        time_steps: int,
+        counts: SpikeCounts | None = None,
+        active: SpikeCounts | None = None,
     ) -> dict[str, Tensor]:
-        """ASR of every neuron layer after running the schedule; fills `counts` when given. Dropout masks are shared
-        over time steps and with the pass that follows: the random state is rewound before each."""
+        """ASR of every neuron layer after running the schedule; fills `counts`, and `active` of windows, when given.
+        Dropout masks are shared over time steps and with the pass that follows: the random state is rewound before
+        each."""
         sweep = self._sweep(current, mask)
         rewind = _RandomState(current.device) if self.training else None
         membranes = Membranes(counts)
-        state, fed_back = None, torch.zeros_like(current)
+        state, last = None, self.output_names[-1]
+        fed_back = active_before = torch.zeros_like(current)
         phased = self.config.schedule == "phased"
         for _ in range(self.sweeps if phased else time_steps):
             if counts:
-                fed_back = counts[self.output_names[-1]]  # all that was sent before this pass
-            windows = Recorded(WindowRates(time_steps, counts))
+                fed_back = counts[last]  # all that was sent before this pass
+            if active:
+                active_before = active[last]
+            windows = Recorded(WindowRates(time_steps, counts, active))
             state = sweep(windows if phased else membranes, state)
             if rewind:
                 rewind()
         if counts is not None and self.feedback is not None:
             counts["feedback"] = fed_back
+            if active is not None:
+                active["feedback"] = active_before
         return windows.rates if phased else membranes.rates
 
     def to_graph(self) -> Graph:

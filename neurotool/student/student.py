@@ -22,7 +22,8 @@ class StudentOutput(ModelOutput):
     """rates: ASR of every neuron layer by name, (batch, tokens, width). hidden: what the embedding and each layer hand
     on, averaged over the time steps, same shapes. attention_scores: per layer, before the softmax, (batch, heads,
     tokens, tokens); only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
-    rates; with feedback also those that entered node "feedback"; only on request."""
+    rates; with feedback also those that entered node "feedback"; only on request. active_counts: the windows in which
+    each neuron sent any spike; only where a run has several, else they are those with a spike count."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -30,6 +31,7 @@ class StudentOutput(ModelOutput):
     hidden: tuple[Tensor, ...] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
     spike_counts: SpikeCounts | None = None
+    active_counts: SpikeCounts | None = None
 
 
 class Student(PreTrainedModel):

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from neurotool.errors import DataError
-from neurotool.executor import Record, Run, joined, unstacked
+from neurotool.executor import Record, Run, joined, sent_in_passes, unstacked
 from neurotool.student.emission import Membranes, NeuronLayer, Recorded, WindowSpikes
 from neurotool.student.neurons import RunningRate
 from neurotool.student.student import Student
@@ -97,7 +97,7 @@ class TorchExecutor:
             rates={name: _array(rate) for name, rate in traced.rates.items()},
             spikes=spikes,
             potentials={name: _array(u) for name, u in traced.potentials.items()},
-            sent={name: _sent(layer, passes) for name, layer in spikes.items()},
+            sent={name: sent_in_passes(layer, passes) for name, layer in spikes.items()},
         )
 
     @torch.inference_mode()
@@ -161,12 +161,6 @@ class _Trace(NamedTuple):
     rates: dict[str, Tensor]
     potentials: dict[str, Tensor]
     last: Tensor
-
-
-def _sent(spikes: np.ndarray, passes: int) -> np.ndarray:
-    """(inputs, steps, tokens, width) -> (inputs, passes, tokens)."""
-    by_step = np.abs(spikes.astype(np.int64)).sum(-1)
-    return by_step.reshape(len(spikes), passes, -1, spikes.shape[2]).sum(2)
 
 
 def _array(tensor: Any) -> np.ndarray:

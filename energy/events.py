@@ -1,0 +1,153 @@
+"""What arrives at every port that reads spikes: summed from the activity of the layers that send them."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from neurotool.activity import Activity, LayerActivity
+from neurotool.errors import DataError
+from neurotool.graph import Add, Concat, Conv1d, Graph, Input, Linear, MatMul, Neuron
+from neurotool.graph.fixed_point import row_mantissas
+from neurotool.simulate import SynapseEvents
+
+Events = Mapping[tuple[str, str], SynapseEvents]
+"""(node, port that reads spikes) -> what arrives over all inputs, padding left out."""
+
+Zeros = Literal["kept", "float", "int8"]
+"""Weights that cost nothing: none; those that are zero; those that are zero in 8 bits."""
+
+Sender = tuple[str, int]
+"""A layer that spikes, and the column of a node's output at which its first neuron is."""
+
+
+def spiking_sources(graph: Graph) -> dict[str, tuple[Sender, ...]]:
+    """For every node the layers whose spikes it hands on: itself, several through an Add or a Concat, none where it is
+    graded."""
+    sources: dict[str, tuple[Sender, ...]] = {}
+    shapes = graph.shapes()
+    for name, node in graph.nodes.items():
+        sources[name] = ()
+        if isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking):
+            sources[name] = ((name, 0),)
+        elif isinstance(node, (Add, Concat)) and all(sources[source] for source in graph.inputs[name]):
+            start = 0
+            for source in graph.inputs[name]:
+                sources[name] += tuple((layer, start + column) for layer, column in sources[source])
+                start += int(shapes[source][-1]) if isinstance(node, Concat) else 0
+    return sources
+
+
+def present_weights(weight: np.ndarray, zeros: Zeros) -> np.ndarray:
+    """Which weights (out, in) are there."""
+    if zeros == "int8":
+        return row_mantissas(weight)[0] != 0
+    return weight != 0 if zeros == "float" else np.ones(weight.shape, bool)
+
+
+def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False, *, int8: bool = False) -> Events:
+    """Events at every port that reads spikes, of the whole run. skip_zero: none for weights that are zero; int8: in
+    8 bits. Active neurons count once a window; where the record does not say, they are 0.
+
+    Raises DataError where the activity does not say enough.
+    """
+    zeros: Zeros = "int8" if skip_zero and int8 else "float" if skip_zero else "kept"
+    spiking, phased = spiking_sources(graph), graph.schedule == "phased"
+    events = {}
+    for name, node in graph.nodes.items():
+        for port in node.ports:
+            sources = spiking[graph.source(name, port)]
+            if not sources or not isinstance(node, (Linear, Conv1d, MatMul)):
+                continue
+            layers = senders(graph, activity, name, port, sources)
+            if not phased:  # every step by itself
+                layers = [(layer, layer, column) for layer, _, column in layers]
+            events[name, port] = SynapseEvents(*_sums(name, node, layers, zeros))
+    return events
+
+
+def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[tuple[str, str], SynapseEvents]:
+    """What a network that skips zero activations multiplies, one value of each neuron and window: in the concurrent
+    schedule, of the whole run. Empty where the activity does not say what was active."""
+    spiking, found = spiking_sources(graph), {}
+    for name, node in graph.nodes.items():
+        for port in node.ports:
+            sources = spiking[graph.source(name, port)]
+            if sources and isinstance(node, (Linear, Conv1d, MatMul)):
+                layers = senders(graph, activity, name, port, sources)
+                if any(active is None for _, active, _ in layers):
+                    return {}
+                found[name, port] = SynapseEvents(*_sums(name, node, layers, zeros))
+    return found
+
+
+Sending = tuple[LayerActivity, LayerActivity | None, int]
+"""Spikes of a layer, its active neurons, and the column of a node's input at which its first neuron is."""
+
+
+def senders(graph: Graph, activity: Activity, name: str, port: str, sources: tuple[Sender, ...]) -> list[Sending]:
+    if (name, port) in graph.feedback:
+        sending = [(activity.fed_back[name], 0)]
+    else:
+        known = activity.layers | activity.entered
+        if missing := next((source for source, _ in sources if source not in known), None):
+            raise DataError(f"node {name}: the record of activity has no spikes of {missing}; measure them with --data")
+        sending = [(known[source], column) for source, column in sources]
+    return [(layer, layer.active, column) for layer, column in sending]
+
+
+def arriving_at_add(
+    graph: Graph, activity: Activity, name: str, spiking: Mapping[str, tuple[Sender, ...]]
+) -> dict[str, SynapseEvents]:
+    """Spikes at the ports of an Add whose other port is graded; they cause adds and no synaptic operations."""
+    arriving = {}
+    for port in graph.nodes[name].ports:
+        sources = spiking[graph.source(name, port)]
+        if sources:
+            layers = senders(graph, activity, name, port, sources)
+            active = sum(active.spikes for _, active, _ in layers if active is not None)
+            arriving[port] = SynapseEvents(sum(layer.spikes for layer, _, _ in layers), 0, active, 0)
+    return arriving
+
+
+def _sums(name: str, node: Linear | Conv1d | MatMul, layers: list[Sending], zeros: Zeros) -> tuple[int, int, int, int]:
+    """The fields of SynapseEvents."""
+    fan_out = _fan_out(name, node, zeros)
+    active = [(each, column) for _, each, column in layers if each is not None]
+    return (
+        sum(layer.spikes for layer, _, _ in layers),
+        sum(fan_out(layer, column) for layer, _, column in layers),
+        sum(each.spikes for each, _ in active),
+        sum(fan_out(each, column) for each, column in active),
+    )
+
+
+def _fan_out(name: str, node: Linear | Conv1d | MatMul, zeros: Zeros) -> Callable[[LayerActivity, int], int]:
+    """(layer, column at which its neurons begin) -> synaptic operations that all its spikes cause at this port."""
+    if isinstance(node, MatMul):
+        return lambda layer, column: layer.spikes_times_tokens
+    if isinstance(node, Conv1d):
+        return lambda layer, column: len(node.weight) * _outputs_in_reach(name, node, layer)
+    present = None if zeros == "kept" else present_weights(node.weight, zeros)
+    if present is None or present.all():
+        return lambda layer, column: layer.spikes * len(node.weight)
+    weights = np.count_nonzero(present, axis=0)
+
+    def skipping(layer: LayerActivity, column: int) -> int:
+        if layer.per_neuron is None:
+            raise DataError(
+                f"node {name}: skipping its zero weights needs the spikes of each neuron; measure with --data"
+            )
+        return int(layer.per_neuron @ weights[column : column + layer.neurons])
+
+    return skipping
+
+
+def _outputs_in_reach(name: str, node: Conv1d, layer: LayerActivity) -> int:
+    """Tokens whose output a spike changes, summed over spikes: its own, up to `after` before and `before` after it."""
+    if not layer.spikes == sum(layer.by_position) == sum(layer.from_end):
+        raise DataError(f"node {name} (Conv1d): the record of activity does not say which tokens sent the spikes")
+    reached = ((layer.by_position, node.after), (layer.from_end, node.before))
+    return layer.spikes + sum(
+        spikes * min(distance, reach) for at, reach in reached for distance, spikes in enumerate(at)
+    )
