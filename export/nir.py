@@ -47,6 +47,7 @@ def read_nir(
     spikes: Spikes | None = None,
     membrane: Integration | None = None,
     lowest: float | None = None,
+    repair: bool = False,
     standard_nodes: bool = False,
 ) -> Graph:
     """The graph of a .nir file, ours or a foreign one of standard nodes (from_nir.py: which, and what they mean).
@@ -56,7 +57,8 @@ def read_nir(
     (">" or ">="; ">" is NIR's text), spikes (in a step), membrane (how a step is integrated) and lowest (the least
     potential, in the file's unit). A file by neurotool says it all and does not use them.
     Warns (NeurotoolWarning) where what is told and what the file's numbers or metadata say disagree.
-    standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
+    repair: take shapes that are missing, or contradict what arrives without changing a number, from the weights and from
+    what arrives. standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
     Raises GraphError: not a NIR file, truncated, a node that is not supported, or conventions that are missing;
     ConfigError for a convention out of its range.
     """
@@ -66,7 +68,7 @@ def read_nir(
     try:
         if METADATA_KEY in content.metadata and not standard_nodes:
             return _from_metadata(content)
-        return from_nir(content, conventions)
+        return from_nir(content, conventions, repair)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
 

@@ -80,6 +80,21 @@ def read_recording(path: Path) -> Content:
         raise DataError(f"{path}: cannot be read as {path.suffix}: {one_line(error)}") from error
 
 
+def is_recording(path: Path) -> bool:
+    """Whether a file holds arrays, events or NIRData, and no network."""
+    if path.suffix not in READERS or path.is_dir():
+        return False
+    if READERS[path.suffix] is not _read_nirdata:
+        return True
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "node" not in file
+    except OSError:
+        return True
+
+
 def write_recording(
     path: Path, arrays: Mapping[str, np.ndarray], time_step: float | None = None, force: bool = False
 ) -> None:

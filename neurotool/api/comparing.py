@@ -14,6 +14,8 @@ from neurotool.errors import ConfigError
 from neurotool.executor import Inputs
 from neurotool.graph import Input
 from neurotool.inputs import Given
+from neurotool.recorded import compare_recorded
+from neurotool.recordings import read_recording
 from neurotool.validate import Comparison
 from neurotool.validate import compare as compare_runs
 
@@ -68,6 +70,28 @@ def compare(
         at_once=len(inputs.inputs) if together else 1,
     )
     return Compared(result, inputs.source, (name_a, name_b))
+
+
+def compare_with_recorded(
+    a: Side,
+    recording: Path | str,
+    *,
+    given: Given = NOTHING,
+    tolerance: float | None = None,
+    precision: Precision = "float64",
+) -> Compared:
+    """A model on `given` inputs against what another tool, or a chip, recorded there: see `compare_recorded`.
+
+    Raises ConfigError without inputs, DataError for recordings that do not fit.
+    """
+    if not given.files:
+        raise ConfigError(f"{recording}: holds spikes, but not what the network was given: name it with --input")
+    model, name = _side(a)
+    told, inputs = model.ready(given=given)
+    executor = told.executor(name, precision=precision)
+    recorded = read_recording(Path(recording))
+    result = compare_recorded(executor, inputs.inputs, recorded, tolerance)
+    return Compared(result, inputs.source, (name, "recorded"))
 
 
 def _side(side: Side) -> tuple[Model, str]:

@@ -34,6 +34,8 @@ Examples:
   neurotool export model.ckpt --target lava -o model.lava
   neurotool export model.ckpt --target lava --chip loihi2
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
+  neurotool export model.ckpt --from-node encoder.0.key.linear --to-node encoder.0.key -o part.nir
+  neurotool export other.nir --from norse -T 100 --for snntorch -o ours.nir
   neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
 )
@@ -47,6 +49,8 @@ Examples:
 )
 @click.option("-o", "--output", type=PATH, help="File or bundle.  [default: MODEL with the target's ending]")
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
+@click.option("--from-node", help="Write a part of the network alone: from this node or group on …")
+@click.option("--to-node", help="… to this one, in the order of emission.")
 @click.option(
     "--precision",
     type=click.Choice(["fixed", "float"]),
@@ -86,6 +90,8 @@ def export(
     layers: bool,
     as_json: bool,
     part: str,
+    from_node: str | None,
+    to_node: str | None,
     precision: str,
     per_layer: bool,
     softmax: str,
@@ -109,7 +115,11 @@ def export(
         "part": part,
     }
     check_options(target, **options | {"calibration": data or given.source or None})
-    report = open_file(model, given=given, **opening).export(
+    opened = open_file(model, given=given, **opening)
+    if from_node or to_node:
+        names = list(opened.graph.nodes)
+        opened = opened.part(from_node or names[0], to_node or names[-1])
+    report = opened.export(
         output, target, samples=samples, given=given, force=force, **options
     )
     fit = report.pop("fit", None)
@@ -135,6 +145,8 @@ def _print(report: dict[str, Any]) -> None:
     )
     if "standard_nodes" in report:
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
+        for what in report["beyond_nir"]:
+            click.echo(f"- NIR alone does not carry: {what}")
 
 
 def _print_quantisation(report: dict[str, Any], each: bool) -> None:

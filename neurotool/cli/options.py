@@ -47,6 +47,7 @@ def opening_options(command: Command) -> Command:
         click.option("--spikes", type=click.Choice(["binary", "several"]), help="Of a foreign neuron in one step."),
         click.option("--membrane", type=click.Choice(membranes), help="How foreign potentials are stepped."),
         click.option("--lowest", type=float, help="What no foreign potential falls below."),
+        click.option("--repair", is_flag=True, help="Take shapes that a foreign .nir file lacks from its weights."),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
     return with_options(command, options)
