@@ -93,7 +93,9 @@ def _neuron(name: str, node: Neuron, shape: tuple[int, ...], rules: Rules, reads
     unit_r = reads.unit_r and not isinstance(node, CubaLIF)
     gain, r = (dt / tau, np.ones(shape)) if unit_r else (np.ones(shape), tau / dt)
     if unit_r and np.any(lost == 0):
-        raise ExportError(f"node {name}: it has neurons without leak beside others, or a bias: the tool has no such layer")
+        raise ExportError(
+            f"node {name}: it has neurons without leak beside others, or a bias: the tool has no such layer"
+        )
     v_leak = np.divide(bias * gain, lost, out=np.zeros(shape), where=lost > 0)
     scaled = {"v_threshold": threshold * gain, "v_reset": v_reset * gain, "v_leak": v_leak}
     if not isinstance(node, CubaLIF):

@@ -11,6 +11,7 @@ from nir.serialization import hdf2dict
 
 from neurotool.errors import ExportError, GraphError, one_line
 from neurotool.export.conventions import Conventions, Fires, Integration
+from neurotool.export.for_tool import for_tool
 from neurotool.export.from_nir import from_nir
 from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
 from neurotool.files import replacing
@@ -36,6 +37,17 @@ def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
             raise ExportError(f"{path}: cannot hold the graph: {one_line(error)}") from error
 
 
+def write_for(graph: Graph, path: str | Path, tool: str, *, force: bool = False) -> list[str]:
+    """For the import of another tool, in its units and by its rules; returns what it has to be told beside the file.
+
+    Raises ExportError: see `for_tool`, and as `write_nir`.
+    """
+    content, told = for_tool(graph, tool)
+    with replacing(Path(path), force) as temporary:
+        nir.write(temporary, content, compression=None)
+    return told
+
+
 def read_nir(
     path: str | Path,
     *,
@@ -57,8 +69,9 @@ def read_nir(
     (">" or ">="; ">" is NIR's text), spikes (in a step), membrane (how a step is integrated) and lowest (the least
     potential, in the file's unit). A file by neurotool says it all and does not use them.
     Warns (NeurotoolWarning) where what is told and what the file's numbers or metadata say disagree.
-    repair: take shapes that are missing, or contradict what arrives without changing a number, from the weights and from
-    what arrives. standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
+    repair: take shapes that are missing, or contradict what arrives without changing a number, from the weights and
+    from what arrives. standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had
+    written them.
     Raises GraphError: not a NIR file, truncated, a node that is not supported, or conventions that are missing;
     ConfigError for a convention out of its range.
     """

@@ -132,7 +132,9 @@ class Layers:
         tau = self._each(name, node, constant, shape)
         kind = getattr(node, constant).dtype if getattr(node, constant).dtype.kind == "f" else np.float64
         if not np.all(tau > 0) or (how.startswith("euler") and np.any(dt / tau > 1 + ROUNDING)):
-            raise GraphError(f"{title(name, node)} has {constant} {np.min(tau)}: it must not be below the time step {dt}")
+            raise GraphError(
+                f"{title(name, node)} has {constant} {np.min(tau)}: it must not be below the time step {dt}"
+            )
         return np.asarray(dt, kind).astype(np.float64) / tau
 
     def _reset(self, name: str, node: Any) -> Reset:

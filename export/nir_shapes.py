@@ -46,7 +46,9 @@ class Shapes:
         if sample := self._sample_axes():
             first = next(name for name, node in structure.nodes.items() if isinstance(node, nir.Input))
             axes = "first axis is" if sample == 1 else f"first {sample} axes are"
-            self.odd.append(f"Input {first} has shape {self.of[first]}: its {axes} taken as that of a sample (batch, time)")
+            self.odd.append(
+                f"Input {first} has shape {self.of[first]}: its {axes} taken as that of a sample (batch, time)"
+            )
             self.of = {name: shape[sample:] for name, shape in self.of.items()}
         for name, node in structure.nodes.items():
             self._check(name, node)
@@ -114,7 +116,9 @@ class Shapes:
             alike = bool(np.all(value == value.flat[0]))
             if not (self.repair and alike):
                 hint = "; all its values are alike: --repair takes one for all" if alike else ""
-                raise GraphError(f"{title(name, node)} reads {shape}, but its {parameter} has shape {value.shape}{hint}")
+                raise GraphError(
+                    f"{title(name, node)} reads {shape}, but its {parameter} has shape {value.shape}{hint}"
+                )
         declared = node.input_shape if isinstance(node, (nir.Conv1d, nir.Conv2d)) else None
         if declared is None or isinstance(node, nir.Conv1d):
             return
@@ -185,7 +189,9 @@ def _conv2d(name: str, node: Any, given: Shape) -> Shape:
     if node.weight.ndim != 4:
         raise GraphError(f"{title(name, node)} has weight {node.weight.shape}: only (out, in, height, width) will do")
     if len(given) < 3 or given[-3] != node.weight.shape[1] * int(node.groups):
-        raise GraphError(f"{title(name, node)} has weight {node.weight.shape} in {node.groups} groups, but reads {given}")
+        raise GraphError(
+            f"{title(name, node)} has weight {node.weight.shape} in {node.groups} groups, but reads {given}"
+        )
     stride, dilation = pair(node.stride), pair(node.dilation)
     sides = [
         (size + sum(around) - d * (kernel - 1) - 1) // s + 1

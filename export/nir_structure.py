@@ -12,8 +12,8 @@ Edge = tuple[str, str]
 
 class Structure:
     """nodes: the computing nodes and the Inputs, by name. sources: for each, the nodes whose sum it reads.
-    outputs: for each Output of the graph, the nodes whose sum it is. input_beside: see conventions.Rules. odd: sentences on what is left open or contradicts
-    itself, but changes no number.
+    outputs: for each Output of the graph, the nodes whose sum it is. input_beside: see conventions.Rules. odd:
+    sentences on what is left open or contradicts itself, but changes no number.
 
     Raises GraphError: no Input, edges to nowhere, nodes without a source.
     """

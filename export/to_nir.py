@@ -65,6 +65,27 @@ def expressible(graph: Graph) -> set[str]:
     return {name for name, terms in translation.terms.items() if name in translation.nodes or terms != (name,)}
 
 
+def beyond(graph: Graph) -> list[str]:
+    """What the standard nodes of its file do not say, and the metadata do, in words."""
+    said = expressible(graph)
+    found: dict[str, list[str]] = {}
+    for name, node in graph.nodes.items():
+        if name not in said:
+            found.setdefault(type(node).__name__, []).append(name)
+        if isinstance(node, Neuron):
+            for what, differs in (
+                (f"reset {node.reset}", node.reset != "hard"),
+                (f"{node.spikes} spikes", node.spikes != "binary"),
+                ("v_init", np.any(node.v_init)),
+                ("v_min", node.v_min is not None),
+            ):
+                if differs:
+                    found.setdefault(what, []).append(name)
+    listed = [f"{what} ({names[0] if len(names) == 1 else f'{len(names)} nodes'})" for what, names in found.items()]
+    steps = f"{graph.time_steps} time steps of length 1, {graph.schedule}"
+    return [*listed, steps, "neurons fire at their threshold, not only above it"]
+
+
 def _input(node: Input, width: int, tokens: int) -> nir.NIRNode:
     told = {} if node.spiking is None else {"spiking": node.spiking}
     return nir.Input({"input": np.array([width])}, metadata=told)

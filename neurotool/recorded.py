@@ -44,7 +44,9 @@ def _layers(graph: Graph, recorded: Content) -> dict[str, Any]:
     if not isinstance(recorded, Mapping):
         named = list(dict.fromkeys(ends.values())) or layers
         if len(named) != 1:
-            raise DataError(f"one array is recorded, and the network has layers {', '.join(layers)}: name it, in a .npz")
+            raise DataError(
+                f"one array is recorded, and the network has layers {', '.join(layers)}: name it, in a .npz"
+            )
         return {named[0]: recorded}
     spikes = {key: value for key, value in recorded.items() if key.rpartition(".")[2] not in ("potentials", "messages")}
     found = {node: spikes[key] for name, node in ends.items() if (key := of_node(spikes, name))}

@@ -29,6 +29,7 @@ def export(
     softmax: str = "polynomial",
     chip: str | None = None,
     part: str = "",
+    for_tool: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write `model`; returns what was written: output, target, bytes, nodes, and what quantisation and fit found.
@@ -36,12 +37,19 @@ def export(
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
     calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
     text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
-    polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg). force:
-    replace the output.
+    polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    for_tool: a .nir file in the units and by the rules of that tool (nir). force: replace the output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
     check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part)
     path = path or model.path.with_suffix(f".{'hdf5' if target == 'netx' else target}")
+    if for_tool is not None:
+        from neurotool.export.nir import write_for
+
+        if target != "nir":
+            raise ConfigError(f"--for {for_tool}: tools read .nir files; leave out --target {target}")
+        told = write_for(model.graph, path, for_tool, force=force)
+        return {"output": str(path), "target": target} | _described(model.graph, path) | {"told": told}
     if target not in LOWERED:
         return {"output": str(path), "target": target} | _WRITERS[target](model.graph, path, part, force)
     from neurotool.api.lowering import Quantisation, make_bundle
@@ -97,10 +105,10 @@ def check_options(
 
 def _nir(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:
     from neurotool.export.nir import write_nir
-    from neurotool.export.to_nir import expressible
+    from neurotool.export.to_nir import beyond, expressible
 
     write_nir(graph, path, force=force)
-    return _described(graph, path) | {"standard_nodes": len(expressible(graph))}
+    return _described(graph, path) | {"standard_nodes": len(expressible(graph)), "beyond_nir": beyond(graph)}
 
 
 def _dot(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:

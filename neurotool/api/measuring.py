@@ -93,12 +93,8 @@ def energy(
     """Operations and energy of `model`, beside its dense rivals.
 
     data: a table or folder of texts, or one text; by default the activity that a checkpoint stores. executor: what runs
-<<<<<<< HEAD
-    it, by default the model's own. given: what a network that reads no text is run on.
-    cost_models, numbers, dense_cost_model, force: as in `neurotool energy report`.
-=======
-    it, by default the model's own. The others are those of `neurotool energy report`.
->>>>>>> main
+    it, by default the model's own. given: what a network that reads no text is run on. The others are those of
+    `neurotool energy report`.
     """
     from neurotool.energy.costs import load_cost_model
     from neurotool.energy.dataflow import named_dataflows

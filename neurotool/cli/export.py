@@ -49,6 +49,7 @@ Examples:
 )
 @click.option("-o", "--output", type=PATH, help="File or bundle.  [default: MODEL with the target's ending]")
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
+@click.option("--for", "for_tool", type=click.Choice(["snntorch", "norse"]), help="As this tool reads .nir files.")
 @click.option("--from-node", help="Write a part of the network alone: from this node or group on …")
 @click.option("--to-node", help="… to this one, in the order of emission.")
 @click.option(
@@ -90,6 +91,7 @@ def export(
     layers: bool,
     as_json: bool,
     part: str,
+    for_tool: str | None,
     from_node: str | None,
     to_node: str | None,
     precision: str,
@@ -119,9 +121,7 @@ def export(
     if from_node or to_node:
         names = list(opened.graph.nodes)
         opened = opened.part(from_node or names[0], to_node or names[-1])
-    report = opened.export(
-        output, target, samples=samples, given=given, force=force, **options
-    )
+    report = opened.export(output, target, samples=samples, given=given, for_tool=for_tool, force=force, **options)
     fit = report.pop("fit", None)
     report |= {"fit": fit.to_dict()} if fit and as_json else {}
     report |= {"seconds": round(time.perf_counter() - start, 2)}
@@ -143,6 +143,8 @@ def _print(report: dict[str, Any]) -> None:
         f"wrote {report['output']}: {_size(report['bytes'])} for {_size(report['weight_bytes'])} of weights, "
         f"{report['nodes']} nodes, {report['seconds']:.1f} s with loading libraries"
     )
+    for told in report.get("told", ()):
+        click.echo(f"- beside the file: {told}")
     if "standard_nodes" in report:
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
         for what in report["beyond_nir"]:
