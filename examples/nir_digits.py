@@ -1,4 +1,4 @@
-"""A network of another tool, trained there on scikit-learn's handwritten digits, with all that neurotool is given of it.
+"""A network of another tool, trained there on handwritten digits, with all that neurotool is given of it.
 
     python examples/nir_digits.py snntorch|norse|sinabs FOLDER [EPOCHS]
 

@@ -30,22 +30,18 @@ from neurotool.errors import GraphError, NeurotoolWarning
 from neurotool.export.conventions import TOOLS, Conventions
 from neurotool.export.nir_meaning import Meaning, meaning, tool_named
 from neurotool.export.nir_neurons import STATES, Layers
-from neurotool.export.nir_shapes import Shapes, padding2d, pair, reach, title
+from neurotool.export.nir_shapes import Shapes, reach, title
 from neurotool.export.nir_structure import Structure
 from neurotool.graph import (
     Add,
-    AvgPool2d,
     Conv1d,
-    Conv2d,
     Delay,
-    Flatten,
     Graph,
     GraphBuilder,
     Input,
     Linear,
     Node,
     Scale,
-    SumPool2d,
 )
 
 _PLANES = (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)
@@ -184,26 +180,14 @@ class _Reader:
                 if self.tokens > 1:
                     return Conv1d(_ungrouped(node), node.bias)
                 return _unrolled(name, node, self.shapes.reads(name)[-1], self.shapes.of[name][-1])
-        if self.flat:
-            raise GraphError(f"{title(name, node)} beside a Conv1d is not supported")
-        if isinstance(node, nir.Conv2d):
-            bias = None if node.bias is None else np.asarray(node.bias)
-            around = padding2d(node)
-            if around[0][0] != around[0][1] or around[1][0] != around[1][1]:
-                raise GraphError(f"{title(name, node)} has padding same of an even kernel: give it as numbers")
-            padding = around[0][0], around[1][0]
-            return Conv2d(node.weight, bias, pair(node.stride), padding, pair(node.dilation), int(node.groups))
-        kind = SumPool2d if isinstance(node, nir.SumPool2d) else AvgPool2d
-        return kind(pair(node.kernel_size), pair(node.stride), pair(node.padding))
+        raise GraphError(f"{title(name, node)} is not supported yet")
 
     def _flatten(self, name: str) -> Node | None:
         given, gives = self.shapes.reads(name), self.shapes.of[name]
         fed_back = any(source == name for source, _ in self.late)
         if (self.flat or given == gives) and not fed_back:
             return None
-        if len(gives) > 1:
-            raise GraphError(f"{title(name, self.structure.nodes[name])} makes {gives} of {given}: one axis is wanted")
-        return Flatten()
+        raise GraphError(f"{title(name, self.structure.nodes[name])} of {given} is not supported yet")
 
 
 def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:

@@ -51,8 +51,10 @@ class Layers:
         spikes = self.meant.given.spikes or str(told.get("spikes", self.rules.spikes))
         rest = self._each(name, node, "v_leak", shape) if hasattr(node, "v_leak") else np.zeros(1)
         back = self._each(name, node, "v_reset", shape) if reset == "hard" else np.zeros(1)
-        if not np.all(np.isfinite(gain)) or np.any(gain <= 0):
-            raise GraphError(f"{title(name, node)} multiplies its input by {np.min(gain)}: that must be above 0")
+        if not np.all(np.isfinite(gain)) or np.any(gain == 0):
+            raise GraphError(f"{title(name, node)} multiplies its input by {gain.flat[np.argmin(abs(gain))]:g}")
+        if np.any(gain < 0):
+            self.gain, gain = Scale(_scalar(np.sign(gain))), abs(gain)
         threshold = self._each(name, node, "v_threshold", shape)
         given = self.meant.given.lowest
         lowest = told.get("v_min", self.rules.lowest) if given is None else given
@@ -142,7 +144,7 @@ class Layers:
         reset: Any = self.meant.given.reset or node.metadata.get("reset") or cuba or self.rules.reset
         if reset not in get_args(Reset):
             raise GraphError(f"{title(name, node)} has reset {reset!r}: known are {', '.join(get_args(Reset))}")
-        return reset  # type: ignore[no-any-return]
+        return reset
 
     def _each(self, name: str, node: Any, parameter: str, shape: Shape) -> np.ndarray:
         """In `shape`, or (1,) for one number, in float64."""

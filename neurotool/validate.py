@@ -11,6 +11,7 @@ from neurotool.errors import ConfigError
 from neurotool.executor import Executor, Inputs, Simulation, runs
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
+from neurotool.graph.nodes import own_axes
 
 # Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
 _DRIVES = (1.0, 0.5, 0.25, 0.3, 0.7, 0.8, 1.3, 2.0, -0.3, -1.0, -1.2)
@@ -118,7 +119,7 @@ def compare(
     inputs_a, inputs_b = tee(inputs)
     for (one, run_a), (_, run_b) in zip(runs(a, inputs_a, at_once), runs(b, inputs_b, at_once), strict=True):
         for name, layer in result.layers.items():
-            _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"))
+            _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"), a.graph.has_tokens)
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1
     if not result.inputs:
@@ -195,8 +196,14 @@ def _outputs(graph: Graph) -> int:
     return sum(len(node.weight) for node in graph.nodes.values() if isinstance(node, Readout))
 
 
-def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Simulation, run_b: Simulation, mask: Any) -> None:
+def _compare_layer(
+    layer: LayerComparison, name: str, i: int, run_a: Simulation, run_b: Simulation, mask: Any, tokens_axis: bool
+) -> None:
     a, b = run_a.spikes[name], run_b.spikes[name]
+    rates = run_a.rates[name], run_b.rates[name]
+    if not tokens_axis:
+        a, b = (spikes.reshape(len(spikes), 1, -1) for spikes in (a, b))
+        rates = rates[0].reshape(1, -1), rates[1].reshape(1, -1)
     steps, tokens = min(len(a), len(b)), a.shape[1]
     real = np.ones(tokens, bool) if mask is None else np.asarray(mask).astype(bool)
     a, b = a[:steps, real], b[:steps, real]
@@ -209,7 +216,7 @@ def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Simulation,
         step, token, neuron = (int(k) for k in places[0])
         values = int(a[step, token, neuron]), int(b[step, token, neuron])
         layer.first_difference = Difference(name, i, step, int(np.flatnonzero(real)[token]), neuron, *values)
-    difference = np.abs(run_a.rates[name][real] - run_b.rates[name][real])
+    difference = np.abs(rates[0][real] - rates[1][real])
     layer.rates += difference.size
     layer.sum_of_rate_differences += float(difference.sum())
     layer.max_rate_difference = max(layer.max_rate_difference, float(difference.max()))
@@ -262,20 +269,20 @@ def _far_apart(result: Comparison) -> list[str]:
 def _try_neurons(a: Executor, b: Executor, layer: str) -> str:
     """Real sentences hardly ever put a neuron exactly at its threshold; this does."""
     node = a.graph.nodes[layer]
-    width = a.graph.shapes()[layer][-1]
+    shape = own_axes(a.graph.shapes()[layer])
     assert isinstance(node, Neuron)
-    assert isinstance(width, int)
     least = _least_firing_message(a.graph, layer, node) if a.graph.fixed_point else _least_firing_current(node)
-    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(least, (width,))
+    currents = np.array(_DRIVES).reshape(-1, *[1] * len(shape)) * np.broadcast_to(least, shape)
     spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
     steps = min(len(spikes_a), len(spikes_b))
     places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
     if not len(places):
         return ""
-    step, drive, neuron = places[0]
+    step, drive, *at = (int(k) for k in places[0])
+    neuron = (drive, *at)
     return (
-        f"{layer}: neuron {neuron} under a current of {currents[drive, neuron]:.17g} sends "
-        f"{spikes_a[step, drive, neuron]} in A and {spikes_b[step, drive, neuron]} in B in step {step}"
+        f"{layer}: neuron {', '.join(map(str, at))} under a current of {currents[neuron]:.17g} sends "
+        f"{spikes_a[step][neuron]} in A and {spikes_b[step][neuron]} in B in step {step}"
     )
 
 

@@ -26,7 +26,9 @@ def inputs(width: int, seed: int = 0) -> np.ndarray:
 def simulated(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
     """Spikes (steps, width) of every neuron layer."""
     (name,) = graph.of_type(Input)
-    return {layer: s[:, 0] for layer, s in simulate(graph, values={name: x}).spikes.items()}
+    x = x if graph.has_tokens else x[:, 0]
+    found = simulate(graph, values={name: x}).spikes
+    return {layer: s[:, 0] for layer, s in found.items()} if graph.has_tokens else found
 
 
 def busy(spikes: np.ndarray) -> bool:

@@ -80,7 +80,10 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: type(node).__name__)
+NEGATIVE = nir.LIF(tau=full(1.0, 2.0, 4.0), r=full(-2.0, 1.0, -3.0), **LEAKS, **FIRES)
+
+
+@pytest.mark.parametrize("node", [*NODES, NEGATIVE], ids=lambda node: type(node).__name__)
 def test_states_are_stepped_by_their_equations(file: Path, node: Any) -> None:
     x = inputs(3)
     graph = read(file, chain(node, shape=(3,), out=(3,)))

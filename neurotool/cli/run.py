@@ -47,8 +47,8 @@ Lava runs on the CPU, one input after another: a sentence takes seconds. The emu
 bit in fixed point, without Lava. --input is a .npz with an array for each Input of the network, or the .npy of its only
 one, (inputs, [steps,] [tokens,] width); NIRData (.h5); or events, a .csv with columns time (in steps), neuron and, if
 needed, sample, node, value. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of the
-layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer; as .h5
-and .csv what has a value a step.
+layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer; NAME.values, one a step, of integrators and of outputs that are no neurons. As
+.h5 and .csv what has a value a step.
 """
 
 
@@ -102,7 +102,8 @@ def run(
     if part:
         opened = opened.part(*part.split(":", 1))
     everything = bool(given.files or given.random) and output is not None and not record
-    recorded = tuple(opened.graph.of_type(Neuron)) if everything else opened.named(record)
+    graph = opened.graph
+    recorded = (*graph.of_type(Neuron), *graph.analog) if everything else opened.named(record)
     drawn = _drawn(opened, recorded, raster)
     recording = _outputs(model, record or recorded, output, raster, force)
     settings = {"overflow": overflow, "timeout": timeout}
@@ -133,6 +134,10 @@ def run(
         draw_spikes(raster, opened.graph, {name: result.spikes[name][0] for name in drawn}, force)
         report["raster"] = str(raster)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else _text(report))
+
+
+_RECORDED = {"spikes": "spikes", "potentials": "potentials", "messages": "messages", "analog": "values"}
+"""Of a Run, and what a recording calls it."""
 
 
 def _drawn(model: "Model", recorded: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
@@ -200,9 +205,9 @@ def _report(model: "Model", result: "Run", texts: tuple[str, ...], inputs: "Mode
 
 def _recording(result: "Run", record: tuple[str, ...], inputs: "ModelInputs", logits: bool) -> dict[str, np.ndarray]:
     arrays = {
-        f"{name}.{kind}": getattr(result, kind)[name]
+        f"{name}.{_RECORDED[kind]}": getattr(result, kind)[name]
         for name in record
-        for kind in ("spikes", "potentials", "messages")
+        for kind in _RECORDED
         if name in getattr(result, kind)
     }
     if "attention_mask" in inputs.inputs[0]:
