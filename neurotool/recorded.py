@@ -33,7 +33,7 @@ def compare_recorded(
         b = _recorded(graph, name, spikes, a.shape)
         result.layers[name] = _aligned(name, a, b, len(graph.of_type(Neuron)))
     result.first_difference = first_difference(result, graph)
-    result.problems = beyond(result, 0.0, 1.0)
+    result.problems = beyond(result, 1e-9, 1.0)
     return result
 
 
@@ -64,7 +64,7 @@ def _recorded(graph: Graph, name: str, recorded: Any, wanted: tuple[int, ...]) -
     fits = x.ndim >= 2 and len(x) == inputs and (x.size == 0 or x[0, 0].size == neurons)
     if not fits:
         raise DataError(f"{name} is recorded as {x.shape}: (inputs = {inputs}, steps, {neurons} neurons) is wanted")
-    return x.reshape(inputs, x.shape[1], neurons)
+    return x.reshape(inputs, x.shape[1], neurons).astype(np.float64)
 
 
 def _aligned(name: str, a: np.ndarray, b: np.ndarray, most: int) -> LayerComparison:

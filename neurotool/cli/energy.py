@@ -167,6 +167,7 @@ Examples:
 @click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
 @executor_option("as for `energy report`")
 @_dataflow_options
+@input_options
 @click.option("-o", "--output", type=PATH, help="CSV to write.  [default: the terminal]")
 @opening_options
 @time_steps_option

@@ -47,8 +47,8 @@ Lava runs on the CPU, one input after another: a sentence takes seconds. The emu
 bit in fixed point, without Lava. --input is a .npz with an array for each Input of the network, or the .npy of its only
 one, (inputs, [steps,] [tokens,] width); NIRData (.h5); or events, a .csv with columns time (in steps), neuron and, if
 needed, sample, node, value. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of the
-layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer; NAME.values, one a step, of integrators and of outputs that are no neurons. As
-.h5 and .csv what has a value a step.
+layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer; and
+NAME.values, one a step, of integrators and of outputs that are no neurons. As .h5 and .csv: what has a value a step.
 """
 
 
