@@ -34,7 +34,8 @@ def of_snntorch() -> tuple[nn.Module, Run, Callable[[], nir.NIRGraph]]:
     from snntorch.export_nir import export_to_nir
 
     def neurons(n: int) -> nn.Module:
-        cell: nn.Module = snntorch.Leaky(beta=torch.full((n,), 0.9), threshold=torch.ones(n), init_hidden=True)
+        leaks = {"beta": torch.full((n,), 0.9), "threshold": torch.ones(n), "reset_mechanism": "zero"}
+        cell: nn.Module = snntorch.Leaky(**leaks, init_hidden=True)
         return cell
 
     net = nn.Sequential(nn.Linear(64, HIDDEN), neurons(HIDDEN), nn.Linear(HIDDEN, 10), neurons(10))
@@ -81,10 +82,13 @@ def of_norse() -> tuple[nn.Module, Run, Callable[[], nir.NIRGraph]]:
 
 
 def of_sinabs() -> tuple[nn.Module, Run, Callable[[], nir.NIRGraph]]:
+    import sinabs.activation
     import sinabs.layers
     from sinabs.nir import to_nir
 
-    net = nn.Sequential(nn.Linear(64, HIDDEN), sinabs.layers.IAF(), nn.Linear(HIDDEN, 10), sinabs.layers.IAF())
+    one = {"spike_fn": sinabs.activation.SingleSpike}
+    layers = sinabs.layers.IAF(**one), sinabs.layers.IAF(**one)
+    net = nn.Sequential(nn.Linear(64, HIDDEN), layers[0], nn.Linear(HIDDEN, 10), layers[1])
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
         for layer in (net[1], net[3]):

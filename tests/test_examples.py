@@ -30,9 +30,14 @@ def test_arrays(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "spikes of the output neurons [" in shown and shown.endswith("as a bundle: True\n")
 
 
-@pytest.mark.parametrize("tool", ["snntorch", "norse"])
+@pytest.mark.parametrize(("tool", "options"), [("snntorch", ["--reset", "hard"]), ("norse", [])])
 def test_a_network_of_another_tool(
-    tool: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tool: str,
+    options: list[str],
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It spikes here as it did there: what docs/first_hour_nir.md begins with."""
     pytest.importorskip(tool)
@@ -40,7 +45,7 @@ def test_a_network_of_another_tool(
     runpy.run_path(str(repository / "examples" / "nir_digits.py"), run_name="__main__")
     assert f"wrote {tmp_path}/digits.nir, test.npz and recorded.npz" in capsys.readouterr().out
     files = [str(tmp_path / name) for name in ("digits.nir", "recorded.npz", "test.npz")]
-    result = CliRunner().invoke(cli, ["validate", *files[:2], "--from", tool, "--input", files[2]])
+    result = CliRunner().invoke(cli, ["validate", *files[:2], "--from", tool, *options, "--input", files[2]])
     assert result.exit_code == 0, result.stdout + result.stderr
     assert "PASS: exactly the same spikes" in result.stdout
 
