@@ -1,4 +1,4 @@
-# make install | test | test-slow | test-all | lint | format | types | demo | results DATA=DIR | nir-tools | clean
+# make install | test | test-slow | test-all | lint | format | types | demo | results DATA=DIR [TASKS=glue] | nir-tools | clean
 ifndef PYTHON
 # `command -v` is not enough: a version manager may offer a name that does not run.
 PYTHON := $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && echo $$python && break; done)
@@ -58,7 +58,7 @@ demo: install
 	$(BIN)/neurotool run $(DEMO:.ckpt=.lava) "a moving and very funny film" "two hours of my life that I want back"
 	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.lava)
 	$(BIN)/neurotool energy report $(DEMO)
-	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html)
+	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html) --force
 
 # The same commands on a fraction of the training, for .ci/run.
 demo-short:
@@ -66,10 +66,12 @@ demo-short:
 	$(MAKE) demo DEMO=build/demo.ckpt DEMO_OPTIONS="--layers 2 --teacher-epochs 0.25 --epochs 0.25 --run-folder build/run"
 
 # Trains and evaluates every student on every data set in the folder DATA that benchmarks/table.json names (hours; stop
-# it and go on as you like), then puts the table into docs/results.md.
+# it and go on as you like), then puts the table into docs/results.md. With TASKS=glue those of benchmarks/glue.json; the
+# table goes to results/glue.tex.
 results: install
 	@test -d "$(DATA)" || { echo "give the folder of the data sets: make results DATA=DIR"; exit 2; }
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py $(DATA) results --write docs/results.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py $(DATA) results$(TASKS:%=/%) \
+		--config benchmarks/$(or $(TASKS),table).json $(if $(TASKS),--latex results/$(TASKS).tex,--write docs/results.md)
 
 # Other tools, in an environment of their own, since their pins clash with ours and with each other's; what they export and
 # send; and the table of docs/nir.md.

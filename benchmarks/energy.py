@@ -1,10 +1,11 @@
 """Reproduces the energy tables of docs/results.md from trained students.
 
-    python benchmarks/energy.py NAME=CHECKPOINT=DATA … [-T 4,16] [--timing]
+    python benchmarks/energy.py NAME=CHECKPOINT=DATA … [-T 4,16] [--dataflow spike,batched,output-stationary] [--timing]
 
 DATA is the folder (or table) of labelled texts, empty for what the checkpoint was trained on. Prints Markdown: each
-student at every T: accuracy, spikes per synapse, and its energy as a share of the equal-size dense network, of its
-teacher and of the quantised dense network, arithmetic only and with memory. --timing adds what counting costs: CPU
+student at every T and in every dataflow: accuracy, spikes per synapse, its energy as a share of the equal-size dense
+network and of its teacher, and in integers of the fair rival and of the zero-skipping network; arithmetic only and with
+memory. --timing adds what counting costs: CPU
 seconds of an evaluation with counts of the first student, over those without; alternating, medians of three runs.
 """
 
@@ -20,16 +21,19 @@ import click
 import datasets
 import torch
 
+from neurotool.energy.costs import ARITHMETIC, MEMORY
 from neurotool.energy.formats import digits, percent
 from neurotool.evaluation import batches, evaluate, validation_examples
 from neurotool.student.serialise import load_student
-from neurotool.tasks import tokenise
+from neurotool.tasks import METRICS, tokenise
 
-SHARES = ("of its twin", "of its teacher", "int8: of the fair rival")
+SHARES = ("of its twin", "of its teacher", "int8: of the fair rival", "int8: of zero-skipping")
 
 
-def sweep(checkpoint: str, data: str, steps: str) -> list[dict[str, Any]]:
+def sweep(checkpoint: str, data: str, steps: str, dataflow: str, model: str) -> list[dict[str, Any]]:
+    """Rows of the command; arithmetic does not depend on the dataflow."""
     command = [sys.executable, "-m", "neurotool", "energy", "sweep", checkpoint, "-T", steps, "--json"]
+    command += ["--cost-model", model, "--dataflow", dataflow]
     printed = subprocess.run([*command, *(["--data", data] if data else [])], capture_output=True, check=True).stdout
     rows: list[dict[str, Any]] = json.loads(printed)["rows"]
     return rows
@@ -60,25 +64,25 @@ def timing(checkpoint: str, data: str, repeats: int = 3) -> tuple[float, float]:
 @click.command()
 @click.argument("students", nargs=-1, required=True)
 @click.option("--time-steps", "-T", default="4,16", show_default=True)
+@click.option("--dataflow", default="spike,batched,output-stationary", show_default=True)
 @click.option("--timing", "timed", is_flag=True, help="Measure what counting costs.")
-def main(students: tuple[str, ...], time_steps: str, timed: bool) -> None:
+def main(students: tuple[str, ...], time_steps: str, dataflow: str, timed: bool) -> None:
     named = [[*student.split("="), ""][:3] for student in students]
-    click.echo(
-        "| student | T | metric | spikes/synapse | cost model | µJ | of twin | of teacher | int8: of fair rival |"
-    )
-    click.echo("|---|---|---|---|---|---|---|---|---|")
+    headings = ("student", "T", "metric", "spikes/synapse", "cost model", "dataflow", "µJ", *SHARES)
+    click.echo(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     for name, checkpoint, data in named:
-        for row in sweep(checkpoint, data, time_steps):
-            metric = list(row)[2]  # after the network and the cost model
-            shares = ("" if row[share] is None else percent(row[share]) for share in SHARES)
+        rows = sweep(checkpoint, data, time_steps, "spike", ARITHMETIC)
+        for row in rows + sweep(checkpoint, data, time_steps, dataflow, MEMORY):
+            metric = next((key for key in row if key in METRICS), "")
             cells = (
                 name,
                 str(row["T"]),
-                f"{row[metric]:.4f} {metric}",
+                f"{row[metric]:.4f} {metric}" if metric else "",
                 digits(row["spikes/synapse"]),
                 row["cost model"],
+                row["dataflow"],
                 digits(row["µJ"]),
-                *shares,
+                *("" if row[share] is None else percent(row[share]) for share in SHARES),
             )
             click.echo(f"| {' | '.join(cells)} |")
     if timed:

@@ -11,6 +11,7 @@ after each. --small does the same on a tiny scale, to try the script where there
 import json
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
@@ -25,14 +26,18 @@ import accelerate
 import click
 import torch
 import transformers
+from gpu_report import markdown
 from step_time import build, inference, make_batch, training_step
 from torch import Tensor, nn
 
 from neurotool.checkpoint import read_checkpoint
 from neurotool.files import replacing
 
+STARTUP = 20
+"""Seconds that importing torch and transformers may take; a part with less left is not begun."""
 ROOT = Path(__file__).resolve().parent.parent
 STUDENTS = {"bert": "BERT", "phased T=4 ternary learned": "SpikingBERT", "spikebert T=4": "SpikeBERT"}
+SLOWEST = "spikebert T=4"
 
 
 @dataclass(frozen=True)
@@ -104,42 +109,50 @@ def peak(scale: Scale, device: torch.device) -> dict[str, Any]:
     return {"size": n, "bf16_tflops": 2 * n**3 / product / 1e12, "copy_gb_per_s": 2 * a.nbytes / copy / 1e9}
 
 
-def tests(scale: Scale, device: torch.device, folder: Path) -> dict[str, Any]:
-    """Outcome of each test marked cuda, with what it recorded."""
+def tests(scale: Scale, device: torch.device, folder: Path, keep: Any) -> dict[str, Any]:
+    """Outcome of each test marked cuda, as they end; with what it recorded, once all have."""
     report = folder / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    done = subprocess.run(
-        [*command, "tests/test_cuda.py"],
-        cwd=ROOT,
-        env=os.environ | {"NEUROTOOL_TEST_DEVICE": device.type},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    (folder / "tests.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    environment = os.environ | {"NEUROTOOL_TEST_DEVICE": device.type}
     outcomes: dict[str | None, dict[str, Any]] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    with (
+        (folder / "tests.log").open("w", encoding="utf-8", buffering=1) as log,
+        subprocess.Popen(
+            [*command, "tests/test_cuda.py"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as running,
+    ):
+        assert running.stdout is not None
+        for line in running.stdout:
+            log.write(line)
+            if ended := re.match(r"\S+::(\S+) ([A-Z]{4,})", line):
+                outcomes[ended[1]] = {"outcome": ended[2].lower()}
+                keep({"outcomes": outcomes})
+    for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
         ill = [
             f"{kind}: {found.get('message')}" for kind in ("failure", "error", "skipped") for found in case.iter(kind)
         ]
         recorded = {p.get("name"): p.get("value") for p in case.iter("property")}
         outcomes[case.get("name")] = {"outcome": ill[0][:300] if ill else "passed", **recorded}
-    return {"exit_code": done.returncode, "outcomes": outcomes}
+    return {"exit_code": running.returncode, "outcomes": outcomes}
 
 
 def steps(scale: Scale, device: torch.device, shape: str, keep: Any) -> dict[str, Any]:
-    """Rows of model x precision x mode; compiled ones last, since they take the longest to begin, and not all of
-    them for the larger shapes."""
+    """Rows of model x precision x mode, those that take the longest to begin or to run last. Compiled ones, which take
+    half a minute, are of the first shape and bfloat16."""
     rows: list[dict[str, Any]] = []
-    everything = shape == next(iter(scale.shapes))
     combinations = [
-        (precision, mode, name)
-        for mode in ("eager", "compiled")
-        for precision in ("bfloat16", "float32")
-        for name in STUDENTS
-        if (everything or mode == "eager" or precision == "bfloat16")
-        and (name != "spikebert T=4" or (everything and mode == "eager"))
+        *(("bfloat16", "eager", name) for name in STUDENTS if name != SLOWEST),
+        *(("float32", "eager", name) for name in STUDENTS if name != SLOWEST),
     ]
+    if shape == next(iter(scale.shapes)):
+        combinations += [("bfloat16", "compiled", name) for name in reversed(STUDENTS) if name != SLOWEST]
+        combinations += [(precision, "eager", SLOWEST) for precision in ("bfloat16", "float32")]
     for precision, mode, name in combinations:
         row: dict[str, Any] = {"model": STUDENTS[name], "precision": precision, "mode": mode}
         try:
@@ -291,7 +304,7 @@ def median_seconds(function: Any, repeats: int, device: torch.device) -> float:
     return statistics.median(times[3:])
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
+# --- report ---------------------------------------------------------------------------------------------------------
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -305,70 +318,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "accelerate": accelerate.__version__,
         "python": platform.python_version(),
     }
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """What goes into docs/results.md under "On a GPU"."""
-    env, found = report["environment"], report["parts"]
-    where = f"{env['card']}, CUDA {env['cuda']}" if env["cuda"] else f"{env['card']} (no GPU)"
-    lines = [f"{where}; torch {env['torch']}, transformers {env['transformers']}, Python {env['python']}.", ""]
-    peak_of = found.get("peak", {}).get("bf16_tflops")
-    if peak_of:
-        n, copy = found["peak"]["size"], found["peak"]["copy_gb_per_s"]
-        lines += [f"A bf16 product of {n} x {n} x {n} runs at {peak_of:.0f} TFLOP/s, a copy at {copy:.0f} GB/s.", ""]
-    for name, part in found.items():
-        if name.startswith("steps") and part.get("rows"):
-            lines += steps_table(name.removeprefix("steps "), part["rows"], peak_of)
-    if rows := found.get("time steps", {}).get("rows"):
-        lines += ["| T | " + " | ".join(str(row["time_steps"]) for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
-        lines += ["| training step, ms | " + " | ".join(f"{row['train_ms']:.1f}" for row in rows) + " |", ""]
-    if "student" in found.get("distillation", {}):
-        part = found["distillation"]
-        epochs = ", ".join(f"{100 * accuracy:.1f}" for accuracy in part["epochs"])
-        teacher, student = (100 * part[name]["accuracy"] for name in ("teacher", "student"))
-        lines += [
-            f"SST-2 ({part['train_size']} sentences, `{part['command']}`, seed 42): teacher {teacher:.1f}, student "
-            f"{student:.1f}; by epoch {epochs}. "
-            f"The student's {len(part['epochs'])} epochs took {part['stage_seconds']:.0f} s, everything "
-            f"{part['seconds']:.0f} s.",
-            "",
-        ]
-    if "outcomes" in found.get("tests", {}):
-        outcomes = found["tests"]["outcomes"]
-        passed = sum(of_test["outcome"] == "passed" for of_test in outcomes.values())
-        lines += [f"Tests marked `cuda`: {passed} of {len(outcomes)} passed.", ""]
-    failed = [f"- {name}: {part['failed']}" for name, part in found.items() if "failed" in part]
-    return "\n".join([*lines, *(["Not finished:", *failed, ""] if failed else [])])
-
-
-def steps_table(shape: str, rows: list[dict[str, Any]], peak_of: float | None) -> list[str]:
-    lines = [
-        f"| {shape} | precision | mode | train ms | ratio | infer ms | ratio | peak MiB | ratio | sentences/s "
-        "| tokens/s | of peak |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        start = f"| {row['model']} | {row['precision']} | {row['mode']} |"
-        if "error" in row:
-            lines.append(f"{start} {row['error'].split(':')[0]} |" + " |" * 8)
-            continue
-        bert = next(
-            (
-                r
-                for r in rows
-                if r["model"] == "BERT" and (r["precision"], r["mode"]) == (row["precision"], row["mode"])
-            ),
-            {},
-        )
-        cells = []
-        for name in ("train_ms", "infer_ms", "peak_mib"):
-            value, base = row[name], bert.get(name)
-            cells += ["" if value is None else f"{value:.1f}", f"{value / base:.2f}" if value and base else ""]
-        cells += [f"{row['sentences_per_s']:.0f}", f"{row['tokens_per_s']:.0f}"]
-        of_peak = peak_of and row["precision"] == "bfloat16" and row["model"] != "SpikeBERT"
-        cells.append(f"{row['tflops'] / peak_of:.0%}" if of_peak and peak_of else "")
-        lines.append(f"{start} {' | '.join(cells)} |")
-    return [*lines, ""]
 
 
 def write(file: Path, text: str) -> None:
@@ -421,7 +370,7 @@ def main(
         if name == "peak":
             keep(peak(scale, target))
         elif name == "tests":
-            keep(tests(scale, target, output))
+            keep(tests(scale, target, output, keep))
         elif name == "steps":
             keep(steps(scale, target, arguments[0], keep))
         elif name == "time steps":
@@ -437,8 +386,10 @@ def main(
         if only and one.name not in only.split(","):
             continue
         left = limit - (time.perf_counter() - started)
+        if left < STARTUP:
+            continue
         patience = 6 if small else 1
-        report["parts"][one.name] = run_part(one, output, min(patience * one.seconds, max(left, 1.0)))
+        report["parts"][one.name] = run_part(one, output, min(patience * one.seconds, left))
         found = report["parts"][one.name]
         click.echo(f"{one.name}: {found.get('failed', 'done')}, {found['wall_seconds']} s", err=True)
         write(output / "gpu.json", json.dumps(report, indent=1) + "\n")

@@ -1,64 +1,50 @@
 """Trains and evaluates the table of students x data sets in docs/results.md, one `neurotool train` a cell. A trained
-cell leaves its checkpoint and its figures (JSON) and is not trained again; one that was stopped goes on. So the table
-can be filled in several sittings.
+cell leaves its checkpoint and its figures, shape and activity (JSON) and is not trained again; one that was stopped
+goes on. So the table can be filled in several sittings.
 
-    python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--students A,B] [--data-sets A,B] [--write FILE]
+    python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--minutes M] [--students A,B] [--data-sets A,B]
+                                [--write FILE] [--latex FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
-unfinished runs. Ctrl-C stops it, and the same command goes on. The config (benchmarks/table.json) names students and
-data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone, and students
-that are for some data sets only, with the first of their seeds. A cell that was trained with other options than the
-config's is named and left out: delete its files to train it again. --write puts the table between its two markers in
-FILE.
+unfinished runs. Ctrl-C stops it, --minutes too, and the same command goes on. The config (benchmarks/table.json) names
+students and data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone,
+and students that are for some data sets only, with the first of their seeds. A cell that was trained with other options
+than the config's is named and left out: delete its files to train it again. --write puts the table between its two
+markers in FILE.
+
+A student's options may name another student in braces, `--start-from {ternary}`: the checkpoint of that one, of the
+same data set and seed, for which it waits. Name it after the other in the config.
 
 Cells train side by side, --jobs of them; those that need the same teacher wait for the first, which fine-tunes it. With
-`"energy": false` in the config the shares of energy, which take longer than a small training, are left out.
+`"energy": false` in the config the shares of energy, which take longer than a small training, are left out. Cells begin
+row by row; with `"seed_by_seed": true`, all rows of the first seed come before the next.
 """
 
 import json
+import math
 import os
 import shlex
 import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import product, zip_longest
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Event, Lock
 from typing import Any
 
 import click
-from click.testing import CliRunner
+from cell import NAMED, Cell, Result, result, start
 
-from neurotool.checkpoint import read_checkpoint
-from neurotool.cli.main import cli
 from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
 
 BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
-ONE_AT_A_TIME = Lock()  # a report is taken by catching this process's standard output
 HEADER = (
     "| data | metric | student | teacher | student's | kept | rate | of dense twin | of teacher | minutes | seeds |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run of the table."""
-
-    student: str
-    data: str
-    seed: int
-    options: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.data}-{self.student}-{self.seed}"
-
-    def path(self, folder: Path, ending: str) -> Path:
-        return folder / f"{self.name}{ending}"
 
 
 def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> list[Cell]:
@@ -72,15 +58,21 @@ def cells(config: dict[str, Any], students: list[str], data_sets: list[str]) -> 
     ]
 
 
+_DEFAULTS: dict[str, Any] = {"options": "", "seeds": {}, "only": {}, "energy": True, "seed_by_seed": False}
+
+
 def load_config(path: Path) -> dict[str, Any]:
-    """`options`, `seeds`, `only` and `energy` may be missing. Raises ClickException for a file that is no config."""
+    """What has a default may be missing. Raises ClickException for a file that is no config."""
     try:
-        config = {"options": "", "seeds": {}, "only": {}, "energy": True} | json.loads(path.read_text(encoding="utf-8"))
+        config = _DEFAULTS | json.loads(path.read_text(encoding="utf-8"))
         for options in (config["options"], *config["students"].values(), *config["data"].values()):
             shlex.split(options)
         cells(config, list(config["students"]), list(config["data"]))
         if unknown := set(config["only"]) - set(config["students"]):
             raise ValueError(f"{min(unknown)!r} is not one of its students")
+        for number, (name, options) in enumerate(config["students"].items()):
+            if unknown := set(NAMED.findall(options)) - set(list(config["students"])[:number]):
+                raise ValueError(f"{name!r} starts from {min(unknown)!r}, which is no student before it")
         if unknown := {*config["seeds"]}.union(*config["only"].values()) - set(config["data"]):
             raise ValueError(f"{min(unknown)!r} is not one of its data sets")
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -90,89 +82,12 @@ def load_config(path: Path) -> dict[str, Any]:
     return config
 
 
-@dataclass(frozen=True)
-class Result:
-    """Figures of a cell. minutes: of the student's training alone. Shares: arithmetic energy (45 nm, fp32) of the
-    student over that of the dense twin and of the teacher, where they are asked for. A student without spikes has
-    neither a rate nor a twin. epochs: the metric after each epoch of the last stage."""
-
-    metric: str
-    teacher: float
-    student: float
-    rate: float | None
-    of_twin: float | None
-    of_teacher: float | None
-    minutes: float
-    epochs: tuple[float, ...] = ()
-
-
-def train(cell: Cell, data: Path, folder: Path) -> None:
-    """Train a cell, or go on with it. Raises NeurotoolError with the last line of its log."""
-    output = cell.path(folder, ".ckpt")
-    run_folder, log = folder / "runs" / cell.name, cell.path(folder, ".log")
-    resume = ["--resume"] if (run_folder / "unfinished" / "plan.json").exists() else []
-    where = ["--data", data / cell.data, "-o", output, "--run-folder", run_folder]
-    command = [sys.executable, "-m", "neurotool", "train", *shlex.split(cell.options), "--seed", cell.seed, *where]
-    with log.open("w", encoding="utf-8") as stream:
-        done = subprocess.run([*map(str, command), *resume], stdout=stream, stderr=stream, check=False)
-    if done.returncode:
-        raise NeurotoolError(
-            (log.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-1].removeprefix("Error: ")
-        )
-
-
-def measure(checkpoint: Path, energy: bool) -> Result:
-    content = read_checkpoint(checkpoint)
-    record, activity = content.training, content.activity
-    metric = record["task"]["metrics"][0]
-    shares = energy_shares(checkpoint) if energy else {}
-    history = record["stages"][-1].get("history", [])
-    return Result(
-        metric,
-        record["teacher"]["metrics"][metric],
-        record["metrics"][metric],
-        activity["mean_rate"] if activity["layers"] else None,
-        shares.get("twin"),
-        shares.get("teacher"),
-        sum(stage.get("seconds", 0.0) for stage in record["stages"]) / 60,
-        tuple(entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry),
-    )
-
-
-def energy_shares(checkpoint: Path) -> dict[str, float]:
-    """In this process: a new one for each cell would spend its time on importing torch."""
-    with ONE_AT_A_TIME:
-        reported = CliRunner().invoke(cli, ["energy", "report", str(checkpoint), "--format", "json"])
-    if reported.exit_code:
-        raise NeurotoolError(f"{checkpoint}: {reported.stderr.strip()}")
-    report = json.loads(reported.stdout)
-    arithmetic = [c for c in report["comparisons"] if c["model"] == "arithmetic only, 45 nm, fp32"]
-    return {comparison["kind"]: comparison["share"] for comparison in arithmetic}
-
-
-def result(cell: Cell, data: Path, folder: Path, energy: bool = True) -> Result:
-    """The cell's figures; it is trained where they are not there. Its options are noted before, its figures after.
-
-    Raises NeurotoolError where training fails, and for a cell that was begun with other options.
-    """
-    record, checkpoint = cell.path(folder, ".json"), cell.path(folder, ".ckpt")
-    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    begun = "figures" in known or checkpoint.exists() or (folder / "runs" / cell.name / "unfinished").exists()
-    if begun and known.get("options") != cell.options:
-        again = f"delete {cell.path(folder, '.*')} and {folder / 'runs' / cell.name} to train it again"
-        raise NeurotoolError(f"its options were {known.get('options')!r} and are now {cell.options!r}; {again}")
-    if "figures" not in known:
-        keep(record, {"options": cell.options})
-        if not checkpoint.exists():
-            train(cell, data, folder)
-        known = {"options": cell.options, "figures": asdict(measure(checkpoint, energy))}
-        keep(record, known)
-    return Result(**known["figures"])
-
-
-def in_turn(wanted: list[Cell]) -> list[Cell]:
+def in_turn(wanted: list[Cell], seed_by_seed: bool = False) -> list[Cell]:
     """One cell of each data set and seed after the other: those that run side by side then need different teachers, and
-    wait for each other the least."""
+    wait for each other the least. seed_by_seed: first so for all cells of the first seed."""
+    if seed_by_seed:
+        seeds = dict.fromkeys(cell.seed for cell in wanted)
+        return [cell for seed in seeds for cell in in_turn([cell for cell in wanted if cell.seed == seed])]
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in wanted:
         groups.setdefault((cell.data, cell.seed), []).append(cell)
@@ -180,9 +95,44 @@ def in_turn(wanted: list[Cell]) -> list[Cell]:
     return [cell for of_round in rounds for cell in of_round if cell is not None]
 
 
-def keep(record: Path, content: dict[str, Any]) -> None:
-    with replacing(record, force=True, error_type=NeurotoolError) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def fill(
+    wanted: list[Cell], jobs: int, data: Path, folder: Path, energy: bool, seconds: float, seed_by_seed: bool = False
+) -> dict[Cell, Result | Exception]:
+    """What became of each cell, `jobs` of them side by side; Ctrl-C, and the end of the time, leave some out."""
+    deadline = time.time() + seconds
+
+    def process() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, get_context("spawn"), start, (deadline,))
+
+    waiting, found = in_turn(wanted, seed_by_seed), dict[Cell, Result | Exception]()
+    idle = [process() for _ in range(min(jobs, len(wanted)))]
+    running: dict[Future[Result], tuple[Cell, ProcessPoolExecutor]] = {}
+    while running or waiting:
+        unfinished = {cell.name for cell in waiting} | {cell.name for cell, _ in running.values()}
+        ready = [c for c in waiting if c.starts_from is None or c.starts_from.name not in unfinished]
+        for cell in ready[: len(idle)]:
+            waiting.remove(cell)
+            filler = idle.pop()
+            running[filler.submit(result, cell, data, folder, energy)] = (cell, filler)
+        try:
+            finished = wait(running, return_when=FIRST_COMPLETED).done
+        except KeyboardInterrupt:  # the processes get Ctrl-C, too: each saves its state and ends
+            waiting, finished = [], set()
+        for future in finished:
+            cell, filler = running.pop(future)
+            try:
+                found[cell] = future.result()
+            except KeyboardInterrupt:
+                waiting = []
+            except BrokenProcessPool:
+                found[cell] = NeurotoolError(f"its process was killed; {cell.path(folder, '.log')} ends before that")
+                filler = process()
+            except Exception as error:  # the other cells still count
+                found[cell] = error
+            idle.append(filler)
+    for filler in idle:
+        filler.shutdown()
+    return found
 
 
 def row(data: str, student: str, results: list[Result]) -> str:
@@ -212,6 +162,20 @@ def table(results: dict[Cell, Result]) -> str:
     for cell, found in results.items():
         rows.setdefault((cell.data, cell.student), []).append(found)
     return "\n".join([HEADER, *(row(data, student, of_seeds) for (data, student), of_seeds in rows.items())])
+
+
+def latex(text: str) -> str:
+    """The Markdown table as a tabular, for booktabs."""
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+
+    def line(cells: list[str]) -> str:
+        escaped = (cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in cells)
+        return " & ".join(escaped) + r" \\"
+
+    body = [line(header), r"\midrule", *map(line, rows)]
+    return "\n".join(
+        [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+    )
 
 
 def around_table(file: Path) -> tuple[str, str]:
@@ -249,15 +213,28 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="Cells at a time."
 )
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop then, as Ctrl-C does.")
+@click.option("--options", default="", help="Further options of `neurotool train`, for all cells.")
 @click.option("--students", help="Only these, comma-separated.")
 @click.option("--data-sets", help="Only these, comma-separated.")
 @click.option(
     "--write", "file", type=click.Path(exists=True, path_type=Path), help="Markdown file to put the table in."
 )
+@click.option("--latex", "tex", type=click.Path(path_type=Path), help="File to write the table to as LaTeX.")
 def main(
-    data: Path, folder: Path, config: Path, jobs: int, students: str | None, data_sets: str | None, file: Path | None
+    data: Path,
+    folder: Path,
+    config: Path,
+    jobs: int,
+    minutes: float | None,
+    options: str,
+    students: str | None,
+    data_sets: str | None,
+    file: Path | None,
+    tex: Path | None,
 ) -> None:
     settings = load_config(config)
+    settings["options"] = f"{settings['options']} {options}".strip()
     if file is not None:
         around_table(file)
     wanted = cells(
@@ -266,33 +243,23 @@ def main(
         _names(settings["data"], data_sets, "--data-sets"),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    results: dict[Cell, Result] = {}
-    failed: dict[Cell, NeurotoolError] = {}
-    stopped = Event()
-
-    def fill(cell: Cell) -> None:
-        if not stopped.is_set():
-            try:
-                results[cell] = result(cell, data, folder, settings["energy"])
-            except NeurotoolError as error:
-                failed[cell] = error
-
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        list(pool.map(fill, in_turn(wanted)))
-    except KeyboardInterrupt:  # the runs get Ctrl-C, too: each saves its state and ends
-        stopped.set()
-        pool.shutdown(cancel_futures=True)
+    seconds = math.inf if minutes is None else 60 * minutes
+    found = fill(wanted, jobs, data, folder, settings["energy"], seconds, settings["seed_by_seed"])
+    results = {cell: found[cell] for cell in wanted if isinstance(found.get(cell), Result)}
+    for cell in wanted:
+        if isinstance(found.get(cell), Exception):
+            click.echo(f"failed: {cell.name}: {found[cell]}", err=True)
+    text = table(results)
+    click.echo(text)
+    if found.keys() != set(wanted):
         click.echo("stopped; the same command goes on", err=True)
         sys.exit(130)
-    for cell in wanted:
-        if cell in failed:
-            click.echo(f"failed: {cell.name}: {failed[cell]}", err=True)
-    text = table({cell: results[cell] for cell in wanted if cell in results})
-    click.echo(text)
     if file is not None:
         write(text, file)
-    sys.exit(1 if failed else 0)
+    if tex is not None:
+        with replacing(tex, force=True, error_type=click.ClickException) as temporary:
+            temporary.write_text(latex(text) + "\n", encoding="utf-8")
+    sys.exit(0 if len(results) == len(wanted) else 1)
 
 
 if __name__ == "__main__":

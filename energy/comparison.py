@@ -139,11 +139,11 @@ def compare(rival: str, spiking: Priced, dense: Priced, kind: str = OTHER, force
     if theirs == ours and len(nodes) > 1 and not force:
         raise ConfigError(
             f"{spiking.model.name} has constants of {' and '.join(nodes)}: a ratio of the two compares factories, "
-            "not networks; give constants of one technology, or --force"
+            "not networks; give constants of one technology, or --across-technologies"
         )
     if theirs != ours and not force:
         raise ConfigError(
             f"{spiking.model.name} is {ours} and {dense.model.name} is {theirs}: a ratio of the two compares "
-            "factories, not networks; choose models of one technology, or --force"
+            "factories, not networks; choose models of one technology, or --across-technologies"
         )
     return Comparison(rival, spiking, dense, kind)

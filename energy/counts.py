@@ -22,7 +22,7 @@ from neurotool.energy.events import (
     spiking_sources,
 )
 from neurotool.energy.operations import Operations, Work
-from neurotool.energy.rules import RULES, Network, Setting, carries_payload
+from neurotool.energy.rules import RULES, Network, Setting, payload_bits
 from neurotool.graph import (
     Add,
     Conv1d,
@@ -37,7 +37,6 @@ from neurotool.graph import (
     Shape,
     Stateful,
 )
-from neurotool.graph.fixed_point import RATE_BITS
 from neurotool.simulate import SynapseEvents
 
 __all__ = ["Counts", "Elements", "Events", "NodeCount", "Sizes", "count", "events_of_activity"]
@@ -228,8 +227,7 @@ class _Counting:
         bits = 0
         if setting.arriving and self.dataflow.order == "graded":
             bits = self._count_bits(name, setting)
-        if setting.payload:
-            bits = max(bits, RATE_BITS)
+        bits = max(bits, *(self._payload_bits(ports[port]) for port in setting.payload), 0)
         return NodeCount(name, type(node).__name__, work, elements, self._sizes(node, setting), driver, bits)
 
     def _spiking(self, name: str, node: Node, ports: dict[str, str]) -> Setting:
@@ -256,7 +254,7 @@ class _Counting:
             steps=steps,
             windows=passes if self.phased else 0,
             arriving=there,
-            payload=frozenset(port for port in there if self.phased and self._payload(ports[port])),
+            payload=frozenset(port for port in there if self.phased and self._payload_bits(ports[port])),
             sent=(layer.spikes, layer.active.spikes if layer.active else 0) if layer else (0, 0),
             weights=self._weights(node),
             leak=source.leak if isinstance(source, Neuron) and not self.phased else 1.0,
@@ -273,8 +271,8 @@ class _Counting:
             settings["zero-skipping"] = replace(dense, network="zero-skipping", runs=runs, arriving=there)
         return settings
 
-    def _payload(self, source: str) -> bool:
-        return any(carries_payload(self.graph.nodes[layer]) for layer, _ in self.spiking[source])
+    def _payload_bits(self, source: str) -> int:
+        return max(payload_bits(self.graph.nodes[layer]) for layer, _ in self.spiking[source])
 
     def _count_bits(self, name: str, setting: Setting) -> int:
         """Of the largest count of a window that arrives."""
@@ -283,10 +281,9 @@ class _Counting:
             for port in setting.arriving
             for layer, _ in self.spiking[self.graph.source(name, port)]
         ]
-        ternary = any(not isinstance(node, Neuron) or node.spikes == "ternary" for node in sources)
         if any(isinstance(node, Neuron) and node.spikes == "several" for node in sources):
             return VALUE_BITS
-        return count_bits(self.activity.time_steps if self.phased else 1, ternary)
+        return max(rate_bits(node, self.activity.time_steps if self.phased else 1) for node in sources)
 
     def _weights(self, node: Node) -> int:
         if isinstance(node, Linear) and self.zeros != "kept":
@@ -327,6 +324,13 @@ class _Counting:
 
 VALUE_BITS = 8
 """Of a payload whose largest count is not known, where a neuron may send several spikes in a step."""
+
+
+def rate_bits(node: Node, time_steps: int) -> int:
+    """`count_bits` of a layer that spikes."""
+    if not isinstance(node, Neuron):  # an Input, whose spikes have a sign
+        return count_bits(time_steps, ternary=True)
+    return count_bits(node.counts_to(time_steps), node.signed)
 
 
 def count_bits(time_steps: int, ternary: bool) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from neurotool.energy.formats import digits
 from neurotool.energy.report import Report
 
 if TYPE_CHECKING:
@@ -51,17 +52,25 @@ def accuracy_energy(
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return ""
-    figure = _figure(7, 4.2)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    figure = _figure(5.4, 3.8)  # a phone shows it whole, with text that can be read
     panel = figure.subplots()
-    for name, points in curves.items():
-        panel.plot([p.energy / 1e6 for p in points], [p.metric for p in points], marker="o", label=name)
+    for i, (name, points) in enumerate(curves.items()):
+        marker, size = "os^Dv"[i % 5], 8 - 2 * (i % 3)  # points that lie on one another are all seen
+        at = [p.energy / 1e6 for p in points], [p.metric for p in points]
+        panel.plot(*at, marker=marker, markersize=size, label=name, zorder=3 + i)
         for point in points:
             panel.annotate(
                 point.label, (point.energy / 1e6, point.metric), textcoords="offset points", xytext=(5, 5), fontsize=8
             )
     for style, (name, energy) in zip(("--", ":", "-."), lines.items(), strict=False):
         panel.axvline(energy / 1e6, linestyle=style, color="#808890", label=name)
-    panel.set(xscale="log", xlabel="µJ per inference", ylabel=metric, title=title)
+    panel.set(xscale="log", xlabel="µJ per inference", ylabel=metric, title=title[0].upper() + title[1:])
+    panel.margins(0.12)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda energy, _: digits(energy)))
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.grid(alpha=0.3, which="both")
     panel.legend(fontsize="small", framealpha=0)
     return _svg(figure)

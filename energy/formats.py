@@ -49,6 +49,16 @@ def joule(value: float | None) -> str:
     return f"{digits(value)}\u00a0pJ"
 
 
+def duration(value: float | None) -> str:
+    """From ns, with its unit."""
+    if value is None:
+        return "not known"
+    for power, unit in ((9, "s"), (6, "ms"), (3, "µs")):
+        if value >= 0.9995 * 10**power:
+            return f"{digits(value / 10**power)}\u00a0{unit}"
+    return f"{digits(value)}\u00a0ns"
+
+
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("MACs", lambda row: si(row.macs or None)),
     ("spikes in", lambda row: si(row.spikes_in or None)),

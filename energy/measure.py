@@ -8,7 +8,7 @@ import numpy as np
 from neurotool.activity import Activity, LayerActivity
 from neurotool.energy.counts import Events
 from neurotool.executor import Executor, Inputs, SynapseEvents, runs
-from neurotool.graph import Graph, Input
+from neurotool.graph import Graph, Input, Neuron
 from neurotool.simulate import Interpreter
 
 
@@ -24,7 +24,8 @@ def measure(
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
         activity.add_inputs(mask)
-        for name, spikes in run_spikes.items():
+        sent = {name: _neuron(graph, name).events(spikes) for name, spikes in run_spikes.items()}
+        for name, spikes in sent.items():
             _add(activity.layers, name, _windows(graph, spikes), mask)
         for name in graph.of_type(Input):
             if graph.nodes[name].spiking:  # type: ignore[attr-defined]
@@ -36,16 +37,22 @@ def measure(
         for at, synapse in run.events.items():
             events[at] = events.get(at, SynapseEvents(0, 0)) + synapse
         for reader, port in graph.feedback:  # all but the last pass
-            if (source := graph.source(reader, port)) in run_spikes:
-                spikes = run_spikes[source]
+            if (source := graph.source(reader, port)) in sent:
+                spikes = sent[source]
                 last = graph.time_steps if graph.schedule == "phased" else 1
                 _add(activity.fed_back, reader, _windows(graph, spikes[: len(spikes) - last]), mask)
     return activity, events
 
 
+def _neuron(graph: Graph, name: str) -> Neuron:
+    node = graph.nodes[name]
+    assert isinstance(node, Neuron)
+    return node
+
+
 def _windows(graph: Graph, spikes: np.ndarray) -> np.ndarray:
     """Spikes of each neuron in each window, (windows, tokens, width), from its steps; a concurrent run is one."""
-    counts, window = np.abs(spikes.astype(np.int64)), graph.time_steps if graph.schedule == "phased" else len(spikes)
+    counts, window = spikes.astype(np.int64), graph.time_steps if graph.schedule == "phased" else len(spikes)
     return counts.reshape(-1, max(window, 1), *spikes.shape[1:]).sum(1)
 
 

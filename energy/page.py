@@ -11,15 +11,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from neurotool.energy.comparison import FAIR, TEACHER, TWIN, ZERO_SKIPPING
-from neurotool.energy.cores import core_loads
 from neurotool.energy.costs import Constant
 from neurotool.energy.events import spiking_sources
 from neurotool.energy.figures import Point, accuracy_energy, heat_map
 from neurotool.energy.formats import digits, joule, latex_table, microjoule, nonzero, si
+from neurotool.energy.latency import Load, parts_by_weights, phases
 from neurotool.energy.panels import GROUPS, Panel, Table, groups, layer_table, leading, pair_tables, panels
 from neurotool.energy.priced import Priced
 from neurotool.energy.report import Report
 from neurotool.graph import Add
+
+BEYOND = "Time, static power, transport between cores and weights off the chip"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def to_html(page: Page) -> str:
     """One file: styles and figures within, no script, nothing fetched."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     environment.filters["whole"] = _whole
+    environment.filters["breakable"] = lambda name: re.sub(r"([._/])(?=\w)", "\\1\u200b", name)
     return environment.get_template("page.html.j2").render(page=page)
 
 
@@ -135,13 +138,14 @@ def notes(report: Report) -> list[str]:
     if activity.padding:
         share = 100 * activity.padding / padded
         lines.append(
-            f"Padding is left out: {activity.padding} of {padded} tokens ({share:.2g} %)"
+            f"Padding is left out: {activity.padding:,} of {padded:,} tokens ({share:.2g} %)"
             + (f", with {si(spikes)} spikes." if activity.layers else ".")
         )
     lines += _conventions(report)
     missing = report.not_counted
     lines.append(f"Not counted: {'; '.join(missing) if missing else 'nothing that occurs in the network'}.")
     lines += model_notes(report)
+    lines.append(f"{BEYOND} are in no figure here: `neurotool energy latency` has them, each by itself.")
     return lines
 
 
@@ -175,7 +179,7 @@ def model_notes(report: Report) -> list[str]:
             if a.model.memory
             else ""
         )
-        for a in report.accounts
+        for a in {account.model.name: account for account in report.accounts}.values()
     ]
 
 
@@ -223,22 +227,30 @@ def _alone(report: Report) -> list[Table]:
 
 def _cores(report: Report) -> list[Table]:
     """Where the prices are those of a chip, what its busiest core has to do."""
-    loads = core_loads(report.counts)
-    if not loads or not any(account.model.spiking_only for account in report.accounts):
+    if not any(account.model.spiking_only for account in report.accounts):
         return []
-    busiest = max(loads, key=lambda load: load.synaptic_operations)
+    counts = report.counts
+    steps = counts.activity.tokens * counts.activity.steps / counts.activity.inputs
+    parts = {part.name: part for part in parts_by_weights(counts.graph)}
+    loads: dict[str, Load] = {}
+    for phase in phases(counts, list(parts.values())):
+        for name, load in phase.loads.items():
+            loads[name] = loads.get(name, Load()) + load.times(1 / steps)
+    if not loads:
+        return []
+    busiest = max(loads, key=lambda name: loads[name].synaptic_operation)
     cells = [
         (
-            load.name + (" (busiest)" if load is busiest else ""),
-            str(load.cores),
-            digits(load.synaptic_operations),
-            digits(load.neuron_updates),
+            name + (" (busiest)" if name == busiest else ""),
+            str(parts[name].cores),
+            digits(load.synaptic_operation),
+            digits(load.neuron_update),
         )
-        for load in loads
+        for name, load in loads.items()
     ]
-    total = sum(load.cores for load in loads)
+    total = sum(parts[name].cores for name in loads)
     caption = f"Cores of 8-bit weights ({total} in all) and their load per core and time step, one token a step"
-    return [Table(caption, ("weights", "cores", "synaptic operations", "neuron updates"), cells)]
+    return [Table(caption, ("synapses", "cores", "synaptic operations", "neuron updates"), cells)]
 
 
 def _traces(report: Report) -> list[Table]:

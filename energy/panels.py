@@ -94,8 +94,10 @@ def groups(report: Report) -> list[Group]:
 
 
 def panels(report: Report) -> list[Panel]:
+    """The one that decides first: it is what paper shows first."""
     head = report.headline
-    return [_panel(report, group, head in group) for group in groups(report)]
+    made = [_panel(report, group, head in group) for group in groups(report)]
+    return sorted(made, key=lambda panel: not panel.chosen)  # stable
 
 
 def group_title(group: Group) -> str:
@@ -105,7 +107,7 @@ def group_title(group: Group) -> str:
 def _panel(report: Report, group: Group, chosen: bool) -> Panel:
     shown = leading(group)
     beside = [pair for pair in group if pair.matched and pair.dataflow.name == shown.dataflow.name]
-    longest = max(1.0, *(pair.share for pair in beside))
+    longest = max(1.05, *(pair.share for pair in beside))  # the break-even lies within, on paper too
     rivals = {pair.dense.label: pair for pair in beside if pair.kind not in (REUSE, TEACHER)}
     return Panel(
         title=group_title(group),

@@ -62,7 +62,8 @@ class Report:
     """name: the model's file; measured: on what. metrics, teacher_metrics: accuracy and the like, where known.
 
     accounts: the spiking network under each cost model, in its first number format and in the dataflow that tables of
-    layers show; twins: its dense twin likewise; comparisons: all pairs. missing: what the activity does not say.
+    layers show, or in those that were chosen; twins: its dense twin likewise; comparisons: all pairs. missing: what the
+    activity does not say.
     provenance: where all this comes from, in lines of name and value.
     """
 
@@ -177,16 +178,14 @@ def build_report(
     for model in models:
         sides = Sides(counts, model, dense_model or model, teacher, hybrid, force)
         flows = dataflows(counts, model, chosen)
-        shown = counts.under(OUTPUT_STATIONARY if OUTPUT_STATIONARY in flows and model.memory else flows[0])
-        against = dense_model or (model if model.known and not model.spiking_only else None)
-        if against is None:
-            accounts.append(priced(shown, model, model.format(numbers)))
-            continue
         plain = model.format(numbers)
-        theirs = against.format(numbers if against == model else None)
-        accounts.append(sides.ours(shown.dataflow, plain))
-        twins.append(priced(shown, against, theirs, "dense"))
-        comparisons += pairs(sides, numbers, chosen)
+        against = dense_model or (model if model.known and not model.spiking_only else None)
+        for flow in chosen or [OUTPUT_STATIONARY if OUTPUT_STATIONARY in flows and model.memory else flows[0]]:
+            accounts.append(sides.ours(flow, plain))
+            if against is not None:
+                theirs = against.format(numbers if against == model else None)
+                twins.append(sides.priced(counts.under(flow), against, theirs, "dense"))
+        comparisons += pairs(sides, numbers, chosen) if against is not None else []
     arithmetic = next((model for model in models if model.name == ARITHMETIC), None)
     published = published_formula(priced(counts, arithmetic, arithmetic.format(numbers))) if arithmetic else None
     missing = () if counts.knows_active else (ACTIVE,)

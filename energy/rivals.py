@@ -13,7 +13,7 @@ from typing import Any
 
 from neurotool.energy.comparison import FAIR, OTHER, REUSE, TEACHER, TWIN, ZERO_SKIPPING, Comparison, compare
 from neurotool.energy.costs import CostModel, NumberFormat, quantised
-from neurotool.energy.counts import Counts, count_bits
+from neurotool.energy.counts import Counts, count_bits, rate_bits
 from neurotool.energy.dataflow import BATCHED, DATAFLOWS, GRADED, OUTPUT_STATIONARY, SPIKE, Dataflow
 from neurotool.energy.priced import Priced, hybrid, priced
 from neurotool.energy.rules import Network
@@ -26,7 +26,8 @@ ACTIVE = "the record of activity does not say how many neurons were active in a 
 def rate_code_bits(counts: Counts) -> int:
     """Bits of an activation that says as much as a neuron's spikes in a window, whatever its layer."""
     neurons = [node for node in counts.graph.nodes.values() if isinstance(node, Neuron)]
-    return count_bits(counts.activity.time_steps, any(node.spikes == "ternary" for node in neurons))
+    time_steps = counts.activity.time_steps
+    return max((rate_bits(node, time_steps) for node in neurons), default=count_bits(time_steps, ternary=False))
 
 
 def dataflows(counts: Counts, model: CostModel, chosen: list[Dataflow] | None) -> list[Dataflow]:
@@ -36,12 +37,12 @@ def dataflows(counts: Counts, model: CostModel, chosen: list[Dataflow] | None) -
     """
     if not counts.graph.is_spiking:
         return [OUTPUT_STATIONARY]
-    if model.spiking_only:
-        return [counts.dataflow]
     if chosen is not None:
         for flow in chosen:
             _check(counts, flow)
         return chosen
+    if model.spiking_only:
+        return [counts.dataflow]
     wanted = DATAFLOWS.values() if model.memory else (SPIKE, GRADED)
     return [flow for flow in wanted if _reason_against(counts, flow) is None]
 
@@ -71,7 +72,7 @@ class Sides:
     mixing: bool = False
     made: dict[tuple[Any, ...], Priced] = field(default_factory=dict, compare=False, repr=False)
 
-    def _priced(self, counts: Counts, model: CostModel, numbers: NumberFormat, network: Network = "spiking") -> Priced:
+    def priced(self, counts: Counts, model: CostModel, numbers: NumberFormat, network: Network = "spiking") -> Priced:
         """Each once: a network meets several rivals."""
         key = (id(counts), model.name, numbers.name, network)
         if key not in self.made:
@@ -81,11 +82,11 @@ class Sides:
     def ours(self, flow: Dataflow, numbers: NumberFormat) -> Priced:
         """The spiking network, or the hybrid, whose dense units multiply counts, as the fair rival does."""
         counts = self.counts.under(flow, int8=numbers.integer)
-        account = self._priced(counts, self.model, numbers)
+        account = self.priced(counts, self.model, numbers)
         if not self.hybrid:
             return account
         fewer = quantised(self.model, rate_code_bits(counts)) if numbers.integer else numbers
-        return hybrid(account, self._priced(counts, self.model, fewer, "dense mode"))
+        return hybrid(account, self.priced(counts, self.model, fewer, "dense mode"))
 
     def pair(
         self,
@@ -99,7 +100,7 @@ class Sides:
     ) -> Comparison:
         counts = (rival or self.counts).under(flow, int8=theirs.integer)
         ours = self.ours(flow, numbers)
-        return compare(words, ours, self._priced(counts, self.dense, theirs, network), kind, self.mixing)
+        return compare(words, ours, self.priced(counts, self.dense, theirs, network), kind, self.mixing)
 
 
 def pairs(sides: Sides, numbers: str | None, chosen: list[Dataflow] | None) -> Iterator[Comparison]:

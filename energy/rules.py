@@ -22,6 +22,7 @@ from neurotool.graph import (
     Delay,
     Embedding,
     Gelu,
+    GradedNeuron,
     Input,
     Integrator,
     LayerNorm,
@@ -35,6 +36,7 @@ from neurotool.graph import (
     Shape,
     Softmax,
 )
+from neurotool.graph.fixed_point import RATE_BITS
 from neurotool.simulate import SynapseEvents
 
 Network = Literal["spiking", "dense", "zero-skipping", "dense mode"]
@@ -51,7 +53,8 @@ class Setting:
     runs: how often the node computes per input. steps: how often the neurons here or before it are updated per input.
     windows: windows of a neuron layer per input, in each of which it runs all its steps; 0 in the concurrent schedule.
     arriving: for each port that reads spikes what arrives over all inputs; none in the dense twin.
-    payload: the ports whose spikes carry leak^(T-t). sent: spikes and windows with spikes of a Neuron.
+    payload: the ports whose messages carry a number: leak^(T-t), or a count.
+    sent: spikes and windows with spikes of a Neuron.
     weights: that are there, of a node that has any; fewer than its size where zeros are left out.
     leak: of the neurons that a MeanPool reads step by step, by which it weights their spikes.
     """
@@ -218,14 +221,24 @@ def _neuron(node: Neuron, setting: Setting) -> Work:
     return Work(always, Operations(resets=spikes, value_writes=active if together else spikes))
 
 
+def _graded_neuron(node: GradedNeuron, setting: Setting) -> Work:
+    """As a neuron of one step, and a product, which turns its drive into levels; a comparison more for a dead zone."""
+    work = _neuron(node, setting)
+    n = work.always.updates
+    return replace(work, always=work.always + Operations(multiplies=n * (node.levels > 1), compares=n * node.silences))
+
+
 def _between(leak: float | np.ndarray) -> np.ndarray:
     """Where leak multiplies: neither 1, which keeps everything, nor 0, which keeps nothing."""
     return np.greater(leak, 0) & np.less(leak, 1)
 
 
-def carries_payload(node: Node) -> bool:
-    """Whether a spike of a phased window says more than that it is there: leak^(T-t)."""
-    return isinstance(node, Neuron) and bool(np.any(_between(node.leak)))
+def payload_bits(node: Node) -> int:
+    """Of a message of a phased window that says more than that it is there, with its sign: of leak^(T-t), or of a count
+    above 1. 0 for any other."""
+    if isinstance(node, GradedNeuron) and node.levels > 1:
+        return node.payload_bits
+    return RATE_BITS if isinstance(node, Neuron) and bool(np.any(_between(node.leak))) else 0
 
 
 def _share(of_layer: int, holds: np.ndarray) -> int:
@@ -355,6 +368,7 @@ RULES: dict[type[Node], Rule] = {
     CubaLIF: _cuba_lif,
     Integrator: _integrator,
     Delay: _delay,
+    GradedNeuron: _graded_neuron,
     MatMul: _matmul,
     Softmax: _softmax,
     LayerNorm: _layer_norm,

@@ -138,9 +138,10 @@ def _dense_line(name: str, account: Priced, metric: tuple[str, ...]) -> dict[str
 
 
 def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> list[Comparison]:
-    own = {account.model.name: account for account in report.accounts}
+    own = {(account.model.name, account.counts.dataflow): account for account in report.accounts}
+    whose = f" (as {report.name})" if named else ""
     return [
-        compare(f"{name}'s energy{f' (as {report.name})' if named else ''}", own[rival.model.name], rival)
+        compare(f"{name}'s energy{whose}", own[rival.model.name, rival.counts.dataflow], rival)
         for name, accounts in rivals.items()
         for rival in accounts
     ]

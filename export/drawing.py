@@ -20,6 +20,7 @@ from neurotool.graph import (
     Delay,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     Integrator,
@@ -90,6 +91,12 @@ def _integrator(node: Integrator) -> str:
     return f"Cuba{leaky}" if np.any(node.current_leak) else leaky
 
 
+def _graded(node: GradedNeuron) -> str:
+    threshold = "per neuron" if isinstance(node.v_threshold, np.ndarray) else f"{node.v_threshold:.3g}"
+    dead_zone = f", dead zone {node.dead_zone:g}" if node.dead_zone else ""
+    return f"graded {-node.levels if node.signed else 0} … {node.levels}, θ {threshold}{dead_zone}"
+
+
 @dataclass(frozen=True)
 class Drawing:
     """text: the operation with its sizes, of a node."""
@@ -110,6 +117,7 @@ DRAWINGS: NodeTable[Drawing] = NodeTable(
         CubaLIF: Drawing(lambda node: f"Cuba{_neuron(node)}", "#ffd8a8"),
         Integrator: Drawing(_integrator, "#ffec99"),
         Delay: Drawing(lambda node: "Delay" if isinstance(node.steps, np.ndarray) else f"Delay {node.steps}"),
+        GradedNeuron: Drawing(_graded, "#ffd8a8"),
         MatMul: Drawing(lambda node: f"{'a bᵀ' if node.transpose_b else 'a b'}, {node.heads} heads", "#d0bfff"),
         Softmax: Drawing(),
         LayerNorm: Drawing(lambda node: f"LayerNorm {len(node.weight)}"),

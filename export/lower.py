@@ -7,7 +7,7 @@ values within 24 bits are chosen from the ranges seen on calibration inputs, wit
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from neurotool.graph import (
     Embedding,
     FixedPoint,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     Integrator,
@@ -51,7 +52,7 @@ from neurotool.graph.fixed_point import (
     STATE_BITS,
     WEIGHT_BITS,
     decay_mantissa,
-    emission_weights,
+    largest_rate,
     rate_scale,
     row_mantissas,
 )
@@ -74,9 +75,20 @@ def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False, shif
     """
     if graph.fixed_point:
         raise ExportError("the graph is a fixed-point graph already")
+    graph = replace(graph, nodes={name: _widened(node) for name, node in graph.nodes.items()})
     lowering = Lowering(graph, largest, 0 if per_layer else SPREAD, shift_softmax)
     nodes = {name: lowering.add(name, node) for name, node in graph.nodes.items()}
     return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
+
+
+def _widened(node: Node) -> Node:
+    """With parameters that hold what is computed from them: half precision ends at 65504, 8-bit integers at 127."""
+    narrow = {
+        f.name: value.astype(np.float64)
+        for f in fields(node)
+        if isinstance(value := getattr(node, f.name), np.ndarray) and value.dtype not in (np.float32, np.float64)
+    }
+    return replace(node, **narrow) if narrow else node
 
 
 def weight_error(exact: Graph, fixed: Graph, name: str) -> float:
@@ -119,9 +131,9 @@ class Lowering:
         node = self.graph.nodes[source]
         gathers = self.graph.nodes[name].at_end and not node.at_end and not self.phased
         if isinstance(node, Neuron):
-            weights = emission_weights(_with_whole_leak(node), self.graph.time_steps)
             if self.phased or gathers:
-                return rate_scale(node, self.graph.time_steps), int(weights.sum(0).max())
+                node = _with_whole_leak(node)
+                return rate_scale(node, self.graph.time_steps), largest_rate(node, self.graph.time_steps)
             return 1.0, 1
         if source not in self.fixed:
             raise ExportError(f"feedback from {source}, which is not a neuron layer, has no fixed-point form")
@@ -197,10 +209,9 @@ def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
         )
     v_threshold = whole_threshold if whole_threshold.ndim else int(whole_threshold)
     lowered = replace(_with_whole_leak(node), v_threshold=v_threshold)
-    weights = emission_weights(lowered, steps)
     rescale = (dyadic(2.0**factor),)
     if lowering.phased:
-        return lowered, FixedPoint(rate_scale(lowered, steps), int(weights.sum(0).max()), rescale)
+        return lowered, FixedPoint(rate_scale(lowered, steps), largest_rate(lowered, steps), rescale)
     return lowered, FixedPoint(1.0, 1, rescale)
 
 
@@ -210,11 +221,11 @@ def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
     Potentials and thresholds fit for every input if that leaves thresholds of 8 bits, else for those seen.
     """
     scale, _ = lowering.source(name)
-    threshold, steps = np.asarray(node.v_threshold) / scale, float(lowering.graph.time_steps)
+    threshold, most = np.asarray(node.v_threshold) / scale, float(node.counts_to(lowering.graph.time_steps))
     if isinstance(node, CubaLIF):
-        steps *= _gain(node.current_leak, lowering.graph.time_steps)
+        most *= _gain(node.current_leak, lowering.graph.time_steps)
     proven, seen = (
-        math.floor(math.log2(LIMIT / max(steps * drive + threshold.max(), 1)))
+        math.floor(math.log2(LIMIT / max(most * drive + threshold.max(), 1)))
         for drive in (bound, lowering.seen(lowering.graph.source(name, "x"), scale))
     )
     return min(6, proven if threshold.min() * 2.0**proven >= 2**8 and node.has_closed_form else seen)
@@ -322,6 +333,7 @@ LOWERINGS: NodeTable[Callable[[Lowering, str, Any], Lowered]] = NodeTable(
         CubaLIF: _neuron,
         Integrator: _integrator,
         Delay: _delay,
+        GradedNeuron: _neuron,
         MatMul: _product,
         Softmax: _softmax,
         LayerNorm: _norm,

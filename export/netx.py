@@ -9,6 +9,7 @@ would act. `netx.hdf5.Network(net_config=path, reset_interval=…, reset_offset=
 arrives, so that layer l sends in step t + l what the graph's sends in step t, until the interval is over.
 """
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,8 +20,8 @@ import numpy as np
 
 from neurotool.errors import ExportError
 from neurotool.export.fit_rules import listed
-from neurotool.files import replacing
-from neurotool.graph import Conv1d, CubaLIF, Graph, Input, Linear, Neuron, Node
+from neurotool.files import write_bytes
+from neurotool.graph import Conv1d, CubaLIF, GradedNeuron, Graph, Input, Linear, Neuron, Node
 from neurotool.graph.fixed_point import DECAY_BITS, STATE_BITS, leak_mantissa
 
 SHIFT = 6
@@ -43,8 +44,10 @@ def write_netx(graph: Graph, path: Path, force: bool = False) -> Graph:
         told = "; ".join(f"{reason}: {listed(names)}" for reason, names in reasons.items())
         raise ExportError(f"netx cannot hold {told}. Use --target lava for the whole graph")
     graph = rounded_thresholds(graph)
-    with replacing(path, force) as temporary, h5py.File(temporary, "w") as file:
+    memory = io.BytesIO()  # HDF5 itself crashes where the disk is full
+    with h5py.File(memory, "w") as file:
         _write(graph, file.create_group("layer"))
+    write_bytes(path, memory.getbuffer(), force)
     return graph
 
 
@@ -126,6 +129,8 @@ def _neuron_reasons(graph: Graph, name: str, node: Neuron, source: Node) -> Iter
         yield "neurons without synapses before them"
     if node.reset == "soft":
         yield "soft reset"
+    if isinstance(node, GradedNeuron):
+        yield "graded messages"
     if node.spikes == "ternary":
         yield "ternary spikes"
     if np.any(node.v_init):

@@ -1,22 +1,22 @@
 """Reading and writing .nir files (HDF5, https://neuroir.org). docs/nir.md says what they hold."""
 
-import json
+import io
 from pathlib import Path
 from typing import Any
 
-import h5py
 import nir
 import numpy as np
-from nir.serialization import hdf2dict
 
 from neurotool.errors import ExportError, GraphError, one_line
 from neurotool.export.conventions import Conventions, Fires, Integration
 from neurotool.export.for_tool import for_tool
 from neurotool.export.from_nir import from_nir
+from neurotool.export.hdf5 import read_tree
 from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
-from neurotool.files import replacing
+from neurotool.files import check_free, check_name, write_bytes
 from neurotool.graph import Graph
 from neurotool.graph.nodes import Reset, Spikes
+from neurotool.schema import shown, strict_json
 
 # What h5py and nir raise for files that are not what they should be.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError)
@@ -29,12 +29,9 @@ def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
 
     Raises ExportError: the file exists (and not `force`) or cannot be written; the old one is then unchanged.
     """
-    content = to_nir(graph)
-    with replacing(Path(path), force) as temporary:
-        try:
-            nir.write(temporary, content, compression=None)  # trained weights hardly compress
-        except ValueError as error:  # HDF5 refuses a name, such as "."
-            raise ExportError(f"{path}: cannot hold the graph: {one_line(error)}") from error
+    path = Path(path)
+    check_free(path, force)
+    _write(path, to_nir(graph), force)
 
 
 def write_for(graph: Graph, path: str | Path, tool: str, *, force: bool = False) -> list[str]:
@@ -42,10 +39,20 @@ def write_for(graph: Graph, path: str | Path, tool: str, *, force: bool = False)
 
     Raises ExportError: see `for_tool`, and as `write_nir`.
     """
+    path = Path(path)
+    check_free(path, force)
     content, told = for_tool(graph, tool)
-    with replacing(Path(path), force) as temporary:
-        nir.write(temporary, content, compression=None)
+    _write(path, content, force)
     return told
+
+
+def _write(path: Path, content: nir.NIRGraph, force: bool) -> None:
+    memory = io.BytesIO()  # HDF5 itself crashes where the disk is full
+    try:
+        nir.write(memory, content, compression=None)  # trained weights hardly compress
+    except ValueError as error:  # HDF5 refuses a name, such as "."
+        raise ExportError(f"{path}: cannot hold the graph: {one_line(error)}") from error
+    write_bytes(path, memory.getbuffer(), force)
 
 
 def read_nir(
@@ -84,23 +91,25 @@ def read_nir(
         return from_nir(content, conventions, repair)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise GraphError(f"{path}: cannot be read as a network ({type(error).__name__} {one_line(error)})") from error
 
 
 def _open(path: Path) -> nir.NIRGraph:
     """Node by node, so that an error can name the node; nir.read only says that an assertion failed."""
+    check_name(path, GraphError)
     if not path.is_file():
         raise GraphError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; give a .nir file")
     try:
-        with h5py.File(path, "r") as file:
-            if "node" not in file:
-                raise GraphError(f"{path}: an HDF5 file, but not a NIR graph (it has no group 'node')")
-            content = hdf2dict(file["node"])
+        content = read_tree(path, "node")
     except _DAMAGE as error:
         raise GraphError(f"{path}: truncated, damaged or not an HDF5 file ({one_line(error)})") from error
     try:
         return _graph(content, "")
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise GraphError(f"{path}: damaged ({one_line(error)})") from error
 
 
 def _graph(content: dict[str, Any], prefix: str) -> nir.NIRGraph:
@@ -137,12 +146,12 @@ def _node(content: Any, name: str) -> nir.NIRNode:
 
 def _from_metadata(content: nir.NIRGraph) -> Graph:
     try:
-        text = json.loads(content.metadata[METADATA_KEY])
+        text = strict_json(content.metadata[METADATA_KEY])
         version = text.get("nir_format_version")
     except (ValueError, TypeError, AttributeError) as error:
         raise GraphError(f"neurotool's metadata is damaged ({one_line(error)}); {_WAY_OUT}") from error
     if version != NIR_FORMAT_VERSION:
-        raise GraphError(f"metadata version {version!r}, but this neurotool reads version {NIR_FORMAT_VERSION}")
+        raise GraphError(f"metadata version {shown(version)}, but this neurotool reads version {NIR_FORMAT_VERSION}")
     arrays = dict(content.metadata.get("arrays", {}))
     for key in _arrays_named(text.get("graph")) - set(arrays):
         held = held_array(content.nodes, key)

@@ -9,7 +9,7 @@ from neurotool.errors import GraphError
 from neurotool.export.conventions import ROUNDING, integrate
 from neurotool.export.nir_meaning import Meaning
 from neurotool.export.nir_shapes import title
-from neurotool.graph import CubaLIF, Delay, Integrator, Neuron, Scale, Stateful
+from neurotool.graph import CubaLIF, Delay, GradedNeuron, Integrator, Neuron, Scale, Stateful
 from neurotool.graph.nodes import Reset
 
 FIRING = (nir.IF, nir.LIF, nir.CubaLIF)
@@ -75,10 +75,16 @@ class Layers:
             "v_reset": _scalar(back / gain),
             "v_min": None if lowest is None else _scalar(np.atleast_1d(lowest) / gain),
         }
-        made = CubaLIF(**parameters, current_leak=_scalar(current)) if np.any(current) else Neuron(**parameters)
         try:
+            if "levels" in told:
+                parameters |= {"levels": int(told["levels"]), "dead_zone": float(told["dead_zone"])}
+                made: Neuron = GradedNeuron(**parameters)
+            else:
+                made = CubaLIF(**parameters, current_leak=_scalar(current)) if np.any(current) else Neuron(**parameters)
             made.check()
-        except (TypeError, ValueError, GraphError) as error:
+        except (TypeError, ValueError, KeyError) as error:
+            raise GraphError(f"{title(name, node)} has metadata that cannot be used: {error}") from error
+        except GraphError as error:
             raise GraphError(f"{title(name, node)}: {error}") from error
         return made
 

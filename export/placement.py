@@ -22,6 +22,7 @@ from neurotool.graph import (
     Delay,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     Integrator,
@@ -269,6 +270,7 @@ PLACES: NodeTable[Place] = NodeTable(
         CubaLIF: Place("in place", holds=2, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
         Integrator: Place("in place", holds=2, program=_kind),
         Delay: Place("apart", holds=lambda n: int(np.max(n.steps)), program=_kind),
+        GradedNeuron: Place("in place", holds=True, program=lambda n: "graded messages"),
         MatMul: Place("apart", connect=_product, program=_kind),
         Softmax: FUNCTION,
         LayerNorm: FUNCTION,
@@ -290,6 +292,8 @@ def weight_bits(node: Weighted) -> int:
 def message_bits(graph: Graph, name: str) -> int:
     """Width of one message of a node, sign included where it has one."""
     node = graph.nodes[name]
+    if isinstance(node, GradedNeuron):
+        return node.payload_bits
     if isinstance(node, Neuron):
         payload = emission_weights(node, graph.time_steps).max() if graph.schedule == "phased" else 1
         return int(payload).bit_length() + (node.spikes == "ternary")

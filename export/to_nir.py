@@ -24,6 +24,7 @@ from neurotool.graph import (
     Delay,
     Embedding,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     Integrator,
@@ -134,6 +135,8 @@ def _firing(node: Neuron, shape: Sizes) -> tuple[np.ndarray, np.ndarray, dict[st
         "spikes": node.spikes,
         "v_init": node.v_init if np.ndim(node.v_init) else float(node.v_init),
     }
+    if isinstance(node, GradedNeuron):
+        settings |= {"levels": node.levels, "dead_zone": float(node.dead_zone)}
     if node.v_min is not None:
         settings["v_min"] = node.v_min
     return threshold, _vector(node.v_reset, shape), settings
@@ -199,6 +202,7 @@ NIR_FORMS: NodeTable[NirForm] = NodeTable(
         CubaLIF: NirForm(_cuba_lif),
         Integrator: NirForm(_integrator),
         Delay: NirForm(_delay),
+        GradedNeuron: NirForm(_neuron),
         MatMul: IN_METADATA,
         Softmax: IN_METADATA,
         LayerNorm: IN_METADATA,

@@ -62,7 +62,7 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
-        """How many spikes sent the value of a closed form."""
+        """How many spikes, or graded messages, sent the value of a closed form."""
 
     @abstractmethod
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:

@@ -64,8 +64,8 @@ class Emulator:
         starts = range(0, len(inputs.real), inputs_at_once)
         parts = (inputs.rows(slice(start, start + inputs_at_once)) for start in starts)
         recording = bool(record)
-        run = joined([_Run(self, part, observe or recording, recording).run() for part in parts])
-        return run if observe and not recording else run.keep(record)
+        kept = True if observe and not recording else record  # of each part: a batch may be long
+        return joined([_Run(self, part, observe or recording, recording).run().keep(kept) for part in parts])
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         """See `Executor.drive`."""
@@ -156,7 +156,7 @@ class _Run:
         self.phased = self.graph.schedule == "phased"
         self.membranes: dict[str, State] = {}
         self.sent: dict[str, State] = {}
-        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.analog}
+        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.analog if record}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
         self.result = Run()
 
@@ -178,7 +178,7 @@ class _Run:
                 self._count(name, at_ports)
                 signals[name] = self._signal(name, t, at_ports)
                 self._observe(name, signals[name].value, t)
-                if self.record and name in self.analog:
+                if name in self.analog:
                     self.analog[name].append(self.arithmetic.real(name, signals[name].value))
                 if name in gathered:
                     gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
@@ -223,7 +223,7 @@ class _Run:
         return np.stack([spikes.sum(-1, keepdims=True), np.count_nonzero(spikes, -1, keepdims=True)])
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
-        shape, drive = drive.shape, self.arithmetic.at_port(name, 0, drive)
+        shape, drive, node = drive.shape, self.arithmetic.at_port(name, 0, drive), self.arithmetic.neuron(name)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
             return Signal(value, self._sent(self.arithmetic.spike_count(name, value)))
@@ -231,14 +231,14 @@ class _Run:
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, self._sent(np.sum(np.abs(steps), 0)))
+        return Signal(value, self._sent(np.stack([node.events(s) for s in steps]).sum(0, np.int64)))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, self._sent(abs(s)))
+        return Signal(s, self._sent(self.arithmetic.neuron(name).events(s)))
 
     def _stepped(self, name: str, node: Stateful, signal: Signal) -> Signal:
         if name not in self.membranes:
@@ -287,6 +287,8 @@ class _Run:
                 sources = tuple(gathered[source] for source in self.graph.inputs[name])
                 gathered[name] = self.arithmetic.evaluate(name, sources, self.context)
                 self._observe(name, gathered[name])
+                if name in self.analog:
+                    self.analog[name] = [self.arithmetic.real(name, gathered[name])]
                 if isinstance(node, Readout):
                     self.result.logits = self.arithmetic.real(name, gathered[name])
 

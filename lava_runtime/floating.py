@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neurotool.graph import Context, Graph, Neuron, Node, Stateful, Synapse
+from neurotool.graph import Context, GradedNeuron, Graph, Neuron, Node, Stateful, Synapse
 from neurotool.graph.nodes import State
 from neurotool.lava_runtime.arithmetic import Arithmetic
 
@@ -44,14 +44,14 @@ class FloatArithmetic(Arithmetic):
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
         node, time_steps = self.neuron(name), self.graph.time_steps
-        lowest = 0 if node.spikes == "binary" else -time_steps
-        charge = drive * time_steps + (node.v_init + 1 - node.firing_point)
-        return np.clip(np.floor(charge), lowest, time_steps) / time_steps
+        return node.count(drive, time_steps) / node.counts_to(time_steps)
 
     def emission_weights(self, name: str) -> np.ndarray:
         return self.neuron(name).emission_weights(self.graph.time_steps)
 
     def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
+        if isinstance(self.neuron(name), GradedNeuron):
+            return (value != 0).astype(np.int64)
         return np.rint(np.abs(value) * self.graph.time_steps).astype(np.int64)
 
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:

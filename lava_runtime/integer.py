@@ -21,6 +21,7 @@ from neurotool.graph import (
     Embedding,
     FixedPoint,
     Gelu,
+    GradedNeuron,
     Graph,
     Input,
     Integrator,
@@ -41,6 +42,7 @@ from neurotool.graph.fixed_point import (
     LIMIT,
     RATE_BITS,
     STATE_BITS,
+    dead_zone,
     decay_mantissa,
     decayed,
     emission_weights,
@@ -108,27 +110,19 @@ class IntegerArithmetic(Arithmetic):
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
         """Where the potential would leave its range, it has to be watched step by step."""
         node = self.neuron(name)
-        most = self.graph.time_steps * largest(drive) + largest(initial_potential(node))
+        most = node.counts_to(self.graph.time_steps) * largest(drive) + largest(initial_potential(node))
         return node.has_closed_form and most <= LIMIT
 
     def closed_form(self, name: str, drive: np.ndarray) -> np.ndarray:
-        node, time_steps = self.neuron(name), self.graph.time_steps
-        threshold = np.asarray(node.v_threshold, np.int32)
-        charge = drive.astype(np.int32, copy=False) * time_steps  # has_closed_form: it fits
-        charge += initial_potential(node).astype(np.int32)
-        if node.spikes == "binary":
-            charge //= threshold
-            return np.clip(charge, 0, time_steps, out=charge)
-        charge *= 2
-        charge += threshold
-        charge //= 2 * threshold
-        return np.clip(charge, -time_steps, time_steps, out=charge)
+        return window_count(self.neuron(name), drive.astype(np.int32, copy=False), self.graph.time_steps)
 
     def emission_weights(self, name: str) -> np.ndarray:
         return emission_weights(self.neuron(name), self.graph.time_steps)
 
     def spike_count(self, name: str, value: np.ndarray) -> np.ndarray:
-        return value if self.neuron(name).spikes == "binary" else np.abs(value)
+        if isinstance(self.neuron(name), GradedNeuron):
+            return (value != 0).astype(np.int32)
+        return np.abs(value) if self.neuron(name).signed else value
 
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:
         return INTEGER_FORMS.of(name, self.graph.nodes[name])(self, name, self.graph.nodes[name], values)
@@ -195,6 +189,38 @@ class IntegerIntegrator:
         u = decayed(self.u, self.leak) + self.i + self.bias
         self.u = in_range(u, self.overflow, f"potential of {self.name}")
         return self.u
+
+
+class GradedIntegerMembrane(IntegerMembrane):
+    """u: what is left of the charge of one window."""
+
+    node: GradedNeuron
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        """The count of one window. A drive beyond the threshold counts like one at it, and need not fit times K."""
+        drive = np.clip(drive.astype(np.int64), -self.threshold, self.threshold)
+        charge = in_range(drive * self.node.levels + self.u, self.overflow, f"potential of {self.name}")
+        s = window_count(self.node, drive, 1)
+        self.u = charge - s * self.threshold
+        return s
+
+
+def window_count(node: Neuron, drive: np.ndarray, time_steps: int) -> np.ndarray:
+    """Of a window of constant drive, whose charge the type of `drive` holds twice."""
+    threshold, most = np.asarray(node.v_threshold, drive.dtype), node.counts_to(time_steps)
+    charge = drive * most
+    silent = np.abs(charge) < dead_zone(node) if isinstance(node, GradedNeuron) and node.dead_zone else None
+    charge += initial_potential(node).astype(drive.dtype)
+    if node.signed:
+        charge *= 2
+        charge += threshold
+        charge //= 2 * threshold
+    else:
+        charge //= threshold
+    count: np.ndarray = np.clip(charge, -most if node.signed else 0, most, out=charge)
+    if silent is not None:
+        count[silent] = 0
+    return count
 
 
 def in_range(y: np.ndarray, overflow: Overflow, what: str) -> np.ndarray:
@@ -269,6 +295,7 @@ INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
         CubaLIF: IntegerCubaMembrane,
         Integrator: IntegerIntegrator,
         Delay: _waiting,
+        GradedNeuron: GradedIntegerMembrane,
         MatMul: _synapse,
         Softmax: _softmax,
         LayerNorm: _layer_norm,

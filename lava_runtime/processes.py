@@ -182,7 +182,7 @@ class StockLayer:
         results = []
         for end in range(self.delay + self.steps, self.delay + inputs * self.steps + 1, self.steps):
             one = monitored["s_out"][end - self.steps : end].reshape(-1, *self.shape).astype(np.int8)
-            results.append(Run(sent={self.name: sent_in_passes(one[None], len(one), len(self.shape) > 1)[0]}))
+            results.append(Run(sent={self.name: sent_in_passes(np.abs(one)[None], len(one), len(self.shape) > 1)[0]}))
             if "v" in monitored:
                 results[-1].spikes[self.name] = one
                 results[-1].messages[self.name] = one[-1].astype(np.int32)

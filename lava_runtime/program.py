@@ -26,6 +26,7 @@ class Program:
         self.overflow = overflow
         self.arithmetic = arithmetic(self.graph, overflow)
         self.record = tuple(name for name in part.nodes if name in record and not self.graph.nodes[name].at_end)
+        self.shown = tuple(name for name in part.nodes if name in record and name in self.graph.analog)
         self.results: list[Run] = []
         self.t = -1 - network.delays[part.name]
         self.steps = len(inputs.real) * self.time_line.steps
@@ -54,7 +55,7 @@ class Program:
             self.context = self.inputs.rows(self.input).context
             self.membranes: dict[str, State] = {}
             self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.record}
-            self.analog: dict[str, list[np.ndarray]] = {n: [] for n in self.record if n in self.graph.analog}
+            self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.shown}
             self.gathered: dict[str, Any] = {}
             self.totals: dict[str, np.ndarray] = {}
             self.result = Run()
@@ -80,7 +81,7 @@ class Program:
                 self._pass_on(name)
             elif self.at == first:
                 self._evaluate(name)
-            if self.running and name in self.analog:
+            if name in self.shown and not node.at_end and self.at == self.time_line.sweep_steps - 1:
                 self.analog[name].append(self.arithmetic.real(name, self._total(name)))
         return self.leaving
 
@@ -90,11 +91,10 @@ class Program:
             return
         for name in self.record:
             self.result.messages[name] = self._total(name)
-            if name in self.analog:
-                self.result.analog[name] = np.array(self.analog[name])
             if isinstance(node := self.graph.nodes[name], Neuron):
                 self.result.spikes[name] = np.array(self.spikes[name], node.spike_type)
                 self.result.potentials[name] = self.membranes[name].u
+        self.result.analog = {name: np.array(values) for name, values in self.analog.items()}
         self.results.append(self.result)
 
     def _evaluate(self, name: str) -> None:
@@ -130,13 +130,13 @@ class Program:
             self.membranes[name] = self.arithmetic.membrane(name, self.silence(name).shape)
         if step == 0:
             self.drive = self.arithmetic.at_port(name, 0, self._at_ports(name)[0])
-        s = self.membranes[name].step(self.drive)
-        if not isinstance(self.graph.nodes[name], Neuron):
+        node, s = self.graph.nodes[name], self.membranes[name].step(self.drive)
+        if not isinstance(node, Neuron):
             self._send(name, self.arithmetic.checked(name, s))
             return
         if name in self.record:
             self.spikes[name].append(s)
-        self.counts: np.ndarray = np.abs(s) + (self.counts if step else 0)  # of the window so far
+        self.counts: np.ndarray = node.events(s) + (self.counts if step else 0)  # of the window so far
         sent = sent_of(self.counts, self.graph.has_tokens)
         self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, *sent.shape), np.int64))[self.sweep] = sent
         self._send(name, s * self.arithmetic.emission_weights(name)[step] if self.phased else s)
@@ -150,6 +150,8 @@ class Program:
             self.gathered[source] = value
         if (self.t + 1) % self.time_line.steps == 0:
             self.gathered[name] = self.arithmetic.evaluate(name, (self.gathered[source],), self.context)
+            if name in self.shown:
+                self.analog[name].append(self.arithmetic.real(name, self.gathered[name]))
             if isinstance(node, Readout):
                 self.result.logits = self.arithmetic.real(name, self.gathered[name])
 

@@ -21,7 +21,7 @@ from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file, write_
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.program import Program
 
-POLL = 0.1
+POLL = 0.05
 """Seconds between two looks at Lava's processes: an exception in one leaves the others waiting for ever."""
 CHANNEL_SIZE = 2
 """Messages that a channel holds. Lava's own 64 fill memory: all processes step together."""
@@ -45,10 +45,10 @@ def run(folder: Path) -> None:
     models = {process: model_of(process, precision) for process in processes}
     settings = Loihi2SimCfg(select_tag=precision, exception_proc_model_map=models)
     first, inputs = processes[0], len(job.inputs.real)
-    first.create_runtime(run_cfg=settings, compile_config={"pypy_channel_size": CHANNEL_SIZE})
     done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(first.runtime, folder, done), daemon=True)
-    watch.start()
+    watch = threading.Thread(target=_watch, args=(first, folder, done), daemon=True)
+    watch.start()  # before any of Lava's processes
+    first.create_runtime(run_cfg=settings, compile_config={"pypy_channel_size": CHANNEL_SIZE})
     delay = max(network.delays.values())
     for number in range(inputs):
         print(number, flush=True)
@@ -99,14 +99,17 @@ def connect(source: Any, target: Any) -> None:
     (source if source.shape == target.shape else source.reshape(target.shape)).connect(target)
 
 
-def _watch(runtime: Any, folder: Path, done: threading.Event) -> None:
-    """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone."""
+def _watch(first: Any, folder: Path, done: threading.Event) -> None:
+    """End this worker as soon as one of Lava's processes, or whoever started the worker, is gone; from before the first
+    of them starts, as Lava waits for ever for one that ends while the network is built."""
     while not done.wait(POLL):
         with contextlib.suppress(ValueError, OSError):  # Lava is closing them: it has noticed
-            _fail_with_process(runtime, folder)
-            for actor in runtime._messaging_infrastructure.actors:
-                if actor.exitcode:
-                    _fail(folder, RuntimeError(f"process {actor.pid} ended with exit code {actor.exitcode}"), "")
+            _fail_with_process(first.runtime, folder)
+            for process in _processes(first.runtime):
+                if process.exitcode:
+                    killed = "; perhaps memory ran out" if process.exitcode == -signal.SIGKILL else ""
+                    reason = f"process {process.pid} ended with exit code {process.exitcode}{killed}"
+                    _fail(folder, RuntimeError(reason), "")
         if os.getppid() != PARENT:
             shutil.rmtree(folder, ignore_errors=True)  # holds the weights, and nobody else is left to delete it
             with contextlib.suppress(OSError):  # not empty: other jobs
@@ -114,11 +117,20 @@ def _watch(runtime: Any, folder: Path, done: threading.Event) -> None:
             os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
+def _processes(runtime: Any) -> list[Any]:
+    """Those that have been started: the manager of shared memory, then Lava's own."""
+    infrastructure = getattr(runtime, "_messaging_infrastructure", None)
+    if infrastructure is None:
+        return []
+    manager = getattr(infrastructure.smm, "_process", None)
+    return [manager] * (manager is not None) + infrastructure.actors
+
+
 def _fail_with_process(runtime: Any, folder: Path) -> None:
     """Report the exception of the first process that has one."""
-    for actor in runtime._messaging_infrastructure.actors:
-        if actor.exception is not None:
-            _fail(folder, *actor.exception)
+    for process in _processes(runtime):
+        if getattr(process, "exception", None) is not None:
+            _fail(folder, *process.exception)
 
 
 def _fail(folder: Path, error: BaseException, text: str) -> None:

@@ -129,9 +129,10 @@ class Activity:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Activity":
-        """Raises DataError for a record that lacks what `to_dict` writes, as those of older checkpoints do."""
+        """Raises DataError for a record that lacks what `to_dict` writes, as those of older checkpoints do, holds what
+        is no count, or contradicts itself."""
         try:
-            return cls(
+            made = cls(
                 time_steps=record["time_steps"],
                 steps=record["steps"],
                 lengths=Counter({int(length): count for length, count in record["lengths"].items()}),
@@ -140,8 +141,47 @@ class Activity:
                 fed_back={name: _layer(layer) for name, layer in record["fed_back"].items()},
                 entered={name: _layer(layer) for name, layer in record.get("entered", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            made.check()
+            derived = made.to_dict()
+            differing = [name for name in derived if _differ(derived[name], record.get(name, derived[name]))]
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
             raise DataError(f"the record of the network's activity has no usable {error}") from error
+        if differing:
+            raise DataError(f"the record of the network's activity contradicts itself in {differing[0]}")
+        return made
+
+    def check(self) -> None:
+        """Raises ValueError for counts that no network can have."""
+        _counts("time_steps and steps", [self.time_steps, self.steps], 1)
+        _counts("padding", [self.padding])
+        _counts("lengths", [*self.lengths, *self.lengths.values()], 1)
+        if self.steps % self.time_steps or not self.lengths:
+            raise ValueError(
+                f"lengths or steps: {self.steps} steps of {self.time_steps} time steps, {self.inputs} inputs"
+            )
+        for name, layer in (self.layers | self.fed_back).items():
+            _counts(f"neurons of {name}", [layer.neurons], 1)
+            positions = layer.by_position + layer.from_end
+            _counts(f"spikes of {name}", [layer.spikes, layer.spikes_times_tokens, layer.padding_spikes, *positions])
+            most = self.tokens * layer.neurons * self.steps
+            shortest, longest = min(self.lengths), max(self.lengths)
+            if layer.spikes > most or any(x and sum(x) != layer.spikes for x in (layer.by_position, layer.from_end)):
+                raise ValueError(f"spikes of {name}: {layer.spikes} of at most {most}, and as many by position")
+            if not layer.spikes * shortest <= layer.spikes_times_tokens <= layer.spikes * longest:
+                raise ValueError(f"spikes_times_tokens of {name}: {layer.spikes_times_tokens}")
+
+
+def _counts(what: str, values: list[int], least: int = 0) -> None:
+    for value in values:
+        if type(value) is not int or not least <= value <= 2**62:
+            raise ValueError(f"{what}: {value!r} is no whole number from {least} on")
+
+
+def _differ(derived: Any, stored: Any) -> bool:
+    """Names that a record lacks do not count: it may be older."""
+    if isinstance(derived, dict) and isinstance(stored, dict):
+        return any(_differ(value, stored.get(name, value)) for name, value in derived.items())
+    return type(derived) is not type(stored) or derived != stored
 
 
 _STORED = ("neurons", "spikes", "spikes_times_tokens", "padding_spikes", "by_position")

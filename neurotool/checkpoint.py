@@ -1,6 +1,7 @@
 """The one-file checkpoint `*.ckpt`: a safetensors file whose header describes the student. Never a pickle."""
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from neurotool.errors import CheckpointError, one_line
-from neurotool.files import replacing
+from neurotool.files import check_name, write_bytes
+from neurotool.schema import shown, strict_json
 
 FORMAT_VERSION = 1
 _DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {
@@ -62,11 +64,11 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     header = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
     header |= {"format_version": FORMAT_VERSION, "tensors": {name: _layout(tensor) for name, tensor in tensors.items()}}
     try:
-        content = save(tensors, {"neurotool": json.dumps(header, default=_plain)})
+        text = json.dumps(_storable(header), ensure_ascii=False, allow_nan=False).encode(errors="replace").decode()
+        content = save(tensors, {"neurotool": text})
     except (TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be stored: {one_line(error)}") from error
-    with replacing(path, force=True, error_type=CheckpointError) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content, force=True, error_type=CheckpointError)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -77,6 +79,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             a tensor that is missing, surplus, of another shape or type than the header says, or not finite.
     """
     path = Path(path)
+    check_name(path, CheckpointError)
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; give a .ckpt file")
     try:
@@ -84,12 +87,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             header = _read_header(path, file.metadata() or {})
             _check_names(path, set(header["tensors"]), set(file.keys()))
             tensors = {name: _read_tensor(path, file, name) for name in header["tensors"]}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeError) as error:
         raise CheckpointError(f"{path}: {_what_it_is(path, error)}") from error
     for name, tensor in tensors.items():
         if _layout(tensor) != header["tensors"][name]:
             raise CheckpointError(
-                f"{path}: tensor {name} is {_layout(tensor)}, but the header says {header['tensors'][name]}; "
+                f"{path}: tensor {name} is {_layout(tensor)}, but the header says {str(header['tensors'][name])[:80]}; "
                 "the file was altered"
             )
         _check_values(path, name, tensor)
@@ -103,13 +106,13 @@ def _read_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             f"{path}: a safetensors file, but not a neurotool checkpoint (its header lacks 'neurotool')"
         )
     try:
-        header = json.loads(metadata["neurotool"])
-    except (ValueError, RecursionError) as error:
+        header = strict_json(metadata["neurotool"], finite=False)
+    except ValueError as error:
         raise CheckpointError(f"{path}: the checkpoint header is not valid JSON ({one_line(error)})") from error
     version = header.get("format_version") if isinstance(header, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format version {version!r}, but this neurotool reads version {FORMAT_VERSION}; "
+            f"{path}: checkpoint format version {shown(version)}, but this neurotool reads version {FORMAT_VERSION}; "
             "use the neurotool that wrote it, or train again"
         )
     for key, kind in _HEADER_TYPES.items():
@@ -123,7 +126,7 @@ def _read_header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 def _read_tensor(path: Path, file: Any, name: str) -> np.ndarray:
     try:
         return file.get_tensor(name)
-    except (TypeError, AttributeError) as error:  # bfloat16 and the like
+    except (TypeError, AttributeError, ValueError) as error:  # bfloat16 and the like, or more than 64 axes
         raise CheckpointError(
             f"{path}: tensor {name} has a type that numpy lacks ({one_line(error)}); a checkpoint holds float32"
         ) from error
@@ -166,8 +169,16 @@ def _what_it_is(path: Path, error: Exception) -> str:
     return "not a neurotool checkpoint; that is a safetensors file written by `neurotool train`"
 
 
-def _plain(value: Any) -> Any:
-    """A numpy scalar among the metrics must not cost a trained model."""
+def _storable(value: Any) -> Any:
+    """Plain JSON: neither a numpy scalar nor a figure that is no number must cost a trained model."""
+    if isinstance(value, dict):
+        return {name: _storable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(entry) for entry in value]
     if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} {value!r} is not JSON")
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        raise TypeError(f"{type(value).__name__} {value!r} is not JSON")
+    return value

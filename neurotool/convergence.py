@@ -54,7 +54,7 @@ def check_convergent(student: Student) -> SpikingBertForSequenceClassification:
     raise ConfigError(f"student {student.config.model_type} {why}: there is no steady state to converge to")
 
 
-def plot_convergence(errors: Errors, path: Path) -> None:
+def plot_convergence(errors: Errors, path: Path, force: bool = False) -> None:
     """One panel a schedule: error against T for the embedding and each encoder layer's output, on log axes."""
     import matplotlib
 
@@ -79,7 +79,7 @@ def plot_convergence(errors: Errors, path: Path) -> None:
     try:
         if kind not in known:
             raise ConfigError(f"{path}: unknown plot type {path.suffix!r}; use one of {', '.join(known)}")
-        with replacing(path, force=True) as temporary:
+        with replacing(path, force) as temporary:
             figure.savefig(temporary, dpi=150, format=kind)
     finally:
         pyplot.close(figure)

@@ -94,7 +94,8 @@ def measure(
     training = student.training
     student.eval()
     time_steps = student.config.time_steps if time_steps is None else time_steps
-    activity = Activity(time_steps, time_steps * student.sweeps)
+    steps = 1 if student.config.graded else time_steps
+    activity = Activity(steps, steps * student.sweeps)
     logits = np.zeros((len(dataset), student.config.num_labels), np.float32)
     for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
         output = student(**batch, time_steps=time_steps, output_rates=False, output_spike_counts=True)

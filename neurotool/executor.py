@@ -50,16 +50,15 @@ class SynapseEvents:
 class Simulation:
     """What one input did.
 
-    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width); steps is T, in the phased
-      schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
+    spikes: per Neuron node, int8 (int32 of several in a step), (steps, tokens, width), counts where messages are
+      graded; steps is T, in the phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: per Neuron node, (tokens, width) after the last step, in units of the threshold.
     rates: per Neuron node its average spiking rate (tokens, width), of the last sweep.
     events: per (node, port) that reads spikes.
     logits: (labels,); None where the graph has no Readout.
     messages: per node its last output.
-    analog: per node that keeps a state and sends no spikes, and per declared output that is neither, its value in every
-      step, (T, tokens, width), real numbers; in the concurrent schedule.
-    Without tokens there is no such axis: (steps, …) for a layer of shape (…).
+    analog: per node of Graph.analog its value in every step (phased: sweep), real numbers, (steps, …); of one that acts
+      at the end, once.
     """
 
     spikes: dict[str, np.ndarray]
@@ -85,7 +84,7 @@ class Run:
       phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: (inputs, tokens, width) after the last step; in units of the threshold for a graph of real numbers.
     messages: last output of every node; torch has none.
-    analog: (inputs, T, …), see Simulation.
+    analog: of nodes of Graph.analog, real numbers, (inputs, steps or sweeps, …), see Simulation. Torch has none.
 
     largest: max |output| of every node, padding included, real numbers; of an emulator that observes.
     sent: spikes that each token of a neuron layer sent in each sweep (phased) or step (concurrent), and its neurons
@@ -103,6 +102,7 @@ class Run:
     messages: dict[str, np.ndarray] = field(default_factory=dict)
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
     analog: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -228,9 +228,9 @@ def sent_of(spikes: np.ndarray, has_tokens: bool) -> np.ndarray:
 
 
 def sent_in_passes(spikes: np.ndarray, passes: int, has_tokens: bool = True) -> np.ndarray:
-    """`Run.sent` of one layer from its spikes (inputs, steps, …)."""
+    """`Run.sent` of one layer from what it sent, `Neuron.events` (inputs, steps, …)."""
     inputs, _, *shape = spikes.shape
-    return sent_of(np.abs(spikes.astype(np.int64)).reshape(inputs, passes, -1, *shape).sum(2), has_tokens)
+    return sent_of(spikes.astype(np.int64).reshape(inputs, passes, -1, *shape).sum(2), has_tokens)
 
 
 def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from neurotool.graph import Graph, Neuron
 from neurotool.graph.nodes import sizes
 from neurotool.inputs import time_step
 from neurotool.recordings import Content, of_node, on_grid
-from neurotool.validate import Comparison, Difference, LayerComparison, beyond, first_difference
+from neurotool.validate import Comparison, Difference, LayerComparison, beyond, first_difference, nothing_compared
 
 
 def compare_recorded(
@@ -34,6 +34,9 @@ def compare_recorded(
         result.layers[name] = _aligned(name, a, b, len(graph.of_type(Neuron)))
     result.first_difference = first_difference(result, graph)
     result.problems = beyond(result, 1e-9, 1.0)
+    if nothing := nothing_compared(result):
+        result.decided = False
+        result.problems.append(f"{nothing}: no verdict")
     return result
 
 

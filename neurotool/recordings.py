@@ -76,7 +76,7 @@ def read_recording(path: Path) -> Content:
         raise DataError(f"{path}: inputs are read from {_listed(READERS)}, by the ending of the name")
     try:
         return READERS[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, MemoryError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix}: {one_line(error)}") from error
 
 

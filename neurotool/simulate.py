@@ -99,7 +99,7 @@ class _Layer:
         s = self.membrane.step(drive)
         self.spikes.append(s.astype(self.membrane.node.spike_type))
         self._weighted = self._weighted * self.leak.astype(s.dtype) + s
-        self._weight = self._weight * self.leak + 1
+        self._weight = self._weight * self.leak + self.membrane.node.counts_to(1)
         return s
 
     @property
@@ -160,14 +160,16 @@ class _Run:
             before = signals
         averages = {name: before[name].value if phased else total[name] / passes for name in pooled}
         rates = {name: layer.rate for name, layer in self.layers.items()}
+        averages |= rates
+        logits = self._logits(averages)
         return Simulation(
             spikes={name: np.stack(spikes) for name, spikes in self.spikes.items()},
             potentials={name: layer.membrane.u for name, layer in self.layers.items()},
             rates=rates,
             events=self.events,
-            logits=self._logits(averages | rates),
+            logits=logits,
             messages={name: signal.value for name, signal in before.items()},
-            analog={name: np.stack(steps) for name, steps in self.analog.items()},
+            analog={name: np.stack(steps or [averages[name]]) for name, steps in self.analog.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
@@ -210,7 +212,7 @@ class _Run:
         for _ in range(self.graph.time_steps):
             layer.step(drive)
         self.spikes[name].extend(layer.spikes)
-        return _spikes(layer.rate, np.abs(layer.spikes).sum(0))
+        return _spikes(layer.rate, node.events(np.array(layer.spikes)).sum(0, np.int64))
 
     def _stepped(self, name: str, node: Stateful, signal: _Signal) -> _Signal:
         """One step of a layer that keeps a state, and of a second one through which the numbers of spikes pass."""

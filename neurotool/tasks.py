@@ -69,8 +69,9 @@ class _HubSource:
 
 _GLUE = "nyu-mll/glue"
 _PAIR = ("sentence1", "sentence2")
-_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (_PAIR, ("sentence",), ("text",))
-_VALIDATION_STEMS = ("validation", "dev", "valid")
+_GLUE_PAIRS = (("question1", "question2"), ("question", "sentence"), ("premise", "hypothesis"))
+_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (_PAIR, *_GLUE_PAIRS, ("sentence",), ("text",))
+_VALIDATION_STEMS = ("validation", "dev", "valid", "validation_matched")
 _HUB_TASKS = {
     "sst2": _HubSource(_GLUE, "sst2", ("sentence",)),
     "cola": _HubSource(_GLUE, "cola", ("sentence",), ("matthews", "accuracy")),
@@ -116,7 +117,8 @@ def load_task(name: str) -> TaskData:
 def load_data(path: str | Path, metric: str | None = None) -> TaskData:
     """Load a folder with train.* and validation.* (or dev.*, valid.*) as TSV, CSV, JSON lines or Parquet.
 
-    Columns: `sentence` (or `text`), or `sentence1` and `sentence2`; and `label`: class names, integers 0..n-1, or
+    Columns: `sentence` (or `text`), or `sentence1` and `sentence2` (or as GLUE calls them: `question1`, `question2`;
+    `question`, `sentence`; `premise`, `hypothesis`); and `label`: class names, integers 0..n-1, or
     scores (any value that is not an integer makes the task a regression).
 
     metric: the main metric. A regression metric makes scores of integer labels too.

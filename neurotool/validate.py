@@ -9,8 +9,8 @@ import numpy as np
 
 from neurotool.errors import ConfigError
 from neurotool.executor import Executor, Inputs, Simulation, runs
-from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
-from neurotool.graph.fixed_point import DECAY_BITS, initial_potential, leak_mantissa, rescaled
+from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron, Readout
+from neurotool.graph.fixed_point import DECAY_BITS, dead_zone, initial_potential, leak_mantissa, rescaled
 from neurotool.graph.nodes import own_axes
 
 # Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
@@ -55,9 +55,34 @@ class LayerComparison:
 
 
 @dataclass
+class OutputComparison:
+    """What a node of `Graph.analog` gave in both: real numbers, every one of every step. largest: |value|."""
+
+    values: int = 0
+    sum_of_differences: float = 0.0
+    sum_of_values: float = 0.0
+    max_difference: float = 0.0
+    largest: float = 0.0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        difference, size = np.abs(a - b), np.maximum(np.abs(a), np.abs(b))
+        self.values += difference.size
+        self.sum_of_differences += float(difference.sum())
+        self.sum_of_values += float(size.sum())
+        self.max_difference = float(np.maximum(self.max_difference, difference.max()))  # keeps what is no number
+        self.largest = float(np.maximum(self.largest, size.max()))
+
+    @property
+    def relative_difference(self) -> float:
+        """Mean |difference| as a share of the mean |value|."""
+        return self.sum_of_differences / self.sum_of_values if self.sum_of_differences else 0.0
+
+
+@dataclass
 class Comparison:
     """problems: why the models differ, one line each; empty where they agree within the tolerance.
 
+    decided: whether anything was compared that could have differed: without it there is a problem, and no verdict.
     quantised: one of the two, and only one, is a fixed-point network.
     """
 
@@ -65,6 +90,8 @@ class Comparison:
     quantised: bool = False
     inputs: int = 0
     layers: dict[str, LayerComparison] = field(default_factory=dict)
+    outputs: dict[str, OutputComparison] = field(default_factory=dict)
+    decided: bool = True
     first_difference: Difference | None = None
     max_logit_difference: float | None = None
     predictions_agreeing: int | None = None
@@ -80,6 +107,11 @@ class Comparison:
             for name, layer in self.layers.items()
         }
         return asdict(self) | {"layers": layers, "passed": self.passed}
+
+    @property
+    def silent(self) -> list[str]:
+        """Neuron layers that sent nothing in either: what drives them was not compared."""
+        return [name for name, layer in self.layers.items() if not layer.spikes_a + layer.spikes_b]
 
 
 QUANTISED_TOLERANCE = 0.2
@@ -115,15 +147,23 @@ def compare(
         return result
     result.problems += _structure(a.graph, b.graph)
     result.layers = {name: LayerComparison() for name in _common_layers(a.graph, b.graph)}
+    result.outputs = {name: OutputComparison() for name in _common_outputs(a.graph, b.graph)}
     scale = 1.0
     inputs_a, inputs_b = tee(inputs)
     for (one, run_a), (_, run_b) in zip(runs(a, inputs_a, at_once), runs(b, inputs_b, at_once), strict=True):
         for name, layer in result.layers.items():
             _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"), a.graph.has_tokens)
+        for name, output in result.outputs.items():
+            if name in run_a.analog and name in run_b.analog:
+                mask = one.get("attention_mask") if a.graph.has_tokens else None
+                output.add(*(_of_tokens(run.analog[name], mask) for run in (run_a, run_b)))
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1
     if not result.inputs:
         raise ConfigError("no inputs to compare on: give at least one")
+    if nothing := nothing_compared(result):
+        result.decided = False
+        result.problems.append(f"{nothing}: no verdict")
     result.first_difference = first_difference(result, a.graph)
     result.problems += _far_apart(result) if quantised else beyond(result, rounding, scale)
     if tolerance == 0 and not quantised:
@@ -135,6 +175,28 @@ def _common_layers(a: Graph, b: Graph) -> list[str]:
     """Neuron layers of the same name and shape."""
     shapes_a, shapes_b, layers_b = a.shapes(), b.shapes(), b.of_type(Neuron)
     return [name for name in a.of_type(Neuron) if name in layers_b and shapes_a[name] == shapes_b[name]]
+
+
+def _common_outputs(a: Graph, b: Graph) -> list[str]:
+    """Outputs of the same name and shape."""
+    shapes_a, shapes_b = a.shapes(), b.shapes()
+    return [name for name in a.analog if name in b.analog and shapes_a[name] == shapes_b[name]]
+
+
+def nothing_compared(result: Comparison) -> str:
+    """Why two networks that agree have not been shown to be alike; empty where they have."""
+    if result.layers:
+        return "nothing fired" if len(result.silent) == len(result.layers) else ""
+    given = any(output.values for output in result.outputs.values()) or result.max_logit_difference is not None
+    return "" if given else "neither network has neurons or outputs"
+
+
+def _of_tokens(x: np.ndarray, mask: Any) -> np.ndarray:
+    """The values (steps, [heads,] tokens, …) of tokens that are not padding; (steps, width) has no tokens."""
+    if mask is None or x.ndim < 3:
+        return x
+    real = np.asarray(mask).astype(bool)
+    return x[:, real] if x.ndim == 3 else x[:, :, real][..., real]
 
 
 def _different_networks(a: Graph, b: Graph) -> str:
@@ -172,6 +234,7 @@ def _structure(a: Graph, b: Graph) -> list[str]:
         problems.append(f"the readout has {outputs_a} outputs in A, {outputs_b} in B")
     layers_a, layers_b = a.of_type(Neuron), b.of_type(Neuron)
     shapes_a, shapes_b, common = a.shapes(), b.shapes(), _common_layers(a, b)
+    problems += _outputs_apart(a, b)
     apart = {
         "only in A": [name for name in layers_a if name not in layers_b],
         "only in B": [name for name in layers_b if name not in layers_a],
@@ -186,6 +249,16 @@ def _structure(a: Graph, b: Graph) -> list[str]:
         first = next(i for i, (x, y) in enumerate(zip(layers_a, layers_b, strict=True)) if x != y)
         problems.append(f"neuron layers emit in another order: {layers_a[first]} in A where {layers_b[first]} is in B")
     return problems
+
+
+def _outputs_apart(a: Graph, b: Graph) -> list[str]:
+    common = _common_outputs(a, b)
+    apart = {
+        "only in A": [name for name in a.analog if name not in b.analog],
+        "only in B": [name for name in b.analog if name not in a.analog],
+        "of another shape": [name for name in a.analog if name in b.analog and name not in common],
+    }
+    return [f"outputs {how}: {_listing(names)}" for how, names in apart.items() if names]
 
 
 def _shape(shape: tuple[object, ...]) -> str:
@@ -226,7 +299,7 @@ def _compare_logits(result: Comparison, a: np.ndarray | None, b: np.ndarray | No
     """Returns the largest |logit|. Readouts of different size are a matter of _structure."""
     if a is None or b is None or a.shape != b.shape:
         return 0.0
-    result.max_logit_difference = max(result.max_logit_difference or 0.0, float(np.abs(a - b).max()))
+    result.max_logit_difference = float(np.maximum(result.max_logit_difference or 0.0, np.abs(a - b).max()))
     if len(a) > 1:
         result.predictions_agreeing = (result.predictions_agreeing or 0) + int(a.argmax() == b.argmax())
     return float(np.abs(a).max())
@@ -247,7 +320,12 @@ def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
             problems.append(f"{name}: {layer.differing} of {layer.compared} spikes differ")
         elif layer.max_rate_difference > result.tolerance + rounding:
             problems.append(f"{name}: rates differ by up to {layer.max_rate_difference:.3g}")
-    if (result.max_logit_difference or 0.0) > result.tolerance + rounding * scale:
+    for name, output in result.outputs.items():
+        if not output.values:
+            problems.append(f"{name}: the output could not be compared")
+        elif not output.max_difference <= result.tolerance + rounding * max(1.0, output.largest):
+            problems.append(f"{name}: outputs differ by up to {output.max_difference:.3g}")
+    if not (result.max_logit_difference or 0.0) <= result.tolerance + rounding * scale:
         problems.append(f"logits differ by up to {result.max_logit_difference:.3g}")
     return problems
 
@@ -258,6 +336,11 @@ def _far_apart(result: Comparison) -> list[str]:
         f"{name}: rates differ by {layer.mean_rate_difference:.3g} on average"
         for name, layer in result.layers.items()
         if layer.mean_rate_difference > result.tolerance
+    ]
+    problems += [
+        f"{name}: outputs differ by {output.relative_difference:.3g} of their mean size"
+        for name, output in result.outputs.items()
+        if not output.values or not output.relative_difference <= result.tolerance
     ]
     if result.predictions_agreeing is not None:
         differing = result.inputs - result.predictions_agreeing
@@ -289,8 +372,18 @@ def _try_neurons(a: Executor, b: Executor, layer: str) -> str:
 def _least_firing_current(node: Neuron) -> np.ndarray:
     """The smallest float64 that makes a neuron fire in its first step: it is on the threshold, to the last bit."""
     v_threshold, kept = np.asarray(node.v_threshold, np.float64), np.asarray(node.leak) * node.v_init
+    if isinstance(node, GradedNeuron):
+        return _least_sending_current(node, v_threshold)
     current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50) - node.bias
     while np.any(silent := kept + (current + node.bias) / v_threshold < node.firing_point):
+        current = np.where(silent, np.nextafter(current, np.inf), current)
+    return current
+
+
+def _least_sending_current(node: GradedNeuron, v_threshold: np.ndarray) -> np.ndarray:
+    """The same for a count other than 0."""
+    current = v_threshold * max(node.firing_point - node.v_init, node.dead_zone) / node.levels * (1 - 2.0**-50)
+    while np.any(silent := node.count(current / v_threshold, 1) == 0):
         current = np.where(silent, np.nextafter(current, np.inf), current)
     return current
 
@@ -302,6 +395,8 @@ def _least_firing_message(graph: Graph, layer: str, node: Neuron) -> np.ndarray:
     threshold = np.asarray(node.v_threshold, np.int64)
     kept = initial_potential(node) * leak_mantissa(node) >> DECAY_BITS
     needed = (threshold if node.spikes == "binary" else (threshold + 1) // 2) - kept
+    if isinstance(node, GradedNeuron):
+        needed = -(-np.maximum(needed, dead_zone(node)) // node.levels)
     message = (needed << shift) // max(multiplier, 1) - 1
     for _ in range(3):
         message = np.where(rescaled(message, multiplier, shift) < needed, message + 1, message)

@@ -195,3 +195,38 @@ def make_plan(run_options: Callable[..., list[str]]) -> "Callable[..., TrainingP
         return plan_from(options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def energy_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_data: Callable[[str], Path]
+) -> Path:
+    """An untrained student of 2 layers x 32 with the record that training would have left."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from neurotool.checkpoint import write_checkpoint
+    from neurotool.evaluation import evaluate
+    from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
+    from neurotool.student.serialise import to_checkpoint
+    from neurotool.tasks import load_data, tokenise
+
+    data = load_data(tiny_data("classes"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    config = SpikingBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=24, initializer_range=0.3, time_steps=4, v_threshold=0.8, spikes="ternary",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    student = SpikingBertForSequenceClassification(config).eval()
+    dataset, _ = tokenise(data.validation, tokenizer, 24)
+    result = evaluate(student, dataset, tokenizer, data.task)
+    training = {
+        "teacher": {"name": "tiny", "layers": 2, "metrics": {"accuracy": 0.9}},
+        "metrics": result.metrics,
+        "data": {"validation_size": len(dataset)},
+        "plan": {"data": str(tiny_data("classes")), "student": {}},
+    }
+    path = tmp_path_factory.mktemp("energy") / "model.ckpt"
+    write_checkpoint(path, to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict()))
+    return path

@@ -50,12 +50,12 @@ def test_copied_from_its_teacher_it_is_the_teachers_encoder() -> None:
     copy_teacher(student, bert, (0, 1, 2, 3))
     taught = Teacher(bert)(BATCH, (0, 1, 2, 3), (1, 2, 3))
     with torch.no_grad():
-        output = student(**BATCH, output_scores=True)
+        output = student(**BATCH, output_attention=True)
     real = BATCH["attention_mask"].bool()
     for ours, theirs in zip(output.hidden, taught.hidden, strict=True):
         torch.testing.assert_close(ours[real], theirs[real])
-    for ours, theirs in zip(output.attention_scores, taught.scores, strict=True):
-        torch.testing.assert_close(ours[0], theirs[0])
+    for ours, theirs in zip(output.attention, taught.attention, strict=True):
+        torch.testing.assert_close(ours.scores[0], theirs.scores[0])
     assert output.rates == {} and student.neuron_layers == {}
 
 

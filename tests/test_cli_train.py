@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -16,9 +17,12 @@ from rich.console import Console
 
 from neurotool.cli.evaluate import print_rates
 from neurotool.cli.main import COMMANDS, cli
-from neurotool.cli.train import TASKS
+from neurotool.cli.train import TASKS, train
 from neurotool.evaluation import Activity, Evaluation, LayerActivity
 from neurotool.tasks import TASK_NAMES
+from neurotool.train.options import plan_from
+from neurotool.train.pipeline import check_settings
+from neurotool.train.recipes import PRESETS
 
 RunOptions = Callable[..., list[str]]
 TinyData = Callable[[str], Path]
@@ -106,7 +110,7 @@ def test_options_that_are_no_numbers(run_options: RunOptions) -> None:
     for option, value, message in (
         ("--v-threshold", "high", "'high' is neither a number nor 'learned'"),
         ("--layer-map", "0;1", "'0;1' is not a list of whole numbers"),
-        ("--spikes", "graded", "'graded' is not one of"),
+        ("--spikes", "analogue", "'analogue' is not one of"),
     ):
         result = run("train", *run_options(option, value))
         assert result.exit_code == 2 and message in result.stderr
@@ -291,3 +295,33 @@ def test_a_long_text_is_cut_and_counted(trained: Callable[[str], Path]) -> None:
     result = run("predict", trained("classes"), "good " * 40, "bad")
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == 2
     assert result.stderr == "1 of 2 texts are longer than 24 tokens: cut\n"
+
+
+# --- presets ---------------------------------------------------------------------------------------------------------
+
+
+def plan_of(*options: str) -> Any:
+    chosen = train.make_context("train", list(options)).params
+    return plan_from({name: value for name, value in chosen.items() if name not in ("as_json", "config")})
+
+
+def test_a_preset_is_its_options() -> None:
+    assert plan_of("--preset", "fast") == plan_of()
+    best = ("--spikes", "ternary", "--bf16", "--epochs", "4")
+    assert plan_of("--preset", "best") == plan_of(*best)
+    assert plan_of("--epochs", "1", "-T", "2", "--preset", "best") == plan_of(*best, "--epochs", "1", "-T", "2")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_trained_and_is_listed(name: str) -> None:
+    plan = plan_of("--preset", name, "--corpus", "texts.txt")
+    plan.check()
+    check_settings(plan)
+    listed = run("train", "--list-presets")
+    assert listed.exit_code == 0 and f"\n{name}: " in f"\n{listed.stdout}" and PRESETS[name].reached in listed.stdout
+    command = listed.stdout.split(f"{name}: ")[1].splitlines()[1].split()
+    assert plan_of(*command, "--corpus", "texts.txt") == plan
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    assert "'fastest' is not one of 'fast', 'best'" in refusal(run("train", "--preset", "fastest"))

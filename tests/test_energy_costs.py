@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from neurotool.activity import Activity, LayerActivity
-from neurotool.energy.cores import core_loads
 from neurotool.energy.costs import FOLDER, cost_models, load_cost_model, price, quantised
 from neurotool.energy.counts import Counts, count, events_of_activity
 from neurotool.energy.dense import dense_counts, dense_graph, named_config, teacher_config
 from neurotool.energy.formats import si
+from neurotool.energy.latency import parts_by_weights, phases
 from neurotool.energy.operations import OPERATIONS
 from neurotool.energy.report import build_report, compare, priced, published_formula, rate_code_bits, rows
 from neurotool.errors import ConfigError
@@ -153,7 +153,7 @@ def test_the_published_formula() -> None:
 
 def test_technologies_do_not_mix() -> None:
     loihi = load_cost_model("loihi1-silicon")
-    with pytest.raises(ConfigError, match=r"14 nm.* 45 nm .*--force"):
+    with pytest.raises(ConfigError, match=r"14 nm.* 45 nm .*--across-technologies"):
         build_report("m", "", two_layers(10), [loihi], dense_model=ARITHMETIC)
     forced = build_report("m", "", two_layers(10), [loihi], dense_model=ARITHMETIC, force=True)
     assert forced.comparisons
@@ -169,7 +169,7 @@ def test_one_file_does_not_mix_technologies_either() -> None:
     fp32 = ARITHMETIC.format("fp32")
     add = replace(fp32.constants["add"], node="14 nm")
     mixed = replace(ARITHMETIC, name="mixed", formats={"fp32": replace(fp32, constants=fp32.constants | {"add": add})})
-    with pytest.raises(ConfigError, match=r"14 nm and 45 nm.*--force"):
+    with pytest.raises(ConfigError, match=r"14 nm and 45 nm.*--across-technologies"):
         build_report("m", "", two_layers(10), [mixed])
     assert build_report("m", "", two_layers(10), [mixed], force=True).comparisons
 
@@ -189,8 +189,11 @@ def test_what_only_the_dense_twin_does_is_listed_too() -> None:
 def test_loihi_2_has_counts_and_no_joules() -> None:
     report = build_report("m", "", two_layers(2000), [load_cost_model("loihi2")])
     assert all(row.spiking is None for row in rows(report.accounts[0], None))
-    (load,) = core_loads(report.counts)
-    assert (load.cores, load.synaptic_operations, load.neuron_updates) == (1, 100_000 / 40, 50)
+    (part,) = parts_by_weights(report.counts.graph)
+    assert (part.cores, part.nodes, part.busiest) == (1, ("weights", "last"), 1)
+    sending, adding_up = phases(report.counts, [part])
+    assert sending.loads["weights"].synaptic_operation == 100_000
+    assert adding_up.loads["weights"].neuron_update == 50 * 40
 
 
 def test_every_operation_is_priced_or_left_out_on_purpose() -> None:

@@ -14,7 +14,7 @@ from neurotool.energy.dataflow import BATCHED, DATAFLOWS, GRADED, LEMAIRE, OUTPU
 from neurotool.energy.measure import measure
 from neurotool.energy.operations import Operations
 from neurotool.energy.priced import hybrid, priced
-from neurotool.energy.report import build_report
+from neurotool.energy.report import build_report, rate_code_bits
 from neurotool.errors import ConfigError, DataError
 from neurotool.graph import (
     Add,
@@ -30,6 +30,7 @@ from neurotool.graph import (
     Softmax,
 )
 from neurotool.graph.fixed_point import row_mantissas
+from neurotool.graph.graded import graded
 from neurotool.simulate import simulate
 
 ARITHMETIC, MEMORY = load_cost_model("horowitz-45nm"), load_cost_model("horowitz-45nm-memory")
@@ -192,6 +193,38 @@ def test_payloads_in_integers_take_a_smaller_multiplier() -> None:
         energy = price(ARITHMETIC, ARITHMETIC.format("int8"), linear)
         assert linear.payload_bits == bits
         assert energy.by_kind["payload_products"] == pytest.approx(linear.spiking.payload_products * 0.2 * bits / 8)
+
+
+@pytest.mark.parametrize("spikes", ["binary", "ternary"])
+@pytest.mark.parametrize("flow", [SPIKE, BATCHED, GRADED, OUTPUT_STATIONARY], ids=lambda flow: flow.name)
+def test_a_graded_message_is_a_product_in_every_dataflow(flow: Dataflow, spikes: Any) -> None:
+    """A network of graded neurons does what its spiking twin does in the graded dataflow: one product a message."""
+    graph = attention_graph(spikes=spikes)
+    as_flow = replace(GRADED, registers=flow.registers)
+    spiking, messages = counted(graph, as_flow), counted(graded(graph), flow)
+    for name in ("linear", "scores", "context"):
+        ours, theirs = node(messages, name), node(spiking, name)
+        assert ours.spiking == theirs.spiking and ours.arrived.events == ours.arrived.active == theirs.arrived.active
+        assert ours.spiking.payload_products == ours.spiking.accumulates == theirs.arrived.active_operations > 0
+        assert ours.payload_bits == theirs.payload_bits == (4 if spikes == "ternary" else 3)
+        assert ours.work["zero-skipping"] == theirs.work["zero-skipping"]
+    once, steps = node(messages, "k").spiking, node(spiking, "k").spiking
+    assert (once.updates, once.multiplies, once.compares) == (24, 24, 24 * (spikes == "ternary"))  # 6 tokens of width 4
+    assert (steps.updates, steps.multiplies) == (4 * 24, 0)
+    assert once.resets == once.value_writes == steps.value_writes
+    assert rate_code_bits(messages) == rate_code_bits(spiking)
+    assert messages.density == spiking.density
+
+
+def test_a_message_of_one_level_is_a_spike_and_a_dead_zone_a_comparison() -> None:
+    plain, wide = (counted(graded(one_step(), dead_zone)) for dead_zone in (0.5, 0.75))
+    assert node(plain, "linear").spiking.payload_products == 0 < node(plain, "linear").spiking.accumulates
+    assert node(plain, "k").spiking.multiplies == 0 and node(plain, "k").spiking.compares == 24
+    assert node(wide, "k").spiking.compares == 48
+
+
+def one_step() -> Graph:
+    return replace(attention_graph(spikes="ternary"), time_steps=1)
 
 
 @pytest.mark.parametrize("sweeps", [1, 3])

@@ -144,7 +144,7 @@ def test_fixed_point_comes_closer_with_more_steps(make_student: Callable[..., An
         (["--target", "lava", "-o", "no_folder/x.lava"], "no_folder/x.lava: cannot be written: No such file"),
         (["--target", "lava", "--part", "encoder.0"], "only drawings have parts"),
         (["--target", "lava", "--data", "missing.tsv"], "missing.tsv: no such file"),
-        (["--target", "lava", "-T", "0"], "time_steps is 0"),
+        (["--target", "lava", "-T", "0"], "0 is not in the range 1<=x<=1000000"),
     ],
 )
 def test_bad_options(checkpoint: Path, tmp_path: Path, options: list[str], message: str) -> None:

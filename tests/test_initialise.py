@@ -107,16 +107,16 @@ def test_the_folding_is_exact(
         assert len(set(thresholds)) > 5
     else:
         assert thresholds == pytest.approx([student.config.v_threshold] * len(thresholds))
-    emission, scores = Recorded(Unquantised()), []
-    student._sweep(student.embeddings(IDS, BATCH["token_type_ids"]), MASK)(emission, None, scores)
+    emission, read = Recorded(Unquantised()), []
+    student._sweep(student.embeddings(IDS, BATCH["token_type_ids"]), MASK)(emission, None, read)
     rates = [emission.rates[name] for name in student.output_names]
     shifts = layer_shifts(student, teacher)
     assert any(bool(shift.abs().max() > 0.01) for shift in shifts) == (values.get("v_init") == 0.5)
     for rate, shift, name, hidden in zip(rates, shifts, student.output_names, wanted.hidden, strict=True):
         real = student.neuron_layers[name].v_threshold * rate - shift
         torch.testing.assert_close(real * MASK[..., None], hidden * MASK[..., None], atol=1e-4, rtol=1e-4)
-    for ours, theirs in zip(scores, wanted.scores, strict=True):
-        torch.testing.assert_close(centred(ours), centred(theirs), atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(read, wanted.attention, strict=True):
+        torch.testing.assert_close(centred(ours.scores), centred(theirs.scores), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(student.readout(rates[-1], MASK), logits, atol=1e-4, rtol=1e-4)
 
 
@@ -131,13 +131,13 @@ def test_rates_reproduce_the_teacher(
     wanted = taught(teacher)
     student = start(time_steps=256, **values).eval()
     fit_spikes(student, BATCH, max_shift=0.5)
-    output = student(**BATCH, output_scores=True)
+    output = student(**BATCH, output_attention=True)
     errors = {}
     for name, shift, hidden in zip(student.output_names, layer_shifts(student, teacher), wanted.hidden, strict=True):
         real = student.neuron_layers[name].v_threshold * output.rates[name] - shift
         errors[name] = relative(real[MASK.bool()], hidden[MASK.bool()])
-    for i, (ours, theirs) in enumerate(zip(output.attention_scores, wanted.scores, strict=True)):
-        errors[f"scores {i}"] = relative(centred(ours), centred(theirs))
+    for i, (ours, theirs) in enumerate(zip(output.attention, wanted.attention, strict=True)):
+        errors[f"scores {i}"] = relative(centred(ours.scores), centred(theirs.scores))
     assert max(errors.values()) < limit, errors
 
 

@@ -20,9 +20,11 @@ from neurotool.errors import DataError, ExportError, LavaError, OverflowingError
 from neurotool.executor import Run
 from neurotool.export.lower import lower
 from neurotool.graph import FixedPoint, Graph, GraphBuilder, Input, Linear, MeanPool, Neuron, Readout
+from neurotool.graph.graded import graded
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.emulator import Emulator, entering
 from neurotool.lava_runtime.job import Job
+from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.run import run_jobs, run_on_lava
 
 pytestmark = pytest.mark.skipif(
@@ -108,6 +110,35 @@ def test_students_give_the_same_integers(make_student: Any) -> None:
 @pytest.mark.parametrize("schedule", ["phased", "concurrent"])
 def test_a_float_student_gives_the_same_spikes(make_student: Any, schedule: str) -> None:
     graph = make_student(5, schedule=schedule, time_steps=4).to_graph()
+    batch = {"input_ids": np.random.default_rng(5).integers(0, 30, (2, 8))}
+    lava = run_on_lava(graph, **batch, record=tuple(graph.nodes), timeout=TIMEOUT)
+    emulator = Emulator(graph).run(**batch, record=True)
+    assert_same(lava, emulator, tolerance=1e-9)
+    assert all(np.array_equal(lava.spikes[name], emulator.spikes[name]) for name in emulator.spikes)
+
+
+def test_graded_students_give_the_same_integers_in_fewer_steps(make_student: Any) -> None:
+    """One step a window; with no dead zone the logits of the windows of four."""
+    rng = np.random.default_rng(3)
+    batch = {"input_ids": rng.integers(0, 30, (2, 9)), "attention_mask": np.array([[1] * 9, [1] * 6 + [0] * 3])}
+    jobs, expected = [], []
+    for spikes, dead_zone in (("ternary", 0.0), ("binary", 0.0), ("ternary", 1.25)):
+        spiking = make_student(3, num_hidden_layers=1, time_steps=4, spikes=spikes).to_graph()
+        graph, seen = graded(spiking, dead_zone), Emulator(spiking).run(**batch, observe=True).largest
+        fixed = lower(graph, seen)
+        jobs.append(job(fixed, batch))
+        expected.append(Emulator(fixed).run(**batch, record=True))
+        assert np.abs(expected[-1].spikes["encoder.0.output"]).max() > 1
+        steps = [Network(network).time_line.steps for network in (lower(spiking, seen), fixed)]
+        assert steps[0] == 4 * steps[1]
+        if not dead_zone:
+            assert np.array_equal(expected[-1].logits, Emulator(lower(spiking, seen)).run(**batch).logits)
+    for lava, emulator in zip(run_jobs(jobs, TIMEOUT), expected, strict=True):
+        assert_same(lava, emulator)
+
+
+def test_a_graded_student_gives_the_same_floats(make_student: Any) -> None:
+    graph = make_student(5, spikes="graded", time_steps=4, dead_zone=0.75, num_hidden_layers=1).to_graph()
     batch = {"input_ids": np.random.default_rng(5).integers(0, 30, (2, 8))}
     lava = run_on_lava(graph, **batch, record=tuple(graph.nodes), timeout=TIMEOUT)
     emulator = Emulator(graph).run(**batch, record=True)

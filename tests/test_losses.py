@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from neurotool.train.losses import attention_loss, hidden_loss, soft_label_loss
+from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
 
 
 def test_hidden_loss_by_hand() -> None:
@@ -37,6 +37,26 @@ def test_a_constant_per_query_is_no_attention_loss() -> None:
     key_mask = mask[:, None, None].bool()
     attention = (s.masked_fill(~key_mask, -math.inf).softmax(-1) for s in (shifted, scores))
     torch.testing.assert_close(*attention)
+
+
+def test_relation_loss_by_hand() -> None:
+    """One head of width 1, two real tokens at x and -x (already centred): scaled to 1 and -1, a token's relations are
+    e and 1/e over their sum. A constant vector has none: 1/2 each."""
+    teacher = torch.tensor([[[[3.0], [-3.0], [50.0]]]])
+    mask = torch.tensor([[1, 1, 0]])
+    share = math.e / (math.e + 1 / math.e)
+    wanted = share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share))
+    assert relation_loss(torch.ones(1, 1, 3, 1), teacher, mask).item() == pytest.approx(wanted, rel=1e-6)
+    assert relation_loss(teacher, teacher, mask).item() == 0
+
+
+def test_shift_factor_and_width_are_no_relations() -> None:
+    x = torch.randn(2, 3, 5, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    same = relation_loss(0.3 * x - 2 * torch.randn(2, 3, 1, 4), x, mask)
+    assert same.item() == pytest.approx(0, abs=1e-6)
+    assert relation_loss(torch.randn(2, 3, 5, 4), x, mask).item() > 0.1
+    assert relation_loss(torch.randn(2, 3, 5, 7), x, mask).isfinite()
 
 
 def test_soft_labels_by_hand() -> None:
@@ -66,16 +86,21 @@ def cases(texts: int, tokens: int) -> dict[str, tuple[Any, Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(texts + 7 * tokens)
     hidden = torch.randn(2, texts, tokens, 6, generator=generator, dtype=torch.float64)
     scores = torch.randn(2, texts, 3, tokens, tokens, generator=generator, dtype=torch.float64)
-    return {"hidden": (hidden_loss, *hidden), "attention": (attention_loss, *scores)}
+    keys = torch.randn(2, texts, 3, tokens, 4, generator=generator, dtype=torch.float64)
+    return {
+        "hidden": (hidden_loss, *hidden),
+        "attention": (attention_loss, *scores),
+        "relations": (relation_loss, *keys),
+    }
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(1, 4), st.integers(1, 5))
 def test_losses_depend_neither_on_padding_nor_on_the_split(lengths: list[int], padding: int, cut: int) -> None:
     tokens, cut = max(lengths), min(cut, len(lengths) - 1)
     mask = (torch.arange(tokens) < torch.tensor(lengths)[:, None]).long()
-    for loss, student, teacher in cases(len(lengths), tokens).values():
+    for name, (loss, student, teacher) in cases(len(lengths), tokens).items():
         whole = loss(student, teacher, mask)
-        pads = (0, padding, 0, padding) if student.ndim == 4 else (0, 0, 0, padding)
+        pads = (0, padding if name == "attention" else 0, 0, padding)
         padded = (F.pad(x, pads, value=9.0 + i) for i, x in enumerate((student, teacher)))
         torch.testing.assert_close(loss(*padded, F.pad(mask, (0, padding))), whole)
         parts = [

@@ -379,3 +379,34 @@ def test_the_thresholds_gradient_is_unbiased(dynamics: NeuronDynamics, time_step
     exact = -(drive * weight).sum() / 2
     at_this_resolution = 0.4 / time_steps**2  # weight varies within a level
     assert v_threshold.grad.item() == pytest.approx(exact.item(), rel=0.01 + at_this_resolution)
+
+
+@pytest.mark.parametrize("v_init", [0.0, 0.25, -0.5])
+@pytest.mark.parametrize("time_steps", [1, 3, 4])
+def test_rectified_neurons_send_the_positive_counts(v_init: float, time_steps: int) -> None:
+    ternary = NeuronDynamics("ternary", v_init=v_init)
+    drive = torch.linspace(-2, 2, 1601)
+    rectified = ternary.rectified
+    assert torch.equal(rectified.spike_count(drive, time_steps), ternary.spike_count(drive, time_steps).clamp(min=0))
+    binary = NeuronDynamics(v_init=0.5)
+    assert binary.rectified is binary
+
+
+def test_a_threshold_for_each_channel_has_its_own_gradient() -> None:
+    """That of as many layers of one neuron each."""
+    current = torch.tensor([[0.2, 0.9, -0.4], [1.7, 0.4, 0.6]])
+    weights = torch.tensor([[1.0, -2.0, 0.5], [3.0, 1.0, 2.0]])
+    dynamics = NeuronDynamics("ternary", v_init=0.25)
+    layer = NeuronLayer("n", 0.8, True, dynamics, channels=3)
+    with torch.no_grad():
+        layer.log_gain.copy_(torch.tensor([0.0, 0.3, -0.5]))
+    (layer.rate(current, 4) * weights).sum().backward()
+    for channel in range(3):
+        single = NeuronLayer("n", 0.8, True, dynamics)
+        with torch.no_grad():
+            single.log_gain.copy_(layer.log_gain[channel])
+        rate = single.rate(current[:, channel], 4)
+        assert torch.equal(rate, layer.rate(current, 4)[:, channel])
+        (rate * weights[:, channel]).sum().backward()
+        assert single.log_gain.grad is not None and layer.log_gain.grad is not None
+        assert layer.log_gain.grad[channel] == pytest.approx(float(single.log_gain.grad))

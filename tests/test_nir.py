@@ -560,11 +560,11 @@ def test_files_are_replaced_whole_or_not_at_all(written: tuple[Graph, Path], mon
         write_nir(graph, file.parent / "no" / "such.nir")
 
     def full(path: Path, *_: Any, **__: Any) -> None:
-        Path(path).write_bytes(b"half")
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(nir, "write", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(ExportError, match=r"cannot be written: No space left on device"):
             write_nir(graph, file, force=True)
     assert file.read_bytes() == before

@@ -190,17 +190,17 @@ def test_losses(make_student: MakeStudent) -> None:
     assert output.loss.item() == pytest.approx(((output.logits[:, 0] - scores) ** 2).mean().item())
 
 
-def test_attention_scores_on_request(make_student: MakeStudent) -> None:
+def test_what_attention_reads_on_request(make_student: MakeStudent) -> None:
     student = make_student()
-    assert student(IDS, MASK).attention_scores is None
-    output = student(IDS, MASK, output_scores=True)
-    assert [s.shape for s in output.attention_scores] == [(3, 2, 6, 6)] * 2
+    assert student(IDS, MASK).attention is None
+    output = student(IDS, MASK, output_attention=True)
+    assert [read.scores.shape for read in output.attention] == [(3, 2, 6, 6)] * 2
     layer: Any = student.layers[0]
     rates = output.rates
     query = layer.query(rates["embedding"]).view(3, 6, 2, 8)
     key = rates["encoder.0.key"].view(3, 6, 2, 8)
     by_hand = torch.einsum("bqhd,bkhd->bhqk", query, key) / 8**0.5
-    assert torch.allclose(output.attention_scores[0], by_hand, atol=1e-5)
+    assert torch.allclose(output.attention[0].scores, by_hand, atol=1e-5)
 
 
 # --- the paper's schedule, written a second time ---------------------------------------------------------------------

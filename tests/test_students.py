@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "spikingbert": {"model_type": "spikingbert", "v_init": 0.25},
     "spikebert": {"model_type": "spikebert"},
     "spikebert ternary, no positions": {"model_type": "spikebert", "spikes": "ternary", "positions": "none"},
+    "spikebert normed attention": {"model_type": "spikebert", "attention_norm": True, "attention_v_threshold": 1.0},
     "spikebert hard reset": {"model_type": "spikebert", "reset": "hard", "learn_v_threshold": True},
     "ann": {"model_type": "ann"},
     "snn-textcnn": {"model_type": "snn-textcnn", "channels": 5},
@@ -274,3 +275,21 @@ def test_a_textcnn_by_hand() -> None:
     assert output.spike_counts["convolution.1"][0, :2].tolist() == [[2], [2]]
     assert output.spike_counts["convolution.2"][0, :2].tolist() == [[1], [0]]
     assert output.logits.tolist() == [[2 / 4, (1 / 4 + 0) / 2]]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_normed_attention_does_not_grow_with_the_text(normed: bool) -> None:
+    """Every token twice, without positions: the sums over tokens double, and nothing else changes."""
+    student = make("spikebert normed attention", positions="none", attention_norm=normed, max_position_embeddings=18)
+    student = student.double()
+    for module in student.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 0.0
+    with torch.no_grad():
+        once, twice = student(IDS[:1]).rates, student(IDS[:1].repeat(1, 2)).rates
+    grows = twice["encoder.0.attention"][:, :9].mean() - once["encoder.0.attention"].mean()
+    if normed:
+        for name, rate in once.items():
+            torch.testing.assert_close(twice[name][:, :9], rate, msg=name)
+    else:
+        assert grows > 0.05

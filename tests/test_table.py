@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 
 from neurotool.errors import NeurotoolError
+from neurotool.tasks import _HUB_TASKS, load_data
 
 CONFIG = {
     "options": "--teacher scratch --max-length 16 --teacher-epochs 1 --epochs 1",
@@ -30,6 +32,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def table(repository: Path) -> ModuleType:
+    sys.path.insert(0, str(repository / "benchmarks"))
     specification = importlib.util.spec_from_file_location("table", repository / "benchmarks" / "table.py")
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -156,3 +159,94 @@ def test_a_table_is_trained_written_and_not_trained_again(
     assert "failed: large-ann-42: batch size of stage prediction is 0" in changed.stderr
     assert "failed: large-snn-textcnn-42: its options were" in changed.stderr and "delete" in changed.stderr
     assert "| small" in changed.stdout and "| large" not in changed.stdout
+
+
+# --- students that start from others ---------------------------------------------------------------------------------
+
+
+def test_a_student_starts_from_the_checkpoint_of_the_same_data_and_seed(table: ModuleType, tmp_path: Path) -> None:
+    cell = table.Cell("sparse", "sst2", 7, "--start-from {dense one} --prune 0.5")
+    start = cell.starts_from
+    assert start is not None and start.name == "sst2-dense one-7"
+    path = str(tmp_path / "sst2-dense one-7.ckpt")
+    assert cell.command(tmp_path) == ["--start-from", path, "--prune", "0.5", "--seed", "7"]
+    assert table.Cell("dense", "sst2", 7, "--epochs 2").starts_from is None
+
+
+def test_cells_begin_row_by_row_or_seed_by_seed(table: ModuleType) -> None:
+    cells = [table.Cell(student, data, seed, "") for data in "xy" for seed in (7, 8) for student in "ab"]
+    by_row = [f"{student}{data}{seed}" for student in "ab" for data in "xy" for seed in (7, 8)]
+    by_seed = [f"{student}{data}{seed}" for seed in (7, 8) for student in "ab" for data in "xy"]
+    for seed_by_seed, expected in ((False, by_row), (True, by_seed)):
+        assert [f"{c.student}{c.data}{c.seed}" for c in table.in_turn(cells, seed_by_seed)] == expected
+
+
+def test_a_student_can_start_only_from_one_before_it(table: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    for start in ("b", "c"):
+        file.write_text(json.dumps({"students": {"a": f"--start-from {{{start}}}", "b": ""}, "data": {"d": ""}}))
+        with pytest.raises(ClickException, match=f"'a' starts from '{start}', which is no student before it"):
+            table.load_config(file)
+    file.write_text(json.dumps({"students": {"b": "", "a": "--start-from {b}"}, "data": {"d": ""}}))
+    assert table.load_config(file)["students"]["a"] == "--start-from {b}"
+
+
+def test_the_front_is_a_config(table: ModuleType, repository: Path) -> None:
+    config = table.load_config(repository / "benchmarks" / "front.json")
+    students = list(config["students"])
+    assert len(table.cells(config, students, list(config["data"]))) == 6 * len(students)
+
+
+@pytest.mark.slow
+def test_a_chain_is_trained_in_its_order(table: ModuleType, data: Path, tmp_path: Path) -> None:
+    config, folder = tmp_path / "chain.json", tmp_path / "out"
+    students = {
+        "first": "--student snn-textcnn -T 2",
+        "second": "--student snn-textcnn --start-from {first} --prune 0.5",
+    }
+    config.write_text(json.dumps(CONFIG | {"students": students, "only": {}, "data": {"small": ""}}))
+    result = run(table, data, folder, "--config", config, "--jobs", 2)
+    assert result.exit_code == 0, result.output
+    assert (folder / "small-second-1.ckpt").exists() and (folder / "small-second-2.ckpt").exists()
+    (folder / "small-first-1.ckpt").unlink()
+    (folder / "small-second-1.ckpt").unlink()
+    (folder / "small-second-1.json").unlink()
+    result = run(table, data, folder, "--config", config, "--students", "second")
+    assert (
+        result.exit_code == 1 and "failed: small-second-1: " in result.stderr and "small-first-1.ckpt" in result.stderr
+    )
+
+
+# --- GLUE ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_as_latex(table: ModuleType) -> None:
+    text = table.table({table.Cell("best_4", "sst2", 1, ""): table.Result("f1", 0.9, 0.81, 0.25, 0.2, None, 3.0)})
+    assert table.latex(text).splitlines()[-3:] == [
+        r"sst2 & f1 & best\_4 & 90.0 & 81.0 & 90.0 \% & 0.250 & 20.0 \% &  & 3.0 & 1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_glue_is_all_its_tasks_with_their_metrics(table: ModuleType, repository: Path) -> None:
+    """As the hub's tasks have them; WNLI is left out, as everywhere."""
+    config = table.load_config(repository / "benchmarks" / "glue.json")
+    tasks = {name: source.metrics[0] for name, source in _HUB_TASKS.items() if source.path == "nyu-mll/glue"}
+    given = {name: options.partition("--metric ")[2] or "accuracy" for name, options in config["data"].items()}
+    assert given == tasks
+    assert config["seeds"] == {name: [42, 1, 2] for name in tasks}
+
+
+@pytest.mark.parametrize("columns", ["sentence", "question\tsentence", "question1\tquestion2", "premise\thypothesis"])
+def test_files_in_glue_s_form_are_read(tmp_path: Path, columns: str) -> None:
+    """Columns of the hub's files, with their idx; MNLI's validation is the matched one."""
+    width = columns.count("\t") + 1
+    for name in ("train", "validation_matched" if "premise" in columns else "validation"):
+        rows = [f"{number}\t" + "\t".join(f"text {number} {i}" for i in range(width)) for number in range(4)]
+        lines = [f"idx\t{columns}\tlabel", *(f"{row}\t{number % 2}" for number, row in enumerate(rows))]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = load_data(tmp_path)
+    assert data.task.text_columns == tuple(columns.split("\t")) and len(data.validation) == 4
+    assert [name for name in data.train.column_names if name != "label"] == ["sentence1", "sentence2"][:width]
+    assert data.train[1][f"sentence{width}"] == f"text 1 {width - 1}"

@@ -72,7 +72,7 @@ def test_it_never_trains(tiny_teacher: Path) -> None:
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     first, second = (teacher(BATCH, (0, 2), (1, 2)) for _ in range(2))
     assert torch.equal(first.logits, second.logits) and not first.logits.requires_grad
-    for a, b in zip(first.hidden + first.scores, second.hidden + second.scores, strict=True):
+    for a, b in zip(first.hidden + first.attention[0], second.hidden + second.attention[0], strict=True):
         assert torch.equal(a, b)
 
 
@@ -84,12 +84,12 @@ def test_scores_are_those_before_the_softmax(tiny_teacher: Path) -> None:
     taught = teacher(BATCH, (0, 1, 2), (1, 2))
     for ours, theirs in zip(taught.hidden, wanted.hidden_states, strict=True):
         torch.testing.assert_close(ours[MASK.bool()], theirs[MASK.bool()])
-    for scores, attention in zip(taught.scores, wanted.attentions, strict=True):
-        assert scores.shape == (2, 2, 6, 6)
-        ours = scores.masked_fill(MASK[:, None, None] == 0, -math.inf).softmax(-1)
+    for read, attention in zip(taught.attention, wanted.attentions, strict=True):
+        assert read.scores.shape == (2, 2, 6, 6)
+        ours = read.scores.masked_fill(MASK[:, None, None] == 0, -math.inf).softmax(-1)
         torch.testing.assert_close(ours, attention)
     part = teacher(BATCH, (), (2,))
-    assert part.hidden == () and torch.equal(part.scores[0], taught.scores[1])
+    assert part.hidden == () and torch.equal(part.attention[0].scores, taught.attention[1].scores)
     assert not teacher._projections, "projections of a batch are kept after it"
 
 

@@ -115,7 +115,17 @@ def test_float32_in_the_phased_schedule(spikes: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"v_init": 0.4375}, {"pooling": "cls"}, {"num_labels": 1}, {"num_attention_heads": 4}]
+    "options",
+    [
+        {"v_init": 0.4375},
+        {"pooling": "cls"},
+        {"num_labels": 1},
+        {"num_attention_heads": 4},
+        {"v_threshold_per_channel": True},
+        {"v_threshold_per_channel": True, "schedule": "concurrent"},
+        {"activation": "relu", "spikes": "ternary"},
+        {"activation": "relu", "schedule": "concurrent", "spikes": "ternary", "leak": 0.9},
+    ],
 )
 def test_other_options(options: dict[str, Any]) -> None:
     results, expected, output = run(student(**options), np.float64)

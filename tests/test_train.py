@@ -20,6 +20,7 @@ from transformers import Trainer
 from neurotool.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from neurotool.errors import ConfigError, TrainingError
 from neurotool.evaluation import evaluate
+from neurotool.student.encoder import Attention
 from neurotool.student.serialise import load_student
 from neurotool.tasks import load_data, tokenise
 from neurotool.train import pipeline
@@ -61,6 +62,7 @@ def assert_same_weights(a: TrainingResult, b: TrainingResult) -> None:
         ("classes", (*WELL, "--schedule", "concurrent", "--spikes", "ternary", "--epochs", "12"), 0.75),
         ("classes", (*WELL, "--feedback", "--spikes", "ternary"), 0.75),
         ("classes", (*WELL, "--bf16"), 0.75),
+        ("classes", (*WELL, "--ema", "0.9", "--relation-weight", "1", "--attention-weight", "0"), 0.75),
         ("classes", (*SMALL, "--attention-weight", "0", "--epochs", "20"), 0.75),
         ("pairs", (*WELL, "--epochs", "20", "--spikes", "ternary"), 0.75),
         ("scores", WELL, 0.8),
@@ -213,6 +215,23 @@ def test_resuming_gives_the_same_student(
     resumed = train(make_plan(*DROPOUT, "--resume"), QUIET)
     assert_same_weights(resumed, uninterrupted)
     assert not plan.state_folder.exists()
+
+
+SPARSE = ("--event-target", "0.3", "--prune", "0.5", "--weight-bits", "4", "--v-threshold", "learned-per-channel")
+SPARSE += ("--ema", "0.9")
+
+
+@pytest.mark.parametrize(("stage", "step"), [("inner", 5), ("prediction", 3)])
+def test_resuming_a_sparse_student_gives_the_same_one(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, stage: str, step: int
+) -> None:
+    """Masks, exponents, the weight of the penalty and the averaged weights are part of its state."""
+    whole = train(make_plan(*DROPOUT, *SPARSE, output="whole.ckpt"), QUIET)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stage, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_plan(*DROPOUT, *SPARSE), QUIET)
+    assert_same_weights(train(make_plan(*DROPOUT, *SPARSE, "--resume"), QUIET), whole)
 
 
 def test_resuming_the_teacher_gives_the_same_student(
@@ -372,6 +391,28 @@ def test_two_processes_see_the_losses_of_one(
             assert logged[1][0][name] == pytest.approx(logged[0][0][name], rel=tolerance)
 
 
+def test_a_batch_worked_off_in_parts_has_the_losses_of_the_whole(
+    make_plan: MakePlan, tmp_path: Path, tiny_data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is fine-tuned in the same parts. Tiny steps and 96 texts as above, so that every part is full."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data("classes"), folder)
+    lines = (folder / "train.tsv").read_text().splitlines()
+    (folder / "train.tsv").write_text("\n".join(lines[:97]) + "\n")
+    records = []
+    for number, parts in enumerate((1, 4)):
+        monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / str(number)))
+        options = ("--data", str(folder), "--epochs", "4", "--learning-rate", "1e-7", "--accumulate", str(parts))
+        options += ("--teacher-learning-rate", "1e-6", "--teacher-epochs", "1")
+        output = train(make_plan(*options, output=f"{number}.ckpt"), QUIET).output
+        records.append(read_checkpoint(output).training)
+    assert records[0]["teacher"]["metrics"] == pytest.approx(records[1]["teacher"]["metrics"])
+    whole, parted = ([e for e in record["stages"][-1]["history"] if "loss" in e] for record in records)
+    assert [entry["step"] for entry in whole] == [entry["step"] for entry in parted] == [20]
+    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):  # the teachers differ in their last digits
+        assert parted[0][name] == pytest.approx(whole[0][name], rel=tolerance), name
+
+
 @pytest.mark.parametrize(
     "weights", [(1, 1, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (0, 0, 1, 1), (1, 1, 0, 0), (0, 1, 0, 0)]
 )
@@ -380,11 +421,9 @@ def test_which_losses_reach_every_parameter(make_student: Callable[..., Any], we
     student = make_student(learn_v_threshold=True)
     distiller = Distiller(student, 16, (0, 1, 2), LossWeights(weights[0], *weights))
     batch = {"input_ids": torch.randint(1, 30, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
-    hidden, scores = (
-        tuple(torch.randn(3, 3, 7, 16)) if weights[0] else (),
-        tuple(torch.randn(2, 3, 2, 7, 7)) if weights[1] else (),
-    )
-    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, scores), torch.tensor([0, 1, 1]))["loss"].backward()
+    hidden = tuple(torch.randn(3, 3, 7, 16)) if weights[0] else ()
+    attention = tuple(Attention(*torch.randn(3, 3, 2, 7, 8)) for _ in range(2)) if weights[1] else ()
+    distiller(batch, TeacherOutput(torch.randn(3, 2), hidden, attention), torch.tensor([0, 1, 1]))["loss"].backward()
     reached = [parameter.grad is not None for parameter in distiller.parameters() if parameter.requires_grad]
     assert all(reached) == distiller.weights.reach_every_parameter
 
@@ -507,3 +546,28 @@ def test_bad_options_are_refused_before_training(
     with pytest.raises(ConfigError, match=message) as caught:
         train(make_plan(*options), QUIET)
     assert "\n" not in str(caught.value)
+
+
+def test_the_average_of_the_weights_is_kept(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After step n of a stage the average is (1 - d) of the weights and d of what it was, d = min(ema, n / (9 + n));
+    the first step's is its weights. What the stage leaves is what was measured."""
+    seen: list[dict[str, torch.Tensor]] = []
+    update = torch.optim.swa_utils.AveragedModel.update_parameters
+
+    def note(self: Any, student: Any) -> None:
+        update(self, student)
+        seen.append({name: value.detach().double().clone() for name, value in student.named_parameters()})
+
+    monkeypatch.setattr(torch.optim.swa_utils.AveragedModel, "update_parameters", note)
+    result = train(make_plan("--ema", "0.5", "--epochs", "1"), QUIET)
+    wanted = seen[0]
+    for step, now in enumerate(seen[1:], start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        wanted = {name: decay * value + (1 - decay) * now[name] for name, value in wanted.items()}
+    assert len(seen) == 7
+    kept = weights(result)
+    for name, value in wanted.items():
+        torch.testing.assert_close(torch.as_tensor(kept[name]).double(), value, atol=1e-5, rtol=1e-4)
+    record = read_checkpoint(result.output).training
+    assert record["plan"]["ema"] == 0.5
+    assert record["stages"][-1]["history"][-2]["eval_accuracy"] == record["metrics"]["accuracy"]

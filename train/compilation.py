@@ -36,10 +36,10 @@ def fuse_student(plan: TrainingPlan, student: Student, steps: int, console: Cons
 def _first_step(student: Student, plan: TrainingPlan) -> str | None:
     """Compile by a step of training that changes nothing. Returns why it failed, if it did."""
     training, ids = student.training, torch.zeros((2, 8), dtype=torch.long, device=student.device)
-    scores = any(stage.weights.attention for stage in plan.stages)
+    attention = any(stage.weights.attention_needed for stage in plan.stages)
     try:
         with torch.random.fork_rng(), torch.autocast(ids.device.type, torch.bfloat16, plan.precision == "bfloat16"):
-            student.train()(ids, output_scores=scores).logits.sum().backward()
+            student.train()(ids, output_attention=attention).logits.sum().backward()
     except Exception as error:  # a missing compiler, header or Triton, each with an error of its own
         return one_line(error)[:200]
     finally:

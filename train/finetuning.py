@@ -1,9 +1,5 @@
 """A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,15 @@ from neurotool.tasks import Task, TaskData, compute_metrics
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
-from neurotool.train.teacher import SCRATCH, LoadedTeacher, cache_folder, cache_key, load_teacher, store_teacher
+from neurotool.train.teacher import (
+    SCRATCH,
+    LoadedTeacher,
+    cache_folder,
+    cache_key,
+    load_teacher,
+    one_at_a_time,
+    store_teacher,
+)
 from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
 
 WEIGHT_DECAY = 0.01
@@ -57,31 +61,11 @@ def prepare_teacher(
         settings["config"] = model.config.to_diff_dict()
         settings["vocabulary"] = tokenizer.get_vocab()
     cached = cache_folder() / "teachers" / cache_key(plan.teacher, data.hashes, settings)
-    with one_at_a_time(cached, plan.teacher, console):
+    with one_at_a_time(cached, f"teacher {plan.teacher}", "fine-tuning it", console):
         if cached.is_dir():
             say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
             return load_teacher(str(cached), data.task)[:2]
         return _fine_tune(plan, loaded, data, train_set, validation, cached, console)
-
-
-@contextmanager
-def one_at_a_time(cached: Path, teacher: str, console: Console) -> Iterator[None]:
-    """Another run that wants the same teacher waits until it is in the cache. The processes of one run do not wait for
-    each other, and neither does anyone where the cache cannot be written to or the system has no such locks."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        yield
-        return
-    with ExitStack() as stack:
-        with suppress(OSError):
-            locks = cache_folder() / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((locks / cached.name).open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(console, f"teacher {teacher}: another run is fine-tuning it, waiting")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fine_tune(

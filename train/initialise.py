@@ -175,7 +175,7 @@ class _Fit:
         return self._emit(neurons, x + shift, threshold)
 
     def _intermediate(self, index: int, layer: SpikingBertLayer, neurons: NeuronLayer, x: Tensor) -> Tensor:
-        threshold, _ = self._choose(neurons, x, False)
+        threshold, _ = self._choose(neurons, x if layer.gelu else x.clamp(min=0), False)
         _fold(layer.output, threshold, 0.0)
         _divide(layer.output, self.residual_scale)
         return self._emit(neurons, x, threshold)

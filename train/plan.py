@@ -17,6 +17,7 @@ OPTIONS = {
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
     "learn_v_threshold": "v-threshold learned",
+    "v_threshold_per_channel": "v-threshold learned-per-channel",
 }
 """Options of the command line that are not named after their setting."""
 
@@ -54,7 +55,12 @@ class TrainingPlan:
     hidden states that teach the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes;
     None for students that do not start there.
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
-    compile: auto, on or off, see compilation.py. batch sizes are global: the sum over processes.
+    start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
+    event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
+    (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
+    ema: decay of a moving average of the weights, which is what is measured and kept.
+    compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
+    over processes, and over the `accumulate` parts that each process works off one after the other.
     settings: the options that made the plan, for run.toml (options.py).
     """
 
@@ -77,11 +83,20 @@ class TrainingPlan:
     teacher_batch_size: int = 32
     max_length: int = 128
     augment: int = 0
+    start_from: Path | None = None
+    start_teaches: bool = False
+    event_target: float | None = None
+    prune: float | None = None
+    prune_scope: str = "layer"
+    weight_bits: int | None = None
     weight_decay: float = 0.01
     warmup: float = 0.1
+    ema: float | None = None
     precision: str = "float32"
     compile: str = "auto"
     gradient_checkpointing: bool = False
+    cache_teacher: bool = False
+    accumulate: int = 1
     seed: int = 42
     run_folder: Path | None = None
     resume: bool = False
@@ -108,9 +123,14 @@ class TrainingPlan:
         _positive("teacher learning rate", self.teacher_learning_rate)
         _require("max length", self.max_length, self.max_length >= 4, "at least 4")
         _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
+        _require("--accumulate", self.accumulate, self.accumulate >= 1, "at least 1")
         _require("--augment", self.augment, self.augment >= 0, "at least 0")
+        for name, share in {"--event-target": self.event_target, "--prune": self.prune}.items():
+            _require(name, share, share is None or 0 < share < 1, "above 0 and below 1")
+        _require("--weight-bits", self.weight_bits, self.weight_bits in (None, 1, 2, 4, 8), "8, 4, 2 or 1")
         _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        shares = {"warmup": self.warmup} | ({} if self.max_shift is None else {"max shift": self.max_shift})
+        shares = {"warmup": self.warmup} | ({} if self.ema is None else {"--ema": self.ema})
+        shares |= {} if self.max_shift is None else {"max shift": self.max_shift}
         shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
         for name, value in shares.items():
             _require(name, value, 0 <= value < 1, "at least 0 and below 1")

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_SHOWN = ("loss", "hidden", "attention", "soft", "hard", "spiking_rate")
+_SHOWN = ("loss", "hidden", "attention", "relations", "soft", "hard", "spiking_rate", "events_per_synapse")
+"""Of what is logged, besides the shares of active neurons."""
 
 
 class ShowProgress(TrainerCallback):
@@ -54,7 +55,7 @@ class ShowProgress(TrainerCallback):
         validation = {k.removeprefix("eval_"): v for k, v in logs.items() if k.startswith("eval_")}
         for name in ("loss", "runtime", "samples_per_second", "steps_per_second"):
             validation.pop(name, None)
-        shown = {name: float(logs[name]) for name in _SHOWN if name in logs}
+        shown = {name: float(logs[name]) for name in logs if name in _SHOWN or name.startswith("active_")}
         self.training, self.validation = shown or self.training, validation or self.validation
         if self.bar:
             self.bar.update(self.task, shown=self._short())

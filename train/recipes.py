@@ -1,4 +1,4 @@
-"""What `neurotool train --student KIND` means where an option is not given."""
+"""What `neurotool train --student KIND` means where an option is not given, and named sets of options."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +77,58 @@ RECIPES = {
         _UNROLLED
         | _UNTAUGHT
         | {"init": "auto", "layers": None, "time_steps": 50, "v_threshold": 1.0, "learning_rate": 1e-3},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """options: of the command, by name. reached: what it reached here, docs/results.md saying how it was measured."""
+
+    title: str
+    options: dict[str, Any]
+    reached: str
+
+
+PRESETS = {
+    "fast": Preset(
+        "the demo: minutes on two cores",
+        {"spikes": "binary", "time_steps": 4, "layers": 4, "epochs": 2.0},
+        "demo 79.7 of the teacher's 84.7 (accuracy, one seed)",
+    ),
+    "best": Preset(
+        "the highest accuracy so far",
+        {"spikes": "ternary", "time_steps": 4, "layers": 4, "epochs": 4.0, "bf16": True},
+        "SST-2 85.9 of 88.4, MR 83.6 of 82.5 (accuracy, one seed)",
+    ),
+    # arXiv 2308.10873: binary IF with one threshold, all layers at once, stages with separate weights.
+    "paper-spikingbert": Preset(
+        "SpikingBERT as published; give --corpus for its first stage, and a 12-layer --teacher",
+        {
+            "schedule": "concurrent",
+            "spikes": "binary",
+            "time_steps": 125,
+            "v_threshold": 1.0,
+            "v_init": 0.0,
+            "layers": 4,
+            "pooling": "cls",
+            "general_epochs": 3.0,
+            "general_learning_rate": 5e-5,
+            "general_soft_weight": 0.0,
+            "inner_epochs": 10.0,
+            "inner_share": 0.0,
+            "attention_weight": 1.0,
+            "hard_weight": 0.0,
+            "epochs": 4.0,
+            "learning_rate": 5e-5,
+        },
+        "not trained here; published: SST-2 88.2 of 93.3",
+    ),
+    # arXiv 2308.15122, section 4.
+    "paper-spikebert": Preset(
+        "SpikeBERT as published, with masked padding; give --corpus for its first stage, and a 12-layer --teacher",
+        {"student": "spikebert", "layers": 12, "positions": "none", "augment": 20, "epochs": 30.0, "max_length": 256},
+        "not trained here; published: SST-2 85.4 of 92.3, MR 80.7 of 87.6",
     ),
 }
 

@@ -61,8 +61,10 @@ def last_checkpoint(folder: Path) -> str | None:
 def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) -> TrainingArguments:
     """Trainer settings of a stage; without a task nothing is evaluated and the last state is kept."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    if stage.batch_size % processes:
-        raise ConfigError(f"batch size {stage.batch_size} is not divisible by {processes} processes")
+    parts = processes * plan.accumulate
+    if stage.batch_size % parts:
+        by = f"{processes} processes" + (f" times --accumulate {plan.accumulate}" if plan.accumulate > 1 else "")
+        raise ConfigError(f"batch size {stage.batch_size} is not divisible by {by}")
     chosen: dict[str, Any] = {"save_strategy": "steps", "save_steps": 500}
     if task is not None:
         chosen = {
@@ -77,7 +79,8 @@ def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) 
         str(plan.state_folder / stage.name),
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
-        per_device_train_batch_size=stage.batch_size // processes,
+        per_device_train_batch_size=stage.batch_size // parts,
+        gradient_accumulation_steps=plan.accumulate,
         per_device_eval_batch_size=64,
         weight_decay=plan.weight_decay,
         warmup_steps=plan.warmup,

@@ -1,24 +1,29 @@
 """The teacher: any BERT with safetensors weights. Loaded, fine-tuned on the task when it has no head (cached), then
 frozen in eval mode for as long as it teaches."""
 
+import fcntl
 import hashlib
 import importlib.util
 import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from neurotool.errors import TeacherError
+from neurotool.student.encoder import Attention
 from neurotool.tasks import Task
+from neurotool.train.progress import say
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +34,12 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """logits (batch, labels); hidden: the asked hidden states (batch, tokens, width), 0 being the embedding's; scores:
-    pre-softmax attention scores (batch, heads, tokens, tokens) of the asked layers, 1 being the first encoder layer."""
+    """logits (batch, labels); hidden: the asked hidden states (batch, tokens, width), 0 being the embedding's;
+    attention: what the asked layers' attention reads, 1 being the first encoder layer."""
 
     logits: Tensor
     hidden: tuple[Tensor, ...]
-    scores: tuple[Tensor, ...]
+    attention: tuple[Attention, ...]
 
 
 NOTHING_TAUGHT = TeacherOutput(torch.empty(0), (), ())
@@ -46,9 +51,10 @@ class Teacher(nn.Module):
     def __init__(self, model: BertForSequenceClassification) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.width, self.depth = model.config.hidden_size, model.config.num_hidden_layers
         self._projections: dict[tuple[int, str], Tensor] = {}
         for index, layer in enumerate(model.bert.encoder.layer, start=1):
-            for name in ("query", "key"):
+            for name in Attention._fields:
                 getattr(layer.attention.self, name).register_forward_hook(self._keep(index, name))
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -62,20 +68,18 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, batch: dict[str, Tensor], hidden_layers: Sequence[int] = (), score_layers: Sequence[int] = ()
+        self, batch: dict[str, Tensor], hidden_layers: Sequence[int] = (), attention_layers: Sequence[int] = ()
     ) -> TeacherOutput:
         output = self.model(**batch, output_hidden_states=bool(hidden_layers))
         hidden = tuple(output.hidden_states[i] for i in hidden_layers)
-        scores = tuple(self._scores(i) for i in score_layers)
+        attention = tuple(self._attention(i) for i in attention_layers)
         self._projections.clear()
-        return TeacherOutput(output.logits, hidden, scores)
+        return TeacherOutput(output.logits, hidden, attention)
 
-    def _scores(self, index: int) -> Tensor:
+    def _attention(self, index: int) -> Attention:
         heads = self.model.config.num_attention_heads
-        query, key = (
-            self._projections[index, name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("query", "key")
-        )
-        return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        projections = (self._projections[index, name] for name in Attention._fields)
+        return Attention(*(x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in projections))
 
 
 def locate_teacher(name: str) -> str:
@@ -179,6 +183,26 @@ def cache_key(name: str, hashes: dict[str, str], settings: dict[str, Any]) -> st
     else:
         digest.update(name.encode())
     return f"{Path(name).name}-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def one_at_a_time(cached: Path, what: str, doing: str, console: Console) -> Iterator[None]:
+    """Another run that wants the same waits until it is in the cache. The processes of one run do not wait for
+    each other, and neither does anyone where the cache cannot be written to or the system has no such locks."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        yield
+        return
+    with ExitStack() as stack:
+        with suppress(OSError):
+            locks = cache_folder() / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((locks / cached.name).open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(console, f"{what}: another run is {doing}, waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def store_teacher(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
@@ -25,24 +26,31 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from neurotool.errors import TrainingError
 from neurotool.evaluation import evaluate
 from neurotool.student import SpikingBertForSequenceClassification, Student
+from neurotool.student.encoder import Attention
 from neurotool.student.student import classification_loss
 from neurotool.student.unrolled import UnrolledStudent
 from neurotool.tasks import Task
-from neurotool.train.losses import attention_loss, hidden_loss, soft_label_loss
+from neurotool.train.chains import StudentTeacher
+from neurotool.train.compression import Compressor
+from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
+from neurotool.train.sparsity import EventTarget, Ramp, measure_density, split_thresholds
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
+from neurotool.train.teacher_cache import POSITION, KeptOutputs
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """Weight of each term; a term with weight 0 is not computed.
 
-    embedding, hidden: states behind the embedding and the layers; attention: pre-softmax scores; soft: the teacher's
+    embedding, hidden: states behind the embedding and the layers; attention: pre-softmax scores; relations: of
+    queries, keys and values; soft: the teacher's
     logits at `temperature`; hard: the true labels; rate: the mean spiking rate, a penalty on energy.
     """
 
     embedding: float = 1.0
     hidden: float = 1.0
     attention: float = 1.0
+    relations: float = 0.0
     soft: float = 1.0
     hard: float = 0.5
     rate: float = 0.0
@@ -50,7 +58,11 @@ class LossWeights:
 
     @property
     def teacher_needed(self) -> bool:
-        return bool(self.embedding or self.hidden or self.attention or self.soft)
+        return bool(self.embedding or self.hidden or self.attention_needed or self.soft)
+
+    @property
+    def attention_needed(self) -> bool:
+        return bool(self.attention or self.relations)
 
     @property
     def reach_every_parameter(self) -> bool:
@@ -59,6 +71,10 @@ class LossWeights:
         return bool(self.embedding and self.hidden and (self.soft or self.hard))
 
 
+CHOOSES = "eval_chooses"
+"""What the best epoch has most of: the main metric, less where the asked sparsity is not reached."""
+TOLERANCE = 0.03
+"""Relative distance from an event target that counts as reached."""
 LayerMap = tuple[int | None, ...]
 """Teacher hidden states (0 = embedding) for the student's embedding and each of its layers; None teaches nothing."""
 
@@ -67,9 +83,21 @@ class Distiller(nn.Module):
     """A student and the learned maps from what its layers hand on to the teacher's hidden states: one linear map shared
     by all layers, or one MLP a layer where these hand on a stream of spikes (SpikeBERT)."""
 
-    def __init__(self, student: Student, teacher_width: int, layer_map: LayerMap, weights: LossWeights) -> None:
+    def __init__(
+        self,
+        student: Student,
+        teacher_width: int,
+        layer_map: LayerMap,
+        weights: LossWeights,
+        compressor: Compressor | None = None,
+        events: EventTarget | None = None,
+        ema: float | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
+        self.averaged = None if ema is None else _averaged(student, ema)
+        self.compressor = compressor or Compressor(student)
+        self.events = events
         self.layer_map = layer_map
         self.weights = weights
         width = student.config.hidden_size
@@ -86,6 +114,31 @@ class Distiller(nn.Module):
         weights = self.weights
         wanted = {tap: layer for tap, layer in enumerate(self.layer_map) if layer is not None}
         return {tap: layer for tap, layer in wanted.items() if (weights.hidden if tap else weights.embedding)}
+
+    def asked(self, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Hidden states and attention of a teacher of `depth` layers that the losses read. The attention is that of the
+        layer the student's was copied from, which reads the same hidden state."""
+        read = (min(layer + 1, depth) for layer in self.layer_map[:-1] if layer is not None)
+        return tuple(self.taps.values()), tuple(read) if self.weights.attention_needed else ()
+
+    @property
+    def measured(self) -> Student:
+        """The student that is evaluated and kept: with averaged weights where these are asked for."""
+        if self.averaged is None:
+            return self.student
+        averaged = self.averaged.module
+        assert isinstance(averaged, Student)
+        return averaged
+
+    def end_stage(self) -> None:
+        """The student takes the average of its weights, and the next stage begins another. What becomes sparse does so
+        in the first stage, and stays so."""
+        if self.averaged is not None:
+            self.student.load_state_dict(self.averaged.module.state_dict())
+            self.averaged.n_averaged.zero_()
+        self.compressor.first_stage = False
+        if self.events is not None:
+            self.events.done = True
 
     @torch.no_grad()
     def start_fit(self, batch: dict[str, Tensor], hidden: Sequence[Tensor]) -> None:
@@ -108,17 +161,21 @@ class Distiller(nn.Module):
     def forward(self, batch: dict[str, Tensor], taught: TeacherOutput, labels: Tensor | None) -> dict[str, Tensor]:
         """The loss and its terms. taught.hidden: for every one of `taps`."""
         weights, mask = self.weights, batch["attention_mask"]
-        output = self.student(**batch, output_scores=bool(taught.scores))
+        output = self.student(**batch, output_attention=bool(taught.attention), output_messages=self.events is not None)
         terms: dict[str, Tensor] = {}
         for tap, hidden in zip(self.taps, taught.hidden, strict=True):
             name = "hidden" if tap else "embedding"
             loss = hidden_loss(self._fitted(tap, output.hidden[tap]), hidden, mask)
             terms[name] = terms[name] + loss if name in terms else loss
-        if taught.scores:
-            layers = zip(output.attention_scores, self.layer_map[:-1], strict=True)
-            ours = (scores for scores, layer in layers if layer is not None)
-            pairs = zip(ours, taught.scores, strict=True)
-            terms["attention"] = torch.stack([attention_loss(s, t, mask) for s, t in pairs]).sum()
+        pairs: list[tuple[Attention, Attention]] = []
+        if taught.attention:
+            ours = [read for read, layer in zip(output.attention, self.layer_map, strict=False) if layer is not None]
+            pairs = list(zip(ours, taught.attention, strict=True))
+        if pairs and weights.attention:
+            terms["attention"] = torch.stack([attention_loss(s.scores, t.scores, mask) for s, t in pairs]).sum()
+        if pairs and weights.relations:
+            each = [relation_loss(x, y, mask) for s, t in pairs for x, y in zip(s, t, strict=True)]
+            terms["relations"] = torch.stack(each).mean()
         if weights.soft:
             terms["soft"] = soft_label_loss(output.logits, taught.logits, weights.temperature)
         if weights.hard and labels is not None:
@@ -127,6 +184,10 @@ class Distiller(nn.Module):
             terms["rate"] = torch.stack([r.abs().mean() for r in output.rates.values()]).mean()
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         shown = {name: term.detach() for name, term in terms.items()}
+        if self.events is not None:
+            penalty, densities = self.events(output.messages, output.rates, mask)
+            loss = loss + penalty
+            shown |= densities
         if output.rates:
             shown["spiking_rate"] = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
         return {"loss": loss} | shown
@@ -134,6 +195,25 @@ class Distiller(nn.Module):
     def _fitted(self, tap: int, x: Tensor) -> Tensor:
         fitted: Tensor = self.fit[str(tap)](x) if isinstance(self.fit, nn.ModuleDict) else self.fit(x)
         return fitted
+
+
+def _averaged(student: Student, decay: float) -> AveragedModel:
+    """A copy of the student that takes an exponential moving average of its weights; the first steps count for less, so
+    that a short run is not an average of its beginning."""
+
+    def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
+        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+
+    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
+
+
+class Average(TrainerCallback):
+    def __init__(self, distiller: Distiller) -> None:
+        self.distiller = distiller
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert self.distiller.averaged is not None
+        self.distiller.averaged.update_parameters(self.distiller.student)
 
 
 def _mlp(width: int, teacher_width: int) -> nn.Sequential:
@@ -163,6 +243,10 @@ class ReproducibleTrainer(Trainer):
 
     rate_option = "--learning-rate"
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.model_accepts_loss_kwargs = False  # losses are means: parts of a batch are averaged
+
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **options)
         if not torch.isfinite(loss):
@@ -171,7 +255,7 @@ class ReproducibleTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
         texts = self.train_dataset if train_dataset is None else train_dataset
-        batch_size = self.args.train_batch_size * self.args.world_size
+        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -193,14 +277,18 @@ class DistillationTrainer(ReproducibleTrainer):
     def __init__(
         self,
         distiller: Distiller,
-        teacher: Teacher,
+        teacher: Teacher | StudentTeacher,
         arguments: TrainingArguments,
         train_dataset: datasets.Dataset,
         tokenizer: PreTrainedTokenizerBase,
         validation: datasets.Dataset | None = None,
         task: Task | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        kept: KeptOutputs | None = None,
     ) -> None:
+        if kept is not None:
+            train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
+        callbacks: list[TrainerCallback] = [] if distiller.events is None else [Ramp(distiller.events)]
+        callbacks += [] if distiller.averaged is None else [Average(distiller)]
         super().__init__(
             distiller,
             arguments,
@@ -208,31 +296,36 @@ class DistillationTrainer(ReproducibleTrainer):
             train_dataset=train_dataset,
             eval_dataset=validation,
             processing_class=tokenizer,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, distiller.compressor],
         )
         self.teacher = teacher.to(arguments.device)
+        self.kept = kept
         self.task = task
         if task is None:
             self.rate_option = "--general-learning-rate"
-        self.model_accepts_loss_kwargs = False
+        else:
+            self.args.metric_for_best_model = CHOOSES
         self._terms: dict[str, Tensor] = {}
         self.control: TrainerControl
 
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """Thresholds learn faster where messages are penalised: they are what decides how many are sent."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        if self.distiller.events is not None:
+            split_thresholds(optimizer, self.distiller.student)
+        return optimizer
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)
+        positions = inputs.pop(POSITION, None)
         distiller, taught = self.distiller, NOTHING_TAUGHT
-        if distiller.weights.teacher_needed:
+        if self.kept is not None and positions is not None:
+            taught = self.kept.batch(positions.tolist(), len(distiller.taps), inputs["attention_mask"])
+        elif distiller.weights.teacher_needed:
             with self.accelerator.autocast():
-                score_layers = self._score_layers if distiller.weights.attention else ()
-                taught = self.teacher(inputs, tuple(distiller.taps.values()), score_layers)
+                taught = self.teacher(inputs, *distiller.asked(self.teacher.depth))
         self._terms = model(inputs, taught, labels)
         return self._terms["loss"]
-
-    @property
-    def _score_layers(self) -> tuple[int, ...]:
-        """The attention that reads the hidden state which the student's layer reads: the layer it was copied from."""
-        last = len(self.teacher.model.bert.encoder.layer)
-        return tuple(min(layer + 1, last) for layer in self.distiller.layer_map[:-1] if layer is not None)
 
     @property
     def distiller(self) -> Distiller:
@@ -243,13 +336,27 @@ class DistillationTrainer(ReproducibleTrainer):
         training is in bfloat16: thresholds turn small differences into spikes (a point of accuracy on SST-2)."""
         if self.task is None or self.eval_dataset is None:
             return {}
-        result = evaluate(self.distiller.student, self.eval_dataset, self.processing_class, self.task)
+        result = evaluate(self.distiller.measured, self.eval_dataset, self.processing_class, self.task)
         metrics = {f"eval_{k}": v for k, v in result.metrics.items()}
         if result.activity.layers:
             metrics["eval_spiking_rate"] = result.activity.mean_rate
+        reached = self._reached(metrics)
         self.log(metrics)
+        metrics[CHOOSES] = metrics[f"eval_{self.task.metrics[0]}"] - 2 * (1 - reached)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _reached(self, metrics: dict[str, float]) -> float:
+        """How much of the asked sparsity is there, at most 1: epochs that lack some do not compete with those that have
+        it. Adds what was measured to `metrics`."""
+        events, student, reached = self.distiller.events, self.distiller.measured, 1.0
+        if events is not None:
+            measured = measure_density(student, events.synapses, self.eval_dataset, self.processing_class)
+            metrics |= {f"eval_{name}": value for name, value in measured.items()}
+            reached = min(1.0, events.target * (1 + TOLERANCE) / max(measured["events_per_synapse"], 1e-9))
+        if not self.distiller.compressor.settled(self.state.global_step / self.state.max_steps):
+            reached /= 2
+        return reached
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:

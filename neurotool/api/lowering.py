@@ -111,7 +111,9 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
             "--target lava --precision float runs it in simulation, --target nir keeps it"
         )
     content = (path / MANIFEST if path.is_dir() else path).read_bytes()
-    record: dict[str, Any] = {"source": {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}}
+    record: dict[str, Any] = {
+        "source": {"name": path.name.encode(errors="replace").decode(), "sha256": hashlib.sha256(content).hexdigest()}
+    }
     task: dict[str, Any] = {}
     if model.reader is not None:
         task, plan = asdict(model.reader.task), model.reader.training.get("plan", {})

@@ -1,5 +1,6 @@
 """What a model did on texts or inputs, by any executor: its metrics, its activity and its operation counts."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,11 +69,12 @@ class Source:
         if not self.data.strip():
             raise DataError(f"--data {self.data!r}: the text is empty; give a table, a folder or a text")
         path = Path(self.data)
-        if not path.exists() and (path.suffix in SUFFIXES or ("/" in self.data and " " not in self.data)):
+        exists = os.path.exists(path)  # a text may be longer than any name
+        if not exists and (path.suffix in SUFFIXES or ("/" in self.data and " " not in self.data)):
             raise DataError(
                 f"{self.data}: no such file or folder; give a table, a folder with a validation file or a text"
             )
-        return path if path.exists() else None
+        return path if exists else None
 
 
 def energy(
@@ -255,7 +257,9 @@ def evaluate(
     return Evaluation(compute_metrics(reader.task, logits, labels), logits, labels, activity)
 
 
-def converge(model: Model, data: Path | None, time_steps: tuple[int, ...], plot: Path | None) -> "tuple[Errors, int]":
+def converge(
+    model: Model, data: Path | None, time_steps: tuple[int, ...], plot: Path | None, force: bool = False
+) -> "tuple[Errors, int]":
     """Mean |ASR - steady state| of every neuron layer on up to 32 texts, for each T, and their number; drawn to `plot`.
 
     Raises ConfigError for a model that is no student, or not one that is made to reach a steady state.
@@ -271,7 +275,7 @@ def converge(model: Model, data: Path | None, time_steps: tuple[int, ...], plot:
     batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")
     errors = measure_convergence(student, dict(batch), list(time_steps or CONVERGENCE_STEPS))
     if plot is not None:
-        plot_convergence(errors, plot)
+        plot_convergence(errors, plot, force)
     return errors, len(sample)
 
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from neurotool.student.serialise import LoadedStudent
     from neurotool.tasks import Task
 
-Kind = Literal["checkpoint", "NIR file", "bundle"]
-DEFAULT_EXECUTOR: dict[Kind, str] = {"checkpoint": "torch", "NIR file": "interpreter", "bundle": "emulator"}
+Kind = Literal["checkpoint", "NIR file", "bundle", "part"]
 NOTHING = Given()
 SAMPLES = 8
 """Random inputs for networks that read no text."""
@@ -69,8 +68,10 @@ class Model:
 
     @property
     def default_executor(self) -> str:
-        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle."""
-        return DEFAULT_EXECUTOR[self.kind]
+        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle and for integers."""
+        if self.student is not None:
+            return "torch"
+        return "emulator" if self.kind == "bundle" or self.graph.fixed_point else "interpreter"
 
     def executor(self, name: str | None = None, **settings: Any) -> Executor:
         """One of EXECUTORS with this model. settings: fields of `executors.Settings`. Raises ConfigError."""
@@ -97,7 +98,7 @@ class Model:
 
         Either may name a group: part("encoder.0") is all of that layer. Raises GraphError.
         """
-        return Model(self.path, "NIR file" if self.student else self.kind, part(self.graph, first, last or first))
+        return Model(self.path, "part", part(self.graph, first, last or first))
 
     def run(
         self,
@@ -151,7 +152,8 @@ class Model:
             return self.reader
         if self.kind == "NIR file":
             raise ConfigError(f"{self.path}: holds no tokenizer; name a .ckpt that does with --tokenizer")
-        raise ConfigError(f"{self.path}: the bundle holds no tokenizer: leave out texts and --data")
+        what = "a part of the network reads arrays" if self.kind == "part" else "the bundle holds no tokenizer"
+        raise ConfigError(f"{self.path}: {what}: leave out texts and --data")
 
     def samples(self, data: Path | str | None = None, count: int | None = None, given: Given = NOTHING) -> ModelInputs:
         """What to run on: what is given, or labelled texts of `data`, of the validation data, or built-in sentences.
@@ -273,6 +275,8 @@ def _option(convention: str) -> str:
 def is_nir(path: Path) -> bool:
     """A .nir file by its first bytes, or by its name where it is too damaged to have them."""
     try:
+        if not path.is_file():  # reading from a pipe would take what it holds, or wait for ever
+            return path.suffix == ".nir"
         with path.open("rb") as file:
             return file.read(8) == _HDF5 or path.suffix == ".nir"
     except OSError:
@@ -306,6 +310,7 @@ def _bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
 
     from transformers import AutoTokenizer
 
+    from neurotool.header import try_tokenizer
     from neurotool.tasks import Task
 
     with tempfile.TemporaryDirectory() as folder:
@@ -313,6 +318,8 @@ def _bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
             (Path(folder) / name).write_text(text, encoding="utf-8")
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
+            rows = {node.ids: len(node.weight) for node in bundle.graph.nodes.values() if isinstance(node, Embedding)}
+            try_tokenizer(tokenizer, rows["input_ids"], rows.get("token_type_ids", 2**31))
         except Exception as error:  # the tokenizers library raises plain Exceptions
             raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
     try:

@@ -73,6 +73,8 @@ class TextReader:
     def prediction(self, text: Text | None, logits: np.ndarray) -> dict[str, Any]:
         """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
         known = {} if text is None else {"text": text if isinstance(text, str) else "\t".join(text)}
+        if not np.isfinite(logits).all():
+            raise DataError(f"the network's answer to {str(text)[:40]!r} is no number: its weights are too large")
         if self.task.regression:
             return known | {"score": float(logits[0])}
         exponentials = np.exp(logits - logits.max())

@@ -8,9 +8,11 @@ import click
 import numpy as np
 from rich.console import Console
 
+from neurotool.cli.numbers import BATCH_SIZE, SAMPLES, TIME_STEPS_LIST
 from neurotool.cli.options import PATH, executor_option, json_option, layers_option, open_file, opening_options
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
+from neurotool.files import check_free
 from neurotool.graph.names import by_kind
 
 if TYPE_CHECKING:
@@ -19,16 +21,6 @@ if TYPE_CHECKING:
     from neurotool.tasks import Task
 
 _BAR = 25  # characters of a rate of 1: with the longest layer name the table fits into 80 columns
-
-
-def _time_steps(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        steps = tuple(int(part) for part in value.split(",")) if value else ()
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2,4,8") from None
-    if any(t < 1 for t in steps):
-        raise ConfigError(f"--time-steps {value}: every T must be at least 1")
-    return steps
 
 
 @click.command(
@@ -42,11 +34,12 @@ Examples:
 )
 @click.argument("model", type=PATH)
 @click.option("--data", type=PATH, help="File or folder.  [default: the task it was trained on]")
-@click.option("--samples", type=click.IntRange(min=1), help="Use so many texts.  [default: all]")
-@click.option("--time-steps", "-T", callback=_time_steps, help="One or several T, e.g. 1,2,4,8.  [default: its own]")
+@click.option("--samples", type=SAMPLES, help="Use so many texts.  [default: all]")
+@click.option("--time-steps", "-T", type=TIME_STEPS_LIST, help="One or several, 1 to a million.  [default: its own]")
 @click.option("--convergence", is_flag=True, help="Mean |ASR - steady state| per layer against T, both schedules.")
 @click.option("-o", "--output", type=PATH, help="Plot of --convergence.  [default: convergence.png; none with --json]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Texts at once (torch).")
+@click.option("--batch-size", type=BATCH_SIZE, default=64, show_default=True, help="Texts at once (torch).")
+@click.option("--force", is_flag=True, help="Replace the plot.")
 @layers_option
 @executor_option("torch; interpreter for a .nir, emulator for a bundle")
 @opening_options
@@ -55,10 +48,11 @@ def evaluate(
     model: Path,
     data: Path | None,
     samples: int | None,
-    time_steps: tuple[int, ...],
+    time_steps: tuple[int, ...] | None,
     convergence: bool,
     output: Path | None,
     batch_size: int,
+    force: bool,
     layers: bool,
     executor: str | None,
     as_json: bool,
@@ -69,19 +63,19 @@ def evaluate(
         raise ConfigError(f"-o {output} is the plot of --convergence: add --convergence or leave out -o")
     if convergence and not as_json:
         output = output or Path("convergence.png")
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError(f"{output}: its folder does not exist; give a file in an existing folder with -o")
+    if output is not None:
+        check_free(output, force, read=[model, *([data] if data else [])])
     opened = open_file(model, **opening)
     models = {t: opened.at(t) for t in time_steps or (opened.graph.time_steps,)}
     if convergence:
         from neurotool.api.measuring import converge
 
-        errors, texts = converge(opened, data, time_steps, output)
+        errors, texts = converge(opened, data, time_steps or (), output, force)
         if as_json:
             plot = None if output is None else str(output)
             click.echo(json.dumps({"mean_absolute_error": errors, "texts": texts, "plot": plot}))
         else:
-            _print_convergence(Console(), errors)
+            _print_convergence(Console(markup=False), errors)
             click.echo(f"on {texts} texts; plot: {output}")
         return
     options: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "track": shown_progress(as_json)}
@@ -94,7 +88,7 @@ def evaluate(
         report = {str(t): r.metrics | {"activity": r.activity.to_dict()} for t, r in results.items()}
         click.echo(json.dumps({"checkpoint": str(model), "examples": len(first.labels), "time_steps": report}))
         return
-    console, trained = Console(), opened.graph.time_steps
+    console, trained = Console(markup=False), opened.graph.time_steps
     _print_metrics(console, results, trained)
     shown = results.get(trained, list(results.values())[-1])
     task = opened.reading().task

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from neurotool.api.exporting import TARGETS
+from neurotool.cli.numbers import SAMPLES
 from neurotool.cli.options import (
     PATH,
     input_options,
@@ -68,9 +69,7 @@ Examples:
     help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
 )
 @click.option("--data", type=PATH, help="Text to calibrate on (lava, netx).  [default: the validation data]")
-@click.option(
-    "--samples", type=click.IntRange(min=1), default=128, show_default=True, help="Texts to calibrate on (lava, netx)."
-)
+@click.option("--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx).")
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")
 @click.option("--force", is_flag=True, help="Replace the output.")

@@ -1,8 +1,11 @@
 """The `neurotool` command group: lazy commands, one-line errors, exit codes."""
 
+import codecs
 import errno
 import importlib
+import io
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -62,9 +65,12 @@ class NeurotoolGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         with _usage_errors_on_one_line():
-            return super().make_context(*args, **extra)
+            for number, argument in enumerate(args, start=1):
+                if "\0" in argument:
+                    raise click.UsageError(f"Argument {number} has a NUL character, which no name and no text has")
+            return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -78,8 +84,14 @@ class NeurotoolGroup(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             exit_code, message = _explain(error)
-            click.echo(f"Error: {' '.join(message.split())}", err=True)
+            line = " ".join(message.split())
+            line = line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}…"
+            click.echo(f"Error: {line}", err=True)
             raise click.exceptions.Exit(exit_code) from error
+
+
+LONGEST_ERROR, LONGEST_USAGE_ERROR = 1000, 240
+"""Characters: errors quote what was given, which may be anything."""
 
 
 class _UsageError(click.ClickException):
@@ -96,6 +108,7 @@ def _usage_errors_on_one_line() -> Iterator[None]:
             raise
         command = error.ctx.command_path if error.ctx else "neurotool"
         message = " ".join(error.format_message().split())
+        message = message if len(message) <= LONGEST_USAGE_ERROR else message[:LONGEST_USAGE_ERROR] + "…"
         stop = "" if message.endswith((".", "?")) else "."
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
@@ -124,8 +137,19 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, NeurotoolError):
         return error.exit_code, str(error)
     if isinstance(error, OSError):
-        return 1, str(error)
+        return _explain_system(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return 1, "there is not enough memory; take smaller batches, fewer samples or shorter texts"
     return 1, f"{_describe_bug(error)}; `neurotool --debug …` shows the traceback"
+
+
+def _explain_system(error: OSError) -> tuple[int, str]:
+    """A full disk may be that of temporary files; a name that cannot be is bad input."""
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(error.filename or temporary).startswith(temporary):
+        return 1, f"{error}: make room; the folder of temporary files is the one that TMPDIR names"
+    bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+    return (2 if bad_name else 1), str(error)[:LONGEST_USAGE_ERROR]
 
 
 def _describe_bug(error: BaseException) -> str:
@@ -146,6 +170,30 @@ def cli(debug: bool) -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
 
 
+def open_streams() -> None:
+    """Standard streams that can be used: a closed one is empty, and letters that a terminal lacks are replaced."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:  # else the next file that is opened takes its number, and with it what is printed
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            if codecs.lookup(stream.encoding).name == "ascii":  # which click takes for a mistake, and writes UTF-8
+                lines = stream.line_buffering
+                setattr(sys, name, _AsciiStream(stream.detach(), "latin-1", line_buffering=lines))
+            else:
+                stream.reconfigure(errors="replace")
+
+
+class _AsciiStream(io.TextIOWrapper):
+    def write(self, text: str) -> int:
+        return super().write(text.encode("ascii", "replace").decode())
+
+
 def main() -> None:
     """Entry point of the script `neurotool`."""
+    open_streams()
     cli(prog_name="neurotool")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from neurotool.api.executors import EXECUTORS
+from neurotool.cli.numbers import POTENTIAL, TIME_STEP, TIME_STEPS
 from neurotool.errors import ConfigError
 from neurotool.export.conventions import TOOLS, Integration
 from neurotool.graph.nodes import Reset
@@ -42,11 +43,11 @@ def opening_options(command: Command) -> Command:
             "--from", "tool", type=click.Choice(list(TOOLS)), help="Tool that wrote a .nir file: sets the rest."
         ),
         click.option("--reset", type=click.Choice(resets), help="Of neurons in a foreign .nir file."),
-        click.option("--time-step", type=float, help="dt of a foreign .nir file, in the unit of its tau."),
+        click.option("--time-step", type=TIME_STEP, help="dt of a foreign .nir file, in the unit of its tau."),
         click.option("--fires", type=click.Choice([">", ">="]), help="Foreign neurons at the threshold.  [default: >]"),
         click.option("--spikes", type=click.Choice(["binary", "several"]), help="Of a foreign neuron in one step."),
         click.option("--membrane", type=click.Choice(membranes), help="How foreign potentials are stepped."),
-        click.option("--lowest", type=float, help="What no foreign potential falls below."),
+        click.option("--lowest", type=POTENTIAL, help="What no foreign potential falls below."),
         click.option("--repair", is_flag=True, help="Take shapes that a foreign .nir file lacks from its weights."),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
@@ -80,7 +81,7 @@ tokenizer_option = click.option(
     "--tokenizer", type=PATH, help="A .ckpt whose tokenizer and task read texts for a .nir file."
 )
 time_steps_option = click.option(
-    "--time-steps", "-T", type=int, help="T of a foreign .nir file; another T for a checkpoint."
+    "--time-steps", "-T", type=TIME_STEPS, help="T of a foreign .nir file; another T for a checkpoint."
 )
 
 

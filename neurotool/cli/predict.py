@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from neurotool.cli.numbers import BATCH_SIZE
 from neurotool.cli.options import PATH, executor_option, json_option, open_file, opening_options, time_steps_option
 from neurotool.errors import DataError
 
@@ -27,7 +28,7 @@ Examples:
 )
 @click.argument("model", type=PATH)
 @click.argument("texts", nargs=-1, required=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
+@click.option("--batch-size", type=BATCH_SIZE, default=32, show_default=True, help="Texts at once.")
 @executor_option("torch; interpreter for a .nir, emulator for a bundle")
 @opening_options
 @time_steps_option

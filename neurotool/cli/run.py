@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from neurotool.cli.numbers import SAMPLES, SECONDS
 from neurotool.cli.options import (
     PATH,
     executor_option,
@@ -56,7 +57,7 @@ NAME.values, one a step, of integrators and of outputs that are no neurons. As .
 @click.argument("model", type=PATH)
 @click.argument("texts", nargs=-1)
 @click.option("--data", type=PATH, help="File or folder with labelled text.")
-@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Texts of --data to run.")
+@click.option("--samples", type=SAMPLES, default=8, show_default=True, help="Texts of --data to run.")
 @executor_option("lava for a bundle, torch for a .ckpt, interpreter for a .nir", "--executor", "--backend")
 @click.option("--part", help="Run these nodes alone: FIRST or FIRST:LAST, names or groups such as encoder.0.")
 @click.option("--record", multiple=True, metavar="LAYER", help="Keep what this layer does; encoder.0: all in it.")
@@ -69,7 +70,7 @@ NAME.values, one a step, of integrators and of outputs that are no neurons. As .
     show_default=True,
     help="What becomes of numbers beyond 24 bits (fixed point).",
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds after which Lava is stopped.")
+@click.option("--timeout", type=SECONDS, help="Seconds after which Lava is stopped.")
 @click.option("--force", is_flag=True, help="Replace output and raster.")
 @input_options
 @opening_options

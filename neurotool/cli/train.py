@@ -8,10 +8,11 @@ import click
 from rich.console import Console
 
 from neurotool.cli.options import PATH, json_option
-from neurotool.train.options import DEFAULTS
-from neurotool.train.recipes import RECIPES, defaults_text, teacher_default
+from neurotool.train.options import DEFAULTS, PER_CHANNEL
+from neurotool.train.recipes import PRESETS, RECIPES, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
+
 
 EPILOG = """\b
 Examples:
@@ -20,6 +21,7 @@ Examples:
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
   neurotool train --data DIR --student snn-textcnn --kernel-sizes 3,4,5
+  neurotool train --data DIR --preset best
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
 Without options it is the demo: MiniLM-L6 teaches on movie reviews.
@@ -27,17 +29,18 @@ Without options it is the demo: MiniLM-L6 teaches on movie reviews.
 Every run leaves its options in run.toml in its folder: `neurotool train --config run.toml` repeats it.
 
 T (--time-steps) is how many steps a neuron has to say its rate: binary spikes give T + 1 levels, ternary 2T + 1.
+Graded messages say as much as ternary spikes in one step.
 `neurotool evaluate model.ckpt --time-steps 1,2,4,8` and `--convergence` show what T buys.
 """
 
 
 def _threshold(context: click.Context, option: click.Parameter, value: str | None) -> float | str | None:
-    if value is None or value == "learned":
+    if value is None or value in ("learned", PER_CHANNEL):
         return value
     try:
         return float(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'learned'") from None
+        raise click.BadParameter(f"{value!r} is neither a number nor 'learned' nor '{PER_CHANNEL}'") from None
 
 
 def _layer_map(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int | None, ...] | None:
@@ -47,6 +50,25 @@ def _layer_map(context: click.Context, option: click.Parameter, value: str | Non
         return tuple(None if part == "-" else int(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, or '-', such as 0,-,6,9,12") from None
+
+
+def _preset(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The preset's options become defaults, after those of --config."""
+    if value is not None:
+        context.default_map = {**PRESETS[value].options, **(context.default_map or {})}
+    return value
+
+
+def _list_presets(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        for name, preset in PRESETS.items():
+            click.echo(f"{name}: {preset.title}\n  {_command_line(preset.options)}\n  {preset.reached}")
+        context.exit()
+
+
+def _command_line(options: dict[str, Any]) -> str:
+    parts = (f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}") for name, value in options.items())
+    return " ".join(part.removesuffix(".0") for part in parts)
 
 
 def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -64,9 +86,10 @@ def _config(context: click.Context, option: click.Parameter, value: Path | None)
         from neurotool.train.config import read_config
 
         listed = {"layer_map", "kernel_sizes"}  # as on the command line
-        context.default_map = {
+        given = {
             name: ",".join(map(str, given)) if name in listed else given for name, given in read_config(value).items()
         }
+        context.default_map = {**(context.default_map or {}), **given}
     return value
 
 
@@ -95,6 +118,22 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--teacher",
     help="BERT: folder or Hugging Face id; scratch trains a small one on the texts of the task alone.",
 )
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    callback=_preset,
+    is_eager=True,
+    expose_value=False,
+    help="A named set of options; those that are given beside it count.",
+)
+@click.option(
+    "--list-presets",
+    is_flag=True,
+    callback=_list_presets,
+    is_eager=True,
+    expose_value=False,
+    help="Print what each preset means, and what it reached, and exit.",
+)
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=PATH, help="Folder with train.* and validation.* files.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
@@ -113,14 +152,22 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["phased", "concurrent"]),
     help="Neuron layers fire one after the other, each for T steps, or all together.",
 )
-@_by_student("--spikes", type=click.Choice(["binary", "ternary"]), help="0 and 1, or -1, 0 and 1.")
+@_by_student(
+    "--spikes",
+    type=click.Choice(["binary", "ternary", "graded"]),
+    help="0 and 1; -1, 0 and 1; or one message a window with a count from -T to T.",
+)
+@click.option("--dead-zone", type=float, help="Graded: levels below which nothing is sent.  [default: 0.5]")
 @_by_student("--leak", type=float, help="Share of the potential kept a step; 1 = IF.")
 @_by_student(
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
-@_by_student("--v-threshold", callback=_threshold, help="A value, or learned.")
-@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25]")
+@_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
+@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
+@click.option(
+    "--attention-norm", is_flag=True, help="spikebert: a LayerNorm of attention products, which grow with the tokens."
+)
 @click.option(
     "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"
 )
@@ -128,10 +175,15 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
-@_with_default(
+@click.option(
+    "--activation",
+    type=click.Choice(["gelu", "relu"]),
+    help="spikingbert: of the feed-forward part; relu is sparser.  [default: gelu]",
+)
+@click.option(
     "--pooling",
     type=click.Choice(["mean", "cls"]),
-    help="The head reads the mean over tokens, or the first token.",
+    help="The head reads the mean over tokens, or the first token.  [default: mean]",
 )
 @_with_default("--dropout", type=float, help="Of the student, in training.")
 @_by_student(
@@ -152,19 +204,36 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student("--general-soft-weight", type=float, help="Teacher's logits on corpus.")
 @_by_student("--general-learning-rate", type=float, help="Used with --corpus.")
 @_with_default("--batch-size", type=int, help="Over all processes.")
+@_with_default("--accumulate", type=int, help="Parts that a batch is worked off in, to save memory.")
 @_by_student("--embedding-weight", type=float, help="Teacher's embeddings.")
 @_by_student("--hidden-weight", type=float, help="Teacher's hidden states.")
 @_by_student("--attention-weight", type=float, help="Teacher's attention scores.")
-@_by_student("--inner-share", type=float, help="Share of the three above in prediction.")
+@_with_default("--relation-weight", type=float, help="How alike its queries, keys, values are.")
+@_by_student("--inner-share", type=float, help="Share of the four above in prediction.")
 @_by_student("--soft-weight", type=float, help="Teacher's logits.")
 @_by_student("--hard-weight", type=float, help="True labels.")
 @_with_default("--temperature", type=float, help="Of the teacher's logits.")
 @_with_default("--rate-penalty", type=float, help="Weight of the mean spiking rate.")
+@click.option(
+    "--start-from",
+    type=PATH,
+    help="A trained student to start as; it gives the defaults of options that say what a student is.",
+)
+@click.option("--start-teaches", is_flag=True, help="It also teaches, in place of the BERT.")
+@click.option("--event-target", type=float, help="Events per synapse to reach, e.g. 0.15; windows of T steps only.")
+@click.option("--prune", type=float, help="Share of the weights that become 0, e.g. 0.5.")
+@click.option(
+    "--prune-scope",
+    type=click.Choice(["layer", "global"]),
+    help="That share of each matrix, or of all together.  [default: layer]",
+)
+@click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
 @_with_default("--max-length", type=int, help="Tokens; longer texts are cut.")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
 @_with_default("--warmup", type=float, help="Share of the steps.")
+@click.option("--ema", type=float, help="Decay of a moving average of the weights, which is kept, e.g. 0.99.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
 @_with_default(
     "--compile",
@@ -175,6 +244,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--gradient-checkpointing",
     is_flag=True,
     help="spikebert: blocks run anew in the backward pass: a fifth less memory, more time.",
+)
+@click.option(
+    "--cache-teacher",
+    is_flag=True,
+    help="Ask the teacher once a text and keep the answers in a file, about 10 to 20 KB a token.",
 )
 @_with_default("--seed", type=int, help="Of everything random.")
 @click.option(

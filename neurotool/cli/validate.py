@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from neurotool.cli.numbers import SAMPLES, TOLERANCE
 from neurotool.cli.options import (
     EXECUTORS,
     PATH,
@@ -56,10 +57,10 @@ in another order flip a few spikes, and these others.
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @click.option("--data", type=PATH, help="File or folder.  [default: the checkpoint's task]")
-@click.option("--samples", type=click.IntRange(min=1), default=32, show_default=True, help="Sentences to run.")
+@click.option("--samples", type=SAMPLES, default=32, show_default=True, help="Sentences to run.")
 @click.option(
     "--tolerance",
-    type=float,
+    type=TOLERANCE,
     help="Share of a layer's spikes; |Δ| of rates and logits.  [default: 0; .2 if one of the two is fixed-point]",
 )
 @click.option(
@@ -144,6 +145,9 @@ def _print(result: "Comparison", source: str, time_steps: int) -> None:
     say = click.echo
     if result.inputs:
         say(f"{result.inputs} inputs, T = {time_steps}; {source}")
+    for name, output in result.outputs.items():
+        if output.values:
+            say(f"output {name}: max |Δ| {output.max_difference:.2g} of {output.largest:.2g}")
     if result.max_logit_difference is not None:
         say(f"logits: max |Δ| {result.max_logit_difference:.2g}")
     if result.predictions_agreeing is not None:
@@ -161,8 +165,13 @@ def _print(result: "Comparison", source: str, time_steps: int) -> None:
     if result.quantised:
         within = f"the same within {result.tolerance} (mean |Δrate| of each layer, share of predictions)"
     else:
-        exact = "exactly the same spikes" if result.layers else "the same logits, rounding aside"
+        exact = "exactly the same spikes" if result.layers else "the same logits or outputs, rounding aside"
         within = exact if result.tolerance == 0 else f"the same within {result.tolerance}"
+    if result.decided and result.silent:
+        say(f"silent in both, so that what drives them was not compared: {', '.join(result.silent)}")
+    if not result.decided:
+        say("NO VERDICT: nothing was compared that could have differed; give other inputs")
+        return
     say(f"PASS: {within}" if result.passed else f"FAIL: not {within}")
 
 

@@ -1,7 +1,7 @@
 """The layer graph: nodes (nodes/), and the graph that connects, checks and stores them (graph.py). No torch."""
 
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.graph import FORMAT_VERSION, Graph, GraphBuilder, Schedule
+from neurotool.graph.graph import FORMAT_VERSION, MAX_TIME_STEPS, Graph, GraphBuilder, Schedule
 from neurotool.graph.nodes import (
     NODE_TYPES,
     TOKENS,
@@ -13,6 +13,7 @@ from neurotool.graph.nodes import (
     Delay,
     Embedding,
     Gelu,
+    GradedNeuron,
     Input,
     Integrator,
     LayerNorm,
@@ -34,6 +35,7 @@ from neurotool.graph.table import NodeTable
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_TIME_STEPS",
     "NODE_TYPES",
     "TOKENS",
     "Add",
@@ -45,6 +47,7 @@ __all__ = [
     "Embedding",
     "FixedPoint",
     "Gelu",
+    "GradedNeuron",
     "Graph",
     "GraphBuilder",
     "Input",

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from neurotool.graph.nodes import Neuron, same_value
+from neurotool.graph.nodes import GradedNeuron, Neuron, same_value
 
 STATE_BITS = 24
 """Of potentials and graded messages, sign included (Loihi 1 and 2, Lava's annotations)."""
@@ -99,6 +99,11 @@ def initial_potential(node: Neuron) -> np.ndarray:
     return np.floor(node.v_init * np.asarray(node.v_threshold) + 0.5).astype(np.int64)
 
 
+def dead_zone(node: GradedNeuron) -> np.ndarray:
+    """Charges below it send nothing; in units of the drive, like the integer threshold of `node`."""
+    return np.floor(node.dead_zone * np.asarray(node.v_threshold) + 0.5).astype(np.int64)
+
+
 def row_mantissas(weight: np.ndarray, spread: int = SPREAD) -> tuple[np.ndarray, int, np.ndarray]:
     """int8 mantissas of a weight (out, …), the lowest exponent, and how far each row's lies above it, up to `spread`.
 
@@ -138,4 +143,10 @@ def emission_weights(node: Neuron, time_steps: int) -> np.ndarray:
 
 def rate_scale(node: Neuron, time_steps: int) -> float:
     """What 1 stands for in the sum of the weighted spikes of a neuron."""
-    return 1 / time_steps if np.all(np.asarray(node.leak) == 1) else 2.0**-RATE_BITS
+    return 1 / node.counts_to(time_steps) if np.all(np.asarray(node.leak) == 1) else 2.0**-RATE_BITS
+
+
+def largest_rate(node: Neuron, time_steps: int) -> int:
+    """Largest sum of weighted spikes of a window, in that unit."""
+    weights = emission_weights(node, time_steps)
+    return int(weights.sum(0).max()) * node.counts_to(time_steps) // time_steps

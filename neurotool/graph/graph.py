@@ -8,9 +8,23 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, TOKENS, Embedding, Input, Node, Readout, Shape, Stateful, same_value
+from neurotool.graph.nodes import (
+    NODE_TYPES,
+    TOKENS,
+    Embedding,
+    GradedNeuron,
+    Input,
+    Node,
+    Readout,
+    Shape,
+    Stateful,
+    same_value,
+)
 
 FORMAT_VERSION = 1
+MAX_TIME_STEPS = 1_000_000
+MAX_TOKENS = 1_000_000
+MAX_SWEEPS = 10_000
 Schedule = Literal["phased", "concurrent"]
 
 
@@ -77,13 +91,15 @@ class Graph:
 
     @property
     def analog(self) -> list[str]:
-        """Nodes whose value in every step is to be seen: they keep a state and send no spikes, or are declared outputs.
-        Only in the concurrent schedule, where they act in every step."""
-        if self.schedule == "phased":
-            return []
-        shown = set(self.outputs.values())
-        graded = {name: node for name, node in self.nodes.items() if not node.sends_spikes and not node.at_end}
-        return [name for name, node in graded.items() if isinstance(node, Stateful) or name in shown]
+        """Nodes whose real numbers are to be seen, in every step (phased: sweep): that nobody reads, that are declared
+        outputs, or that keep a state. Neurons and the Readout are left out: spikes and logits are given in any case."""
+        shown = set(self.nodes).difference(*self.inputs.values()).union(self.outputs.values())
+        graded = ((n, node) for n, node in self.nodes.items() if not node.sends_spikes)
+        return [
+            name
+            for name, node in graded
+            if not isinstance(node, (Input, Readout)) and (isinstance(node, Stateful) or name in shown)
+        ]
 
     def source(self, node: str, port: str) -> str:
         """Name of the node that `port` of `node` reads."""
@@ -141,14 +157,21 @@ class Graph:
         return f"node {name} ({type(self.nodes[name]).__name__})"
 
     def _check_settings(self) -> None:
-        for setting in ("time_steps", "tokens", "feedback_sweeps"):
+        limits = {"time_steps": MAX_TIME_STEPS, "tokens": MAX_TOKENS, "feedback_sweeps": MAX_SWEEPS}
+        for setting, limit in limits.items():
             value = getattr(self, setting)
             if type(value) is not int or value < 1:
                 raise GraphError(f"{setting} is {value!r}: it must be a whole number of at least 1")
+            if value > limit:
+                raise GraphError(f"{setting} is {value}: it must be at most {limit}")
         if self.feedback_sweeps > 1 and not self.feedback:
             raise GraphError(f"feedback_sweeps is {self.feedback_sweeps}: without feedback it must be 1")
         if self.schedule not in get_args(Schedule):
             raise GraphError(f"schedule is {self.schedule!r}: choose one of {', '.join(get_args(Schedule))}")
+        for name in self.of_type(GradedNeuron):
+            if (self.schedule, self.time_steps) != ("phased", 1):
+                how = f"schedule {self.schedule}, time_steps {self.time_steps}"
+                raise GraphError(f"{self._title(name)}: {how}; a graded message needs a phased window of one step")
         for name, node in self.nodes.items():
             if type(node) not in NODE_TYPES.values():
                 raise GraphError(f"node {name} is a {type(node).__name__}: known types are {', '.join(NODE_TYPES)}")
@@ -156,6 +179,8 @@ class Graph:
                 raise GraphError(f"node name {name!r} must be text without '/', which separates names in files")
         if not all(isinstance(label, str) for label in self.labels):
             raise GraphError(f"labels are {self.labels!r}: they must be text")
+        if not isinstance(self.metadata, dict):
+            raise GraphError(f"metadata is a {type(self.metadata).__name__}: it must be a dict")
         try:
             json.dumps(self.metadata, allow_nan=False)
         except (TypeError, ValueError) as error:

@@ -11,13 +11,13 @@ from neurotool.graph import Graph, GraphBuilder
 from neurotool.student.building import add_embeddings, finished
 from neurotool.student.configuration import AnnConfig
 from neurotool.student.emission import Emission
-from neurotool.student.encoder import EncoderLayer
+from neurotool.student.encoder import Attention, EncoderLayer
 from neurotool.student.student import Student, StudentOutput
 
 
 class AnnLayer(EncoderLayer):
-    def forward(self, x: Tensor, mask: Tensor, scores: list[Tensor] | None = None) -> Tensor:
-        return self.run(x, mask, lambda place, current: current, scores)
+    def forward(self, x: Tensor, mask: Tensor, read: list[Attention] | None = None) -> Tensor:
+        return self.run(x, mask, lambda place, current: current, read)
 
 
 class AnnForSequenceClassification(Student):
@@ -37,11 +37,11 @@ class AnnForSequenceClassification(Student):
         self.post_init()
 
     def _run(
-        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
         hidden = [current]
         for layer in self.layers:
-            hidden.append(layer(hidden[-1], mask.bool()[:, None, None, :], scores))
+            hidden.append(layer(hidden[-1], mask.bool()[:, None, None, :], read))
         if output.rates is not None:
             output.hidden = tuple(hidden)
         return hidden[-1]

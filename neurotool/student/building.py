@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.graph import Add, Embedding, Graph, GraphBuilder, LayerNorm, Linear, MeanPool, Neuron, Readout
+from neurotool.graph.graded import graded
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.emission import NeuronLayer
 
@@ -29,7 +30,7 @@ def finished(build: GraphBuilder, config: StudentConfig, classifier: nn.Linear, 
     """The graph, with pooling and readout of what node `last` gives. Raises GraphError where weights are not finite."""
     pooled = build.add("pool", MeanPool("first" if config.pooling == "cls" else "mean"), last)
     build.add("readout", Readout(array(classifier.weight), array(classifier.bias)), pooled)
-    return build.build(
+    graph = build.build(
         time_steps=config.time_steps,
         schedule=config.schedule,
         tokens=config.max_position_embeddings,
@@ -37,6 +38,7 @@ def finished(build: GraphBuilder, config: StudentConfig, classifier: nn.Linear, 
         labels=tuple(config.id2label[i] for i in range(config.num_labels)) if config.num_labels > 1 else (),
         metadata={"model_type": config.model_type},
     )
+    return graded(graph, config.dead_zone) if config.graded else graph
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -56,7 +58,7 @@ def norm_node(module: nn.LayerNorm) -> LayerNorm:
 def neuron_node(layer: NeuronLayer) -> Neuron:
     dynamics = layer.dynamics
     return Neuron(
-        v_threshold=float(layer.v_threshold.detach()),
+        v_threshold=array(layer.v_threshold) if layer.log_gain.ndim else float(layer.v_threshold.detach()),
         leak=float(dynamics.leak),
         reset=dynamics.reset,
         spikes=dynamics.spikes,

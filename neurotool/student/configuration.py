@@ -10,6 +10,7 @@ from neurotool.student.neurons import NeuronDynamics, Reset, Spikes
 Schedule = Literal["phased", "concurrent"]
 Pooling = Literal["mean", "cls"]
 Positions = Literal["learned", "none"]
+Activation = Literal["gelu", "relu"]
 
 
 class StudentConfig(BertConfig):
@@ -17,8 +18,11 @@ class StudentConfig(BertConfig):
 
     time_steps: T, steps of a neuron layer's window (phased) or of the whole simulation (concurrent).
     schedule: phased (layers emit in turn, each in its own window, exact) or concurrent (all together, step by step).
-    v_threshold: firing threshold all neuron layers start from; learn_v_threshold trains one gain per neuron layer.
+    v_threshold: firing threshold all neuron layers start from; learn_v_threshold trains one gain per neuron layer, or
+      one per neuron of a layer (v_threshold_per_channel).
     v_init: potential at the start of a window, in units of the threshold.
+    spikes: binary, ternary, or graded: signed counts of up to `time_steps` levels, each one message of a window of one
+      step; none below `dead_zone` levels.
     pooling: tokens the classifier reads: their mean, or the first ([CLS]).
     """
 
@@ -37,14 +41,27 @@ class StudentConfig(BertConfig):
     reset: str = "soft"
     v_threshold: float | int = 1.0
     learn_v_threshold: bool = False
+    v_threshold_per_channel: bool = False
     v_init: float | int = 0.0
+    dead_zone: float | int = 0.5
     pooling: str = "mean"
 
     @property
     def dynamics(self) -> NeuronDynamics:
         spikes: Spikes = self.spikes  # type: ignore[assignment]
         reset: Reset = self.reset  # type: ignore[assignment]
+        if self.graded:
+            return NeuronDynamics("ternary", self.leak, reset, self.v_init, graded=True, dead_zone=self.dead_zone)
         return NeuronDynamics(spikes, self.leak, reset, self.v_init)
+
+    @property
+    def graded(self) -> bool:
+        return self.spikes == "graded"
+
+    @property
+    def window_steps(self) -> int:
+        """Time steps of a window."""
+        return 1 if self.graded else self.time_steps
 
     def check(self) -> None:
         """Raises ConfigError for values no student can be built from."""
@@ -53,7 +70,21 @@ class StudentConfig(BertConfig):
         one_of("schedule", self.schedule, self.schedules)
         one_of("pooling", self.pooling, get_args(Pooling))
         positive("v_threshold", self.v_threshold)
+        if self.graded and self.schedule != "phased":
+            raise ConfigError(f"schedule is {self.schedule}: only phased windows can be sent as graded messages")
+        if not self.graded and self.dead_zone != 0.5:
+            raise ConfigError(f"dead_zone is {self.dead_zone}, spikes {self.spikes}: only graded messages have one")
+        if self.graded and self.dead_zone > self.time_steps:
+            raise ConfigError(
+                f"dead_zone is {self.dead_zone}: nothing is sent below it; there are {self.time_steps} levels"
+            )
+        if self.v_threshold_per_channel and not self.learn_v_threshold:
+            raise ConfigError("v_threshold_per_channel is True: only learned thresholds differ between channels")
         self.check_layers()
+
+    def own_thresholds(self, width: int) -> int | None:
+        """How many thresholds a layer of `width` neurons has of its own; None: one for all."""
+        return width if self.v_threshold_per_channel else None
 
     def check_layers(self) -> None:
         at_least("num_hidden_layers", self.num_hidden_layers, 1)
@@ -69,16 +100,25 @@ class SpikingBertConfig(StudentConfig):
     """SpikingBERT.
 
     feedback: adds W_fb * (last layer's rate) to the input current; phased runs `feedback_sweeps` sweeps of windows.
+    activation: of the feed-forward part. With relu there is no function: its neurons send no negative spikes, which is
+      a rectifier.
     """
 
     model_type = "spikingbert"
 
+    activation: str = "gelu"
     feedback: bool = False
     feedback_sweeps: int = 4
 
     def check(self) -> None:
         super().check()
         at_least("feedback_sweeps", self.feedback_sweeps, 1)
+        one_of("activation", self.activation, get_args(Activation))
+
+    @property
+    def wide_dynamics(self) -> NeuronDynamics:
+        """Of the neurons in the middle of the feed-forward part."""
+        return self.dynamics if self.activation == "gelu" else self.dynamics.rectified
 
 
 class SpikeBertConfig(StudentConfig):
@@ -86,6 +126,8 @@ class SpikeBertConfig(StudentConfig):
 
     attention_v_threshold: of the neurons that read the attention products, in place of v_threshold.
     attention_scale: factor of those products, which no softmax bounds.
+    attention_norm: a LayerNorm of those products. Without it, as in the paper, they grow with the number of tokens, and
+      the neurons of a long text, such as a pair of sentences, fire at every step whatever it says.
     positions: learned positions added to the embedding; with none, as in the paper, the order of words is not seen.
     """
 
@@ -96,6 +138,7 @@ class SpikeBertConfig(StudentConfig):
     leak: float | int = 0.9
     attention_v_threshold: float | int = 0.25
     attention_scale: float | int = 0.125
+    attention_norm: bool = False
     positions: str = "learned"
 
     def check(self) -> None:
@@ -144,7 +187,9 @@ class AnnConfig(StudentConfig):
         "reset",
         "v_threshold",
         "learn_v_threshold",
+        "v_threshold_per_channel",
         "v_init",
+        "dead_zone",
     )
 
     time_steps: int = 1

@@ -9,6 +9,8 @@ schedules differ only in the emission they hand to it.
 | Membranes    | this step's spikes; potentials persist between calls          | concurrent schedule             |
 | Substituted  | a simulated rate, with the steady state's gradient            | training at the equilibrium     |
 | Unrolled     | the spikes of all steps, with a surrogate gradient            | concurrent, layer by layer      |
+
+`Recorded` and `SoftMessages` pass one of them through and keep what a layer returned, or how many of its neurons send.
 """
 
 from typing import Protocol
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from neurotool.student.neurons import (
     NeuronDynamics,
     RunningRate,
+    at_least_float32,
     average_spiking_rate,
     closed_form_rate,
     substitute,
@@ -27,18 +30,21 @@ from neurotool.student.surrogate import unrolled_spikes
 
 
 class NeuronLayer(nn.Module):
-    """One threshold for a layer of neurons: v_threshold = base * exp(log_gain), gain learned or fixed at 1."""
+    """The threshold of a layer of neurons: v_threshold = base * exp(log_gain), gain learned or fixed at 1; one for the
+    layer, or one for each of `channels`."""
 
     base: Tensor
 
-    def __init__(self, name: str, v_threshold: float, learned: bool, dynamics: NeuronDynamics) -> None:
+    def __init__(
+        self, name: str, v_threshold: float, learned: bool, dynamics: NeuronDynamics, channels: int | None = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.dynamics = dynamics
         self.v_threshold_at_start = float(v_threshold)
         self.base = nn.Buffer(torch.tensor(self.v_threshold_at_start))
         self.unit = not learned and v_threshold == 1
-        self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=learned)
+        self.log_gain = nn.Parameter(torch.zeros(() if channels is None else channels), requires_grad=learned)
 
     @property
     def v_threshold(self) -> Tensor:
@@ -46,26 +52,18 @@ class NeuronLayer(nn.Module):
 
     def drive(self, current: Tensor) -> Tensor:
         """current / v_threshold"""
-        return _at_least_float32(current) / self.v_threshold
+        return at_least_float32(current) / self.v_threshold
 
     def rate(self, current: Tensor, time_steps: int) -> Tensor:
-        """Rate of a window of constant current, differentiable in current and threshold. In the current's dtype where
-        that holds every rate exactly, else in float32."""
+        """Rate of a window of constant current, differentiable in current and threshold."""
         if self.dynamics.has_closed_form:
             v_threshold = None if self.unit else self.v_threshold
-            rate = closed_form_rate(_at_least_float32(current), v_threshold, self.dynamics, time_steps)
-            power_of_two = time_steps & (time_steps - 1) == 0
-            return rate.to(current.dtype) if power_of_two and time_steps <= _EXACT_IN_BFLOAT16 else rate
+            return closed_form_rate(current, v_threshold, self.dynamics, time_steps)
         return self.dynamics.rate(self.drive(current), time_steps)
 
-
-_EXACT_IN_BFLOAT16 = 256
-"""Whole numbers up to here have the 8 bits of its significand."""
-
-
-def _at_least_float32(current: Tensor) -> Tensor:
-    """Counts up to T need more than bfloat16's 8 bits."""
-    return current.float() if current.dtype in (torch.bfloat16, torch.float16) else current
+    def messages(self, current: Tensor, time_steps: int) -> Tensor:
+        """How many neurons send anything in a window, differentiably: (batch, tokens)."""
+        return self.dynamics.soft_activity(self.drive(current), time_steps).sum(-1)
 
 
 class Emission(Protocol):
@@ -78,7 +76,8 @@ class SteadyState:
 
 
 SpikeCounts = dict[str, Tensor]
-"""Spikes that each neuron of a layer sent, whatever their sign, in whole numbers: name -> (batch, tokens, width)."""
+"""Spikes, or graded messages, that each neuron of a layer sent, whatever their sign, in whole numbers: name ->
+(batch, tokens, width)."""
 
 
 def _count(counts: SpikeCounts, name: str, spikes: Tensor) -> None:
@@ -98,7 +97,8 @@ class WindowRates:
             return neurons.rate(current, self.time_steps)
         if neurons.dynamics.has_closed_form:  # under constant drive all spikes of a window have one sign
             rate = neurons.rate(current, self.time_steps)
-            sent = (rate.abs() * self.time_steps).round_()
+            graded = neurons.dynamics.graded
+            sent = rate.ne(0).float() if graded else (rate.abs() * self.time_steps).round_()
         else:
             window = WindowSpikes(self.time_steps)
             rate = window(neurons, current)
@@ -120,6 +120,8 @@ class WindowSpikes:
         dynamics = neurons.dynamics
         spikes = torch.stack(list(dynamics.window(neurons.drive(current), self.time_steps)))
         self.spikes[neurons.name] = spikes
+        if dynamics.graded:
+            return spikes[0] / self.time_steps
         return average_spiking_rate(iter(spikes), dynamics.leak)
 
 
@@ -182,6 +184,18 @@ class Unrolled:
         if self.counts is not None:
             _count(self.counts, neurons.name, spikes.abs().sum(0))
         return spikes.flatten(0, 1)
+
+
+class SoftMessages:
+    """Passes another emission through and keeps how many neurons of each layer send anything, differentiably, as
+    `messages[name]`, (batch, tokens)."""
+
+    def __init__(self, emission: Emission, time_steps: int, messages: dict[str, Tensor]) -> None:
+        self.emission, self.time_steps, self.messages = emission, time_steps, messages
+
+    def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
+        self.messages[neurons.name] = neurons.messages(current, self.time_steps)
+        return self.emission(neurons, current)
 
 
 class Recorded:

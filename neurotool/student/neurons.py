@@ -4,7 +4,7 @@ All potentials and drives here are in units of the threshold: `drive = current /
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -26,12 +26,17 @@ class NeuronDynamics:
 
     `v_init` is the potential at the start of a window in units of the threshold; it lies below the firing point, in
     sixteenths, which keeps the closed form exact in float32 for windows of up to 1024 steps.
+
+    graded: a window is one step, in which a neuron sends the count of spikes as one message, and none where it is 0 or
+    |T drive| < dead_zone; T is then a number of levels.
     """
 
     spikes: Spikes = "binary"
     leak: float = 1.0
     reset: Reset = "soft"
     v_init: float = 0.0
+    graded: bool = False
+    dead_zone: float = 0.0
 
     def __post_init__(self) -> None:
         if self.spikes not in ("binary", "ternary"):
@@ -43,6 +48,10 @@ class NeuronDynamics:
         low, high = (0.0, 1.0) if self.spikes == "binary" else (-0.5, 0.5)
         if not low <= self.v_init < high or (self.v_init * 16) % 1:
             raise ConfigError(f"v_init is {self.v_init}: it must be in [{low}, {high}) and a multiple of 1/16")
+        if self.graded and not self.has_closed_form:
+            raise ConfigError(f"leak is {self.leak}, reset {self.reset}: graded messages need leak 1 and soft reset")
+        if not 0 <= self.dead_zone < float("inf"):
+            raise ConfigError(f"dead_zone is {self.dead_zone}: it must be a number of levels, at least 0")
 
     @property
     def low(self) -> float:
@@ -62,6 +71,11 @@ class NeuronDynamics:
     @property
     def has_closed_form(self) -> bool:
         return self.leak == 1 and self.reset == "soft"
+
+    @property
+    def rectified(self) -> "NeuronDynamics":
+        """Neurons that send the same positive spikes under constant drive, and no negative ones."""
+        return self if self.low == 0 else replace(self, spikes="binary", v_init=self.offset)
 
     def fire(self, u: Tensor) -> Tensor:
         """Spikes of potentials `u`, in u's dtype: {0, 1} or {-1, 0, 1}."""
@@ -85,6 +99,15 @@ class NeuronDynamics:
         """a* = clamp(f(a)/v_threshold, 0, 1), or [-1, 1] for ternary spikes."""
         return drive.clamp(self.low, 1.0)
 
+    def soft_activity(self, drive: Tensor, time_steps: int, softness: float = 0.25) -> Tensor:
+        """Differentiable count of neurons that send anything in a window of constant drive: a soft L0. A logistic step,
+        `softness` levels wide, at the drive of the first spike of either sign."""
+        levels = drive * time_steps
+        active = torch.sigmoid((levels - max(1 - self.offset, self.dead_zone)) / softness)
+        if self.low == 0:
+            return active
+        return active + torch.sigmoid((-max(self.offset, self.dead_zone) - levels) / softness)
+
     def spike_count(self, drive: Tensor, time_steps: int) -> Tensor:
         """Spikes (signed sum) in a window of constant drive: clip(floor(v_init + T*drive), 0, T).
 
@@ -93,7 +116,8 @@ class NeuronDynamics:
         """
         if not self.has_closed_form:
             raise ConfigError(f"no closed form with leak {self.leak} and {self.reset} reset: step the neuron instead")
-        return self._charge(drive, time_steps).floor_().clamp_(self.low * time_steps, time_steps)
+        count = self._charge(drive, time_steps).floor_().clamp_(self.low * time_steps, time_steps)
+        return count.masked_fill_((drive * time_steps).abs() < self.dead_zone, 0) if self.dead_zone else count
 
     def _charge(self, drive: Tensor, t: int) -> Tensor:
         """Potential after t steps of constant drive had the neuron not fired, shifted so that it fires at 1."""
@@ -106,7 +130,9 @@ class NeuronDynamics:
         An IF neuron's charge is a product of t and not a running sum, so no rounding error builds up and the total
         equals `spike_count` for every float drive.
         """
-        if self.has_closed_form:
+        if self.graded:
+            yield self.spike_count(drive, time_steps)
+        elif self.has_closed_form:
             count = torch.zeros_like(drive)
             for t in range(1, time_steps + 1):
                 charge = self._charge(drive, t)
@@ -121,10 +147,11 @@ class NeuronDynamics:
                 u, spikes = self.step(u, drive)
                 yield spikes
 
-    def potential(self, drive: Tensor, spikes: Tensor) -> Tensor:
-        """What a window of constant drive leaves, given the `spikes` (T, *drive.shape) that it sent."""
+    def potential(self, drive: Tensor, spikes: Tensor, time_steps: int) -> Tensor:
+        """What a window of constant drive leaves, given the `spikes` (T, *drive.shape) that it sent, graded in one
+        step."""
         if self.has_closed_form:
-            return self._charge(drive, len(spikes)) - spikes.sum(0) - (1 - self.firing_point)
+            return self._charge(drive, time_steps) - spikes.sum(0) - (1 - self.firing_point)
         u = torch.full_like(drive, self.v_init)
         for s in spikes:
             u = self.after(self.integrate(u, drive), s)
@@ -140,13 +167,24 @@ class NeuronDynamics:
 
 
 def closed_form_rate(current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int) -> Tensor:
-    """spike_count(current / v_threshold) / T with the steady state's gradient; v_threshold None means 1.
+    """spike_count(current / v_threshold) / T with the steady state's gradient; v_threshold: one number, one for each
+    channel (the last axis), or None, which means 1. Computed in float32 at least; returned in the current's dtype where
+    that holds every rate exactly, else in float32.
 
     The threshold's gradient, -drive / v_threshold where not clamped, takes the middle of the drives that give a rate
     for the drive, which is unbiased and needs nothing kept beyond the rate itself.
     """
     rate: Tensor = _ClosedFormRate.apply(current, v_threshold, dynamics, time_steps)
     return rate
+
+
+_EXACT_IN_BFLOAT16 = 256
+"""Whole numbers up to here have the 8 bits of its significand."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Counts up to T need more than bfloat16's 8 bits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class _ClosedFormRate(torch.autograd.Function):
@@ -157,28 +195,44 @@ class _ClosedFormRate(torch.autograd.Function):
         ctx: Any, current: Tensor, v_threshold: Tensor | None, dynamics: NeuronDynamics, time_steps: int
     ) -> Tensor:
         low, high = dynamics.low * time_steps, float(time_steps)
-        if time_steps & (time_steps - 1) == 0:  # scaling by a power of two is exact: it goes into the threshold
-            charge = current * time_steps if v_threshold is None else current / (v_threshold / time_steps)
+        power_of_two = time_steps & (time_steps - 1) == 0
+        drive = at_least_float32(current)
+        if power_of_two:  # scaling by it is exact: it goes into the threshold
+            charge = drive * time_steps if v_threshold is None else drive / (v_threshold / time_steps)
         else:
-            charge = (current * 1 if v_threshold is None else current / v_threshold).mul_(time_steps)
+            charge = (drive * 1 if v_threshold is None else drive / v_threshold).mul_(time_steps)
         inside = charge.clamp(low, high).eq(charge) if any(ctx.needs_input_grad) else None
+        silent = charge.abs() < dynamics.dead_zone if dynamics.dead_zone else None
         if dynamics.offset:
             charge.add_(dynamics.offset)
         rate = charge.floor_().clamp_(low, high).div_(time_steps)
+        if silent is not None:
+            rate.masked_fill_(silent, 0)
+        if power_of_two and time_steps <= _EXACT_IN_BFLOAT16:
+            rate = rate.to(current.dtype)
         ctx.save_for_backward(inside, v_threshold, rate if ctx.needs_input_grad[1] else None)
         ctx.to_middle = (0.5 - dynamics.offset) / time_steps
+        ctx.dtype = current.dtype
         return rate
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         inside, v_threshold, rate = ctx.saved_tensors
-        gradient = gradients[0] * inside.view(torch.uint8)  # several times faster than by the bool itself
+        # Bytes are several times faster than the bool itself. A compiler needs no help, and some cannot view.
+        gradient = at_least_float32(gradients[0])
+        gradient = gradient * (inside if torch.compiler.is_compiling() else inside.view(torch.uint8))
         if v_threshold is not None:
             gradient.div_(v_threshold)
         to_threshold = None
         if rate is not None:
-            to_threshold = -torch.dot(gradient.flatten(), rate.flatten()) - ctx.to_middle * gradient.sum()
-        return gradient, to_threshold, None, None
+            if v_threshold.ndim:
+                of_rates, of_all = (x.flatten(0, -2).sum(0) for x in (gradient * rate, gradient))
+                to_threshold = -of_rates - ctx.to_middle * of_all
+            else:
+                to_threshold = (
+                    -torch.dot(gradient.flatten(), rate.flatten().to(gradient.dtype)) - ctx.to_middle * gradient.sum()
+                )
+        return gradient.to(ctx.dtype), to_threshold, None, None
 
 
 def substitute(steady: Tensor, simulated: Tensor) -> Tensor:

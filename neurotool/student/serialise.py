@@ -1,15 +1,17 @@
 """Between a torch student with its tokenizer and the .ckpt format (neurotool/checkpoint.py)."""
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
-from neurotool.errors import CheckpointError
+from neurotool.errors import CheckpointError, one_line
+from neurotool.header import CONFIG, check_student, try_tokenizer
+from neurotool.schema import shown
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
 
@@ -47,19 +49,24 @@ def to_checkpoint(
 def load_student(path: str | Path) -> LoadedStudent:
     """Read a .ckpt written by `to_checkpoint`; needs neither the teacher nor a network.
 
-    Raises CheckpointError: an unreadable file (see read_checkpoint), another kind of student, or tensors that do not
-    fit the configuration.
+    Raises CheckpointError: an unreadable file (see read_checkpoint), another kind of student, a header that describes
+    none or contradicts itself, or tensors that do not fit the configuration.
     """
     checkpoint = read_checkpoint(path)
     kind = checkpoint.config.get("model_type")
     if kind not in STUDENTS:
-        raise CheckpointError(f"{path}: holds a {kind!r} student; this version knows {', '.join(STUDENTS)}")
+        raise CheckpointError(f"{path}: holds a {shown(kind)} student; this version knows {', '.join(STUDENTS)}")
     try:
-        model = STUDENTS[kind](STUDENTS[kind].config_class(**checkpoint.config))
-    except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
-        raise CheckpointError(f"{path}: its configuration is not valid: {' '.join(str(error).split())}") from error
-    _load_tensors(path, model, checkpoint)
-    return LoadedStudent(model.eval(), _load_tokenizer(path, checkpoint.tokenizer), _task(path, checkpoint), checkpoint)
+        check_student(checkpoint)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    model = _build(path, STUDENTS[kind], checkpoint)
+    tokenizer = _load_tokenizer(path, checkpoint.tokenizer)
+    try:
+        try_tokenizer(tokenizer, model.config.vocab_size, model.config.type_vocab_size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be used: {error}") from error
+    return LoadedStudent(model.eval(), tokenizer, _task(path, checkpoint), checkpoint)
 
 
 def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
@@ -71,8 +78,15 @@ def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
         raise CheckpointError(f"{path}: its training record does not describe the task ({error!r})") from error
 
 
-def _load_tensors(path: str | Path, model: Student, checkpoint: Checkpoint) -> None:
-    state = model.state_dict()
+def _build(path: str | Path, kind: type[Student], checkpoint: Checkpoint) -> Student:
+    """The student, with its tensors; built without memory first: its configuration may ask for more than there is."""
+    known = {f.name for f in fields(kind.config_class)} - {f.name for f in fields(BertConfig)} | CONFIG.keys()
+    try:
+        config = kind.config_class(**{name: value for name, value in checkpoint.config.items() if name in known})
+        with torch.device("meta"):
+            state = kind(config).state_dict()
+    except Exception as error:  # huggingface_hub has its own errors for a value of the wrong type
+        raise CheckpointError(f"{path}: its configuration is not valid: {one_line(error)}") from error
     for name, expected in state.items():
         tensor = checkpoint.tensors.get(name)
         if tensor is None:
@@ -83,7 +97,16 @@ def _load_tensors(path: str | Path, model: Student, checkpoint: Checkpoint) -> N
             )
     if unknown := sorted(checkpoint.tensors.keys() - state.keys()):
         raise CheckpointError(f"{path}: tensor {unknown[0]} belongs to no layer of the student")
+    model = kind(config)
+    _check_activity(path, model, checkpoint.activity)
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in checkpoint.tensors.items()})
+    return model
+
+
+def _check_activity(path: str | Path, model: Student, activity: dict[str, Any]) -> None:
+    layers, known = activity.get("layers"), list(model.neuron_layers)
+    if "lengths" in activity and isinstance(layers, dict) and list(layers) != known:
+        raise CheckpointError(f"{path}: its record of the activity is of other neuron layers than the student's")
 
 
 def _load_tokenizer(path: str | Path, files: dict[str, Any]) -> PreTrainedTokenizerBase:

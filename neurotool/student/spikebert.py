@@ -1,7 +1,8 @@
 """SpikeBERT (Lv et al., arXiv 2308.15122): spiking self-attention without softmax, a residual stream of spike counts,
 leaky neurons; trained by backpropagation through time. Trained without a teacher it is the Spikformer of that paper.
 
-Unlike the authors' code it leaves padding out and sees positions (`positions` none does not).
+Unlike the authors' code it leaves padding out and sees positions (`positions` none does not); on request it normalises
+what its attention sums up, which without a softmax grows with the number of tokens.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,9 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.num_heads, self.attention_scale = config.num_attention_heads, config.attention_scale
 
-        def neurons(name: str, v_threshold: float = config.v_threshold) -> NeuronLayer:
-            return NeuronLayer(f"encoder.{index}.{name}", v_threshold, config.learn_v_threshold, config.dynamics)
+        def neurons(name: str, v_threshold: float = config.v_threshold, width: int = hidden) -> NeuronLayer:
+            learned, channels = config.learn_v_threshold, config.own_thresholds(width)
+            return NeuronLayer(f"encoder.{index}.{name}", v_threshold, learned, config.dynamics, channels)
 
         def norm(width: int) -> nn.LayerNorm:
             return nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -37,11 +39,12 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         self.query, self.query_norm, self.query_neurons = nn.Linear(hidden, hidden), norm(hidden), neurons("query")
         self.key, self.key_norm, self.key_neurons = nn.Linear(hidden, hidden), norm(hidden), neurons("key")
         self.value, self.value_norm, self.value_neurons = nn.Linear(hidden, hidden), norm(hidden), neurons("value")
+        self.attention_norm = norm(hidden) if config.attention_norm else None
         self.attention_neurons = neurons("attention", config.attention_v_threshold)
         self.self_output, self.self_output_norm = nn.Linear(hidden, hidden), norm(hidden)
         self.self_output_neurons = neurons("self_output")
         self.intermediate, self.intermediate_norm = nn.Linear(hidden, intermediate), norm(intermediate)
-        self.intermediate_neurons = neurons("intermediate")
+        self.intermediate_neurons = neurons("intermediate", width=intermediate)
         self.output, self.output_norm = nn.Linear(intermediate, hidden), norm(hidden)
         self.output_neurons = neurons("output")
 
@@ -50,7 +53,10 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         query, key, value = (self._split(self._spikes(part, x, emit)) for part in ("query", "key", "value"))
         scores = query @ key.transpose(-1, -2) * mask[:, None, None].to(x.dtype)
         context = scores @ value
-        attention = emit(self.attention_neurons, context.transpose(1, 2).reshape(x.shape) * self.attention_scale)
+        products = context.transpose(1, 2).reshape(x.shape) * self.attention_scale
+        attention = emit(
+            self.attention_neurons, products if self.attention_norm is None else self.attention_norm(products)
+        )
         x = x + self._spikes("self_output", attention, emit)
         return x + self._spikes("output", self._spikes("intermediate", x, emit), emit)
 
@@ -66,6 +72,8 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         scores = build.add(f"{name}.scores", MatMul(self.num_heads, transpose_b=True), query, key)
         context = build.add(f"{name}.context", MatMul(self.num_heads), scores, value)
         scaled = build.add(f"{name}.context.scale", Scale(float(self.attention_scale)), context)
+        if self.attention_norm is not None:
+            scaled = build.add(f"{name}.context.norm", norm_node(self.attention_norm), scaled)
         attention = build.add(f"{name}.attention", neuron_node(self.attention_neurons), scaled)
         x = build.add(f"{name}.self_output.add", Add(), x, spikes("self_output", attention))
         return build.add(f"{name}.output.add", Add(), x, spikes("output", spikes("intermediate", x)))

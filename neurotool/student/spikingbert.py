@@ -16,13 +16,14 @@ from neurotool.student.emission import (
     Membranes,
     NeuronLayer,
     Recorded,
+    SoftMessages,
     SpikeCounts,
     SteadyState,
     Substituted,
     WindowRates,
     WindowSpikes,
 )
-from neurotool.student.encoder import PLACES, EncoderLayer
+from neurotool.student.encoder import PLACES, Attention, EncoderLayer
 from neurotool.student.equilibrium import implicit_gradient
 from neurotool.student.student import Student, StudentOutput
 
@@ -34,30 +35,38 @@ class SpikingBertLayer(EncoderLayer):
         super().__init__(config)
         self.time_steps = config.time_steps
         for place in PLACES:
-            name = f"encoder.{index}.{place}"
-            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics)
+            width, dynamics = config.hidden_size, config.dynamics
+            if place == "intermediate":
+                width, dynamics = config.intermediate_size, config.wide_dynamics
+            name, own = f"encoder.{index}.{place}", config.own_thresholds(width)
+            neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, dynamics, own)
             self.add_module(f"{place}_neurons", neurons)
 
-    def forward(self, s: Tensor, mask: Tensor, emit: Emission, scores: list[Tensor] | None = None) -> Tensor:
+    def forward(self, s: Tensor, mask: Tensor, emit: Emission, read: list[Attention] | None = None) -> Tensor:
         """As EncoderLayer, on what the previous neuron layer sent."""
-        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), scores)
+        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), read)
 
     def neurons(self, place: str) -> NeuronLayer:
         neurons: NeuronLayer = getattr(self, f"{place}_neurons")
         return neurons
 
-    def windows(self, s: Tensor, mask: Tensor, with_scores: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The rates of the windows at all PLACES, and the attention scores on request: what `fuse` compiles. It reads
-        no name of a layer, so that one compiled piece serves them all."""
+    def windows(
+        self, s: Tensor, mask: Tensor, with_attention: bool, with_messages: bool = False
+    ) -> tuple[dict[str, Tensor], list[Attention], dict[str, Tensor]]:
+        """The rates of the windows at all PLACES, and on request what the attention reads and how many neurons send:
+        what `fuse` compiles. It reads no name of a layer, so that one compiled piece serves them all."""
         sent: dict[str, Tensor] = {}
-        scores: list[Tensor] = []
+        read: list[Attention] = []
+        messages: dict[str, Tensor] = {}
 
         def send(place: str, current: Tensor) -> Tensor:
+            if with_messages:
+                messages[place] = self.neurons(place).messages(current, self.time_steps)
             sent[place] = self.neurons(place).rate(current, self.time_steps)
             return sent[place]
 
-        self.run(s, mask, send, scores if with_scores else None)
-        return sent, scores
+        self.run(s, mask, send, read if with_attention else None)
+        return sent, read, messages
 
 
 class SpikingBertForSequenceClassification(Student):
@@ -72,7 +81,10 @@ class SpikingBertForSequenceClassification(Student):
         config.check()
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
-        self.embedding_neurons = NeuronLayer("embedding", config.v_threshold, config.learn_v_threshold, config.dynamics)
+        channels = config.own_thresholds(config.hidden_size)
+        self.embedding_neurons = NeuronLayer(
+            "embedding", config.v_threshold, config.learn_v_threshold, config.dynamics, channels
+        )
         self.layers = nn.ModuleList(SpikingBertLayer(config, i) for i in range(config.num_hidden_layers))
         self.feedback = nn.Linear(config.hidden_size, config.hidden_size, bias=False) if config.feedback else None
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -100,11 +112,11 @@ class SpikingBertForSequenceClassification(Student):
         return self.config.leak
 
     def _run(
-        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
         """Differentiable at the equilibrium."""
         if self.fused is not None and output.spike_counts is None and time_steps == self.config.time_steps:
-            return self._run_fused(current, mask, output, scores)
+            return self._run_fused(current, mask, output, read)
         rates, counts = output.rates, output.spike_counts
         sweep = self._sweep(current, mask)
         emission: Emission
@@ -121,7 +133,9 @@ class SpikingBertForSequenceClassification(Student):
                 rewind = _RandomState(current.device)
                 state, self.feedback_residuals = implicit_gradient(lambda z: sweep(emission, z, None), state)
                 rewind()  # the pass below must draw the same dropout masks
-        last: Tensor = sweep(emission if rates is None else Recorded(emission, rates), state, scores)
+        if output.messages is not None:
+            emission = SoftMessages(emission, time_steps, output.messages)
+        last: Tensor = sweep(emission if rates is None else Recorded(emission, rates), state, read)
         if rates is not None:
             output.hidden = tuple(rates[name] for name in self.output_names)
         return last
@@ -133,19 +147,23 @@ class SpikingBertForSequenceClassification(Student):
     def fuse(self) -> None:
         self.fused = torch.compile(SpikingBertLayer.windows, dynamic=True)
 
-    def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, scores: list[Tensor] | None) -> Tensor:
+    def _run_fused(self, current: Tensor, mask: Tensor, output: StudentOutput, read: list[Attention] | None) -> Tensor:
         """The phased schedule, every encoder layer by the compiled `windows`."""
         assert self.fused is not None
         key_mask = mask.bool()[:, None, None, :]
         s = self.embedding_neurons.rate(current, self.config.time_steps)
-        rates = {"embedding": s}
+        rates, with_messages = {"embedding": s}, output.messages is not None
+        if output.messages is not None:
+            output.messages["embedding"] = self.embedding_neurons.messages(current, self.config.time_steps)
         for index, layer in enumerate(self.layers):
-            sent, of_layer = self.fused(layer, s, key_mask, scores is not None)
+            sent, of_layer, messages = self.fused(layer, s, key_mask, read is not None, with_messages)
             s = sent["output"]
             if output.rates is not None:
                 rates |= {f"encoder.{index}.{place}": sent[place] for place in PLACES}
-            if scores is not None:
-                scores += of_layer
+            if read is not None:
+                read += of_layer
+            if output.messages is not None:
+                output.messages |= {f"encoder.{index}.{place}": messages[place] for place in PLACES}
         if output.rates is not None:
             output.rates |= rates
             output.hidden = tuple(rates[name] for name in self.output_names)
@@ -155,11 +173,11 @@ class SpikingBertForSequenceClassification(Student):
         """One pass through all neuron layers as a function of the emission and of what the last layer feeds back."""
         key_mask = mask.bool()[:, None, None, :]
 
-        def sweep(emit: Emission, state: Tensor | None = None, scores: list[Tensor] | None = None) -> Tensor:
+        def sweep(emit: Emission, state: Tensor | None = None, read: list[Attention] | None = None) -> Tensor:
             fed_back = current if self.feedback is None or state is None else current + self.feedback(state)
             s = emit(self.embedding_neurons, fed_back)
             for layer in self.layers:
-                s = layer(s, key_mask, emit, scores)
+                s = layer(s, key_mask, emit, read)
             return s
 
         return sweep

@@ -15,23 +15,26 @@ from neurotool.errors import ConfigError
 from neurotool.graph import Graph
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.emission import NeuronLayer, SpikeCounts
+from neurotool.student.encoder import Attention
 
 
 @dataclass
 class StudentOutput(ModelOutput):
     """rates: ASR of every neuron layer by name, (batch, tokens, width). hidden: what the embedding and each layer hand
-    on, averaged over the time steps, same shapes. attention_scores: per layer, before the softmax, (batch, heads,
-    tokens, tokens); only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
+    on, averaged over the time steps, same shapes. attention: queries, keys and values of each layer, as its
+    attention reads them; only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
     rates; with feedback also those that entered node "feedback"; only on request. active_counts: the windows in which
-    each neuron sent any spike; only where a run has several, else they are those with a spike count."""
+    each neuron sent any spike; only where a run has several, else they are those with a spike count. messages: how many
+    neurons of a layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     rates: dict[str, Tensor] | None = None
     hidden: tuple[Tensor, ...] | None = None
-    attention_scores: tuple[Tensor, ...] | None = None
+    attention: tuple[Attention, ...] | None = None
     spike_counts: SpikeCounts | None = None
     active_counts: SpikeCounts | None = None
+    messages: dict[str, Tensor] | None = None
 
 
 class Student(PreTrainedModel):
@@ -45,7 +48,7 @@ class Student(PreTrainedModel):
     embeddings: BertEmbeddings
     classifier: nn.Linear
     supports_attention_loss = True
-    """Whether it has attention scores of the teacher's kind, before a softmax."""
+    """Whether it has attention of the teacher's kind, with a softmax."""
     fused: Callable[..., Any] | None = None
     """One layer, compiled by `fuse`; None runs it as it is."""
 
@@ -88,8 +91,9 @@ class Student(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_rates: bool = True,
-        output_scores: bool = False,
+        output_attention: bool = False,
         output_spike_counts: bool = False,
+        output_messages: bool = False,
         time_steps: int | None = None,
         **_: Any,
     ) -> StudentOutput:
@@ -100,12 +104,16 @@ class Student(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         time_steps = self.config.time_steps if time_steps is None else time_steps
         current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        output = StudentOutput(rates={} if output_rates else None, spike_counts={} if output_spike_counts else None)
-        scores: list[Tensor] | None = [] if output_scores and self.supports_attention_loss else None
-        last = self._run(current, attention_mask, time_steps, output, scores)
+        output = StudentOutput(
+            rates={} if output_rates else None,
+            spike_counts={} if output_spike_counts else None,
+            messages={} if output_messages else None,
+        )
+        read: list[Attention] | None = [] if output_attention and self.supports_attention_loss else None
+        last = self._run(current, attention_mask, time_steps, output, read)
         output.logits = self.readout(last, attention_mask)
         output.loss = None if labels is None else classification_loss(output.logits, labels)
-        output.attention_scores = None if scores is None else tuple(scores)
+        output.attention = None if read is None else tuple(read)
         return output
 
     def readout(self, last: Tensor, attention_mask: Tensor) -> Tensor:
@@ -116,10 +124,10 @@ class Student(PreTrainedModel):
         return self.classifier((last * weights).sum(1) / weights.sum(1))
 
     def _run(
-        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
         """What the readout pools, differentiable, under the configured schedule. Fills `rates`, `hidden` (where there
-        are rates) and `spike_counts` of `output`, and `scores`, where given."""
+        are rates) and `spike_counts` of `output`, and `read`, where given."""
         raise NotImplementedError
 
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:

@@ -39,14 +39,15 @@ class TextCnnForSequenceClassification(UnrolledStudent):
         config.check()
         super().__init__(config)
 
-        def neurons(name: str) -> NeuronLayer:
-            return NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics)
+        def neurons(name: str, width: int) -> NeuronLayer:
+            own = config.own_thresholds(width)
+            return NeuronLayer(name, config.v_threshold, config.learn_v_threshold, config.dynamics, own)
 
         self.embeddings = BertEmbeddings(config)
-        self.embedding_neurons = neurons("embedding")
+        self.embedding_neurons = neurons("embedding", config.hidden_size)
         width, channels, kernels = config.hidden_size, config.channels, config.kernel_sizes
         self.convolutions = nn.ModuleList(nn.Conv1d(width, channels, kernel) for kernel in kernels)
-        self.convolution_neurons = nn.ModuleList(neurons(f"convolution.{kernel}") for kernel in kernels)
+        self.convolution_neurons = nn.ModuleList(neurons(f"convolution.{kernel}", channels) for kernel in kernels)
         self.classifier = nn.Linear(channels * len(kernels), config.num_labels)
         self.post_init()
         self._place_embeddings()

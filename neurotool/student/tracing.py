@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from neurotool.errors import DataError
 from neurotool.executor import Record, Run, joined, sent_in_passes, unstacked
+from neurotool.graph import Neuron
 from neurotool.student.emission import Membranes, NeuronLayer, Recorded, WindowSpikes
 from neurotool.student.neurons import RunningRate
 from neurotool.student.student import Student
@@ -58,7 +59,7 @@ class TorchExecutor:
         self.graph = self.student.to_graph()
         for layer in self.student.neuron_layers.values():
             # exp(log_gain) is a little different in another precision: keep the product.
-            layer.base.copy_(layer.v_threshold)
+            layer.base = layer.v_threshold.clone()
             layer.log_gain.zero_()
         self.dtype = torch.float32 if as_used else torch.float64
         self.student.to(self.dtype)
@@ -88,7 +89,7 @@ class TorchExecutor:
         current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
         traced = self._phased(current, mask) if self._is_phased else self._concurrent(current, mask)
         spikes = {
-            name: _array(torch.cat([step[name] for step in traced.steps])).swapaxes(0, 1).astype(np.int8)
+            name: self._record(name, torch.cat([step[name] for step in traced.steps])).swapaxes(0, 1)
             for name in traced.rates
         }
         passes = self.graph.feedback_sweeps if self._is_phased else self.graph.time_steps
@@ -97,7 +98,7 @@ class TorchExecutor:
             rates={name: _array(rate) for name, rate in traced.rates.items()},
             spikes=spikes,
             potentials={name: _array(u) for name, u in traced.potentials.items()},
-            sent={name: sent_in_passes(layer, passes) for name, layer in spikes.items()},
+            sent={name: sent_in_passes(self._neuron(name).events(x), passes) for name, x in spikes.items()},
         )
 
     @torch.inference_mode()
@@ -110,10 +111,18 @@ class TorchExecutor:
         if self._is_phased:
             window = WindowSpikes(self.student.config.time_steps)
             window(neurons, current)
-            return _array(window.spikes[layer]).astype(np.int8)
+            return self._record(layer, window.spikes[layer])
         membranes = Membranes()
         steps = [membranes(neurons, current) for _ in range(self.student.config.time_steps)]
-        return _array(torch.stack(steps)).astype(np.int8)
+        return self._record(layer, torch.stack(steps))
+
+    def _record(self, layer: str, spikes: Tensor) -> np.ndarray:
+        return _array(spikes).astype(self._neuron(layer).spike_type)
+
+    def _neuron(self, layer: str) -> Neuron:
+        node = self.graph.nodes[layer]
+        assert isinstance(node, Neuron)
+        return node
 
     @property
     def _is_phased(self) -> bool:
@@ -148,7 +157,7 @@ class _Windows(WindowSpikes):
 
     def __call__(self, neurons: NeuronLayer, current: Tensor) -> Tensor:
         rate = super().__call__(neurons, current)
-        potential = neurons.dynamics.potential(neurons.drive(current), self.spikes[neurons.name])
+        potential = neurons.dynamics.potential(neurons.drive(current), self.spikes[neurons.name], self.time_steps)
         self.potentials[neurons.name] = potential
         return rate
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.student.emission import Unrolled
+from neurotool.student.encoder import Attention
 from neurotool.student.student import Student, StudentOutput
 
 AT_ONCE = 2**23
@@ -47,7 +48,7 @@ class UnrolledStudent(Student):
         raise NotImplementedError
 
     def _run(
-        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, scores: list[Tensor] | None
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
         texts = max(1, self._at_once(current.device) // (time_steps * current[0].numel()))
         run = partial(self._part, time_steps, output.rates is not None, output.spike_counts is not None)

@@ -9,7 +9,7 @@ from neurotool.graph.nodes.currents import CubaLIF, Delay, Integrator
 from neurotool.graph.nodes.entering import Embedding, Ids, Input
 from neurotool.graph.nodes.functions import Gelu, LayerNorm, Scale, Softmax
 from neurotool.graph.nodes.joining import Add, Concat
-from neurotool.graph.nodes.neurons import Membrane, Neuron, Reset, Spikes
+from neurotool.graph.nodes.neurons import GradedNeuron, Membrane, Neuron, Reset, Spikes
 from neurotool.graph.nodes.node import (
     NODE_TYPES,
     TOKENS,
@@ -39,6 +39,7 @@ __all__ = [
     "Delay",
     "Embedding",
     "Gelu",
+    "GradedNeuron",
     "Ids",
     "Input",
     "Integrator",

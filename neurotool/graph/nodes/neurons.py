@@ -11,6 +11,7 @@ from neurotool.graph.nodes.node import (
     Stateful,
     check_choice,
     check_numbers,
+    check_whole,
     expect_activation,
     expect_fitting,
     register,
@@ -18,6 +19,8 @@ from neurotool.graph.nodes.node import (
 
 Spikes = Literal["binary", "ternary", "several"]
 Reset = Literal["soft", "hard", "none", "soft-late", "hard-late", "soft-once"]
+MESSAGE_BITS = 24
+"""Of a graded message, sign included: as Lava annotates it; Loihi 2 has up to 32."""
 
 
 @register
@@ -92,6 +95,25 @@ class Neuron(Stateful):
         return next((what for what, has in given.items() if has), "")
 
     @property
+    def signed(self) -> bool:
+        """Whether what it sends has a sign."""
+        return self.spikes == "ternary"
+
+    def events(self, spikes: np.ndarray) -> np.ndarray:
+        """How often a synapse is reached by what a step sends."""
+        return np.abs(spikes)
+
+    def counts_to(self, time_steps: int) -> int:
+        """The count of spikes in a window that is a rate of 1."""
+        return time_steps
+
+    def count(self, drive: np.ndarray, time_steps: int) -> np.ndarray:
+        """Of a window of constant drive, in units of the threshold, in closed form."""
+        most = self.counts_to(time_steps)
+        charge = drive * most + (self.v_init + 1 - self.firing_point)
+        return np.clip(np.floor(charge), -most if self.signed else 0, most)
+
+    @property
     def has_closed_form(self) -> bool:
         lowest = 0.0 if self.spikes == "binary" else -self.firing_point
         starts_inside = np.all((np.asarray(self.v_init) >= lowest) & (np.asarray(self.v_init) < self.firing_point))
@@ -117,6 +139,62 @@ class Neuron(Stateful):
         leak = np.atleast_1d(np.asarray(self.leak, np.float64))
         weights = leak ** np.arange(time_steps - 1, -1, -1).reshape(-1, *[1] * leak.ndim)
         return weights / weights.sum(0)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class GradedNeuron(Neuron):
+    """In a window, which is one step, one message: the count n that `levels` = K steps of an IF neuron with soft reset
+    would have, as its payload; none where n is 0.
+
+    n = clip(floor(v_init + K x / v_threshold), 0, K), signed (spikes ternary) clip(floor(… + 1/2), -K, K), and 0 where
+    |K x / v_threshold| < dead_zone. Its rate is n / K.
+    """
+
+    levels: int = 1
+    dead_zone: float = 0.0
+
+    def check(self) -> None:
+        super().check()
+        check_whole(self, "levels", 1)
+        if self.payload_bits > MESSAGE_BITS:
+            raise GraphError(f"levels is {self.levels}: its messages need {self.payload_bits} bits of {MESSAGE_BITS}")
+        check_numbers(self, "dead_zone", f"in [0, {self.levels}]", lambda v: (v >= 0) & (v <= self.levels))
+        if not self.has_closed_form:
+            what = self.more_than_plain or f"leak {self.leak}, {self.reset} reset, v_init {self.v_init}"
+            raise GraphError(f"{what}: graded messages are counts of IF neurons with soft reset that start at rest")
+
+    @property
+    def payload_bits(self) -> int:
+        """Of a message, its sign included."""
+        return int(self.levels).bit_length() + self.signed
+
+    @property
+    def silences(self) -> bool:
+        """Whether the dead zone is wider than what rounds to a count of 0 anyway."""
+        to_one = self.firing_point - np.asarray(self.v_init)
+        return bool(np.any(np.asarray(self.dead_zone) > to_one))
+
+    @property
+    def spike_type(self) -> type[np.signedinteger[Any]]:
+        return np.int8 if self.levels <= np.iinfo(np.int8).max else np.int32
+
+    def events(self, spikes: np.ndarray) -> np.ndarray:
+        return spikes != 0
+
+    def counts_to(self, time_steps: int) -> int:
+        return self.levels
+
+    def count(self, drive: np.ndarray, time_steps: int) -> np.ndarray:
+        silent = np.abs(drive * self.levels) < self.dead_zone
+        return np.where(silent, 0, super().count(drive, time_steps)).astype(drive.dtype, copy=False)
+
+    def at_rest(self, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> "GradedMembrane":
+        return GradedMembrane(self, shape, dtype, window)
+
+    def emission_weights(self, time_steps: int) -> np.ndarray:
+        """What a count of 1 is in the rate: (1, 1)."""
+        return np.full((1, 1), 1 / self.levels)
 
 
 class Membrane:
@@ -169,3 +247,15 @@ class Membrane:
             s = s - (charge < self.count)
         self.u = charge - (self.count + s) - shift
         return s
+
+
+class GradedMembrane(Membrane):
+    """u: what is left of the charge, in units of a level."""
+
+    node: GradedNeuron
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        """The count of one window."""
+        self.count = self.node.count(drive, 1)
+        self.u = drive * self.node.levels + self.node.v_init - self.count
+        return self.count

@@ -1,0 +1,151 @@
+"""--compile: when layers are compiled, and that compiled ones send the same spikes and learn the same."""
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from neurotool.errors import ConfigError
+from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.train.compilation import PAYS_FROM, fuse_student
+from neurotool.train.plan import TrainingPlan
+
+MakeStudent = Callable[..., SpikingBertForSequenceClassification]
+MakePlan = Callable[..., TrainingPlan]
+IDS = torch.randint(1, 30, (3, 6), generator=torch.Generator().manual_seed(1))
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]])
+TERNARY: dict[str, Any] = {"spikes": "ternary", "learn_v_threshold": True, "v_threshold": 1.5}
+KINDS: dict[str, dict[str, Any]] = {
+    "binary": {"v_init": 0.5},
+    "ternary": TERNARY,
+    "per channel, T = 6": TERNARY | {"v_threshold_per_channel": True, "time_steps": 6},
+}
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are traced forward and backward, and run as they were traced."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def outcome(student: SpikingBertForSequenceClassification, **options: Any) -> dict[str, Tensor]:
+    """Everything the losses read, and the gradients of one that reads it all."""
+    student.zero_grad()
+    output = student.train()(IDS, MASK, output_attention=True, **options)
+    messages = output.messages or {}
+    loss = output.logits.square().sum() + sum(x.square().sum() for read in output.attention for x in read)
+    loss = loss + sum(rate.square().sum() for rate in output.rates.values()) + sum(m.sum() for m in messages.values())
+    loss.backward()
+    found = {f"rate {name}": rate.detach() for name, rate in output.rates.items()}
+    found |= {f"messages {name}": sent.detach() for name, sent in messages.items()}
+    found |= {f"hidden {i}": hidden.detach() for i, hidden in enumerate(output.hidden)}
+    found |= {f"gradient {name}": p.grad for name, p in student.named_parameters() if p.grad is not None}
+    return found | {"logits": output.logits.detach()}
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys() and len(ours) > 30
+    for name, value in ours.items():
+        if name.startswith(("rate", "hidden")):
+            assert torch.equal(value, theirs[name]), name
+        else:
+            torch.testing.assert_close(value, theirs[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_traced_layers_are_the_same(kind: str, make_student: MakeStudent, without_compiler: None) -> None:
+    student = make_student(**KINDS[kind]).double()
+    eager = outcome(student, output_messages=True)
+    student.fuse()
+    assert_same(outcome(student, output_messages=True), eager)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_layers_are_the_same(kind: str, make_student: MakeStudent) -> None:
+    torch.compiler.reset()
+    student = make_student(**KINDS[kind]).double()
+    eager = outcome(student)
+    student.fuse()
+    assert_same(outcome(student), eager)
+    with torch.autocast("cpu", torch.bfloat16):
+        counts = student.float()(IDS, MASK).rates["encoder.0.output"].float() * student.config.time_steps
+    assert (counts - counts.round()).abs().max() < 1e-5 and counts.unique().numel() > 3
+
+
+def test_layers_run_as_they_are_where_spikes_are_counted(make_student: MakeStudent) -> None:
+    student = make_student()
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    student.fused = refuse
+    assert student(IDS, MASK, output_spike_counts=True).spike_counts
+    assert student(IDS, MASK, time_steps=2).logits.isfinite().all()
+    with pytest.raises(AssertionError, match="compiled"):
+        student(IDS, MASK)
+
+
+# --- what --compile asks for -----------------------------------------------------------------------------------------
+
+
+def fused(plan: TrainingPlan, student: SpikingBertForSequenceClassification, steps: int) -> tuple[bool, str]:
+    said = StringIO()
+    fuse_student(plan, student, steps, Console(file=said))
+    return student.fused is not None, said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("choice", "steps", "compiled"),
+    [("auto", PAYS_FROM - 1, False), ("auto", PAYS_FROM, True), ("on", 1, True), ("off", 10 * PAYS_FROM, False)],
+)
+def test_when_layers_are_compiled(
+    make_plan: MakePlan,
+    make_student: MakeStudent,
+    without_compiler: None,
+    choice: str,
+    steps: int,
+    compiled: bool,
+) -> None:
+    student = make_student(seed=2, dropout=0.1, hidden_dropout_prob=0.1)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    state = torch.get_rng_state()
+    assert fused(make_plan("--compile", choice), student, steps)[0] == compiled
+    assert not student.training and all(p.grad is None for p in student.parameters())
+    assert torch.equal(state, torch.get_rng_state()), "the trial step draws from the run's random numbers"
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_students_that_cannot_be_compiled(make_plan: MakePlan, make_student: MakeStudent) -> None:
+    concurrent = make_student(schedule="concurrent")
+    assert fused(make_plan("--compile", "auto"), concurrent, PAYS_FROM) == (False, "")
+    with pytest.raises(ConfigError, match="--compile on: a spikingbert student cannot be compiled with such neurons"):
+        fused(make_plan("--compile", "on"), concurrent, PAYS_FROM)
+
+
+def test_without_a_compiler_layers_run_as_they_are(
+    make_plan: MakePlan, make_student: MakeStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        def run(*_: Any) -> None:
+            raise RuntimeError("no\ncompiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    student = make_student()
+    compiled, said = fused(make_plan("--compile", "auto"), student, PAYS_FROM)
+    assert not compiled and "torch cannot compile here, so the layers run as they are: no compiler" in said
+    assert student(IDS, MASK).logits.isfinite().all()
+    with pytest.raises(ConfigError, match=r"--compile on: torch cannot compile here \(no compiler\); use --compile"):
+        fused(make_plan("--compile", "on"), student, 1)

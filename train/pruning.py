@@ -1,0 +1,58 @@
+"""Weights that are pruned as they are trained: the smallest are 0 in the forward pass and still get gradients."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from neurotool.student.neurons import substitute
+
+END = 0.6
+"""Share of the stage after which the mask is held."""
+
+
+class Pruned(nn.Module):
+    """weight -> weight where `kept`, else 0. The gradient passes straight through, so that a weight can come back as
+    long as the mask changes."""
+
+    kept: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.kept = nn.Buffer(weight != 0)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            pruned = weight * self.kept
+        return substitute(weight, pruned)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+def sparsity(progress: float, start: float, target: float) -> float:
+    """Cubic schedule: fast at first, while much can go, slow at the end (Zhu and Gupta 2017, arXiv 1710.01878)."""
+    done = min(progress / END, 1.0)
+    return target + (start - target) * (1 - done) ** 3
+
+
+@torch.no_grad()
+def prune(weights: Mapping[str, Tensor], masks: Mapping[str, Pruned], share: float, scope: str) -> None:
+    """Keep all but `share` of the weights with the smallest magnitude, of each matrix, or of all together (scope
+    global), where magnitudes count in root mean squares of their matrix: scales of matrices are arbitrary, since
+    thresholds and norms undo them."""
+    magnitudes = {name: weight.detach().abs() for name, weight in weights.items()}
+    if scope == "global":
+        magnitudes = {name: m / m.square().mean().sqrt().clamp(min=1e-30) for name, m in magnitudes.items()}
+        bounds: Sequence[Tensor] = [_bound(torch.cat([m.flatten() for m in magnitudes.values()]), share)]
+        bounds = [*bounds] * len(magnitudes)
+    else:
+        bounds = [_bound(m.flatten(), share) for m in magnitudes.values()]
+    for (name, magnitude), bound in zip(magnitudes.items(), bounds, strict=True):
+        masks[name].kept.copy_(magnitude > bound)
+
+
+def _bound(magnitudes: Tensor, share: float) -> Tensor:
+    """The largest magnitude that goes."""
+    goes = round(share * magnitudes.numel())
+    return magnitudes.kthvalue(goes).values if goes else magnitudes.new_tensor(-1.0)
