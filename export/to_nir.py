@@ -68,12 +68,34 @@ def expressible(graph: Graph) -> set[str]:
     return {name for name, terms in translation.terms.items() if name in translation.nodes or terms != (name,)}
 
 
+def beyond(graph: Graph) -> list[str]:
+    """What the standard nodes of its file do not say, and the metadata do, in words."""
+    said = expressible(graph)
+    found: dict[str, list[str]] = {}
+    for name, node in graph.nodes.items():
+        if name not in said:
+            found.setdefault(type(node).__name__, []).append(name)
+        if isinstance(node, Neuron):
+            for what, differs in (
+                (f"reset {node.reset}", node.reset != "hard"),
+                (f"{node.spikes} spikes", node.spikes != "binary"),
+                ("v_init", np.any(node.v_init)),
+                ("v_min", node.v_min is not None),
+            ):
+                if differs:
+                    found.setdefault(what, []).append(name)
+    listed = [f"{what} ({names[0] if len(names) == 1 else f'{len(names)} nodes'})" for what, names in found.items()]
+    steps = f"{graph.time_steps} time steps of length 1, {graph.schedule}"
+    return [*listed, steps, "neurons fire at their threshold, not only above it"]
+
+
 Sizes = tuple[int, ...]
 """Of an activation without tokens: (width,), (channels, height, width), …"""
 
 
 def _input(node: Input, shape: Sizes, tokens: int) -> nir.NIRNode:
-    return nir.Input({"input": np.array(shape)}, metadata={"spiking": node.spiking})
+    told = {} if node.spiking is None else {"spiking": node.spiking}
+    return nir.Input({"input": np.array(shape)}, metadata=told)
 
 
 def _weights(node: Weighted, shape: Sizes, tokens: int) -> nir.NIRNode | None:

@@ -33,7 +33,7 @@ class Difference:
 @dataclass
 class LayerComparison:
     """spikes_a, spikes_b: |spikes| of tokens that are not padding; compared: neurons x tokens x steps x inputs; rates:
-    neurons x tokens x inputs."""
+    neurons x tokens x inputs; late: steps that B was moved by, which sends that much later."""
 
     spikes_a: int = 0
     spikes_b: int = 0
@@ -43,6 +43,7 @@ class LayerComparison:
     sum_of_rate_differences: float = 0.0
     max_rate_difference: float = 0.0
     first_difference: Difference | None = None
+    late: int = 0
 
     @property
     def agreement(self) -> float:
@@ -160,11 +161,11 @@ def compare(
         result.inputs += 1
     if not result.inputs:
         raise ConfigError("no inputs to compare on: give at least one")
-    if nothing := _nothing_compared(result):
+    if nothing := nothing_compared(result):
         result.decided = False
         result.problems.append(f"{nothing}: no verdict")
-    result.first_difference = _first(result, a.graph)
-    result.problems += _far_apart(result) if quantised else _beyond(result, rounding, scale)
+    result.first_difference = first_difference(result, a.graph)
+    result.problems += _far_apart(result) if quantised else beyond(result, rounding, scale)
     if tolerance == 0 and not quantised:
         result.problems += [problem for name in result.layers if (problem := _try_neurons(a, b, name))]
     return result
@@ -182,7 +183,7 @@ def _common_outputs(a: Graph, b: Graph) -> list[str]:
     return [name for name in a.analog if name in b.analog and shapes_a[name] == shapes_b[name]]
 
 
-def _nothing_compared(result: Comparison) -> str:
+def nothing_compared(result: Comparison) -> str:
     """Why two networks that agree have not been shown to be alike; empty where they have."""
     if result.layers:
         return "nothing fired" if len(result.silent) == len(result.layers) else ""
@@ -304,7 +305,7 @@ def _compare_logits(result: Comparison, a: np.ndarray | None, b: np.ndarray | No
     return float(np.abs(a).max())
 
 
-def _first(result: Comparison, graph: Graph) -> Difference | None:
+def first_difference(result: Comparison, graph: Graph) -> Difference | None:
     """The earliest: in the phased schedule the first layer's, in the concurrent one the first step's."""
     found = [layer.first_difference for layer in result.layers.values() if layer.first_difference]
     if graph.schedule == "concurrent":
@@ -312,7 +313,7 @@ def _first(result: Comparison, graph: Graph) -> Difference | None:
     return found[0] if found else None
 
 
-def _beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
+def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
     problems = []
     for name, layer in result.layers.items():
         if layer.differing > result.tolerance * layer.compared:
