@@ -16,11 +16,14 @@ from neurotool.energy.dataflow import LEMAIRE, Dataflow
 from neurotool.energy.operations import Operations, Work
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     GradedNeuron,
     Input,
@@ -35,6 +38,7 @@ from neurotool.graph import (
     Scale,
     Shape,
     Softmax,
+    SumPool2d,
 )
 from neurotool.graph.fixed_point import RATE_BITS
 from neurotool.simulate import SynapseEvents
@@ -56,6 +60,7 @@ class Setting:
     payload: the ports whose messages carry a number: leak^(T-t), or a count.
     sent: spikes and windows with spikes of a Neuron.
     weights: that are there, of a node that has any; fewer than its size where zeros are left out.
+    spikes: whether spikes alone arrive.
     leak: of the neurons that a MeanPool reads step by step, by which it weights their spikes.
     """
 
@@ -71,6 +76,7 @@ class Setting:
     payload: frozenset[str] = frozenset()
     sent: tuple[int, int] = (0, 0)
     weights: int = 0
+    spikes: bool = False
     leak: float | np.ndarray = 1.0
 
     def size(self, shape: Shape) -> int:
@@ -173,6 +179,32 @@ def _conv1d(node: Conv1d, setting: Setting) -> Work:
     addresses = tokens * (width + out) + inputs * out * kernel
     accesses = {"value_reads": macs * setting.runs, "addresses": addresses * setting.runs}
     return replace(counted, always=replace(counted.always, **accesses))
+
+
+def _conv2d(node: Conv2d, setting: Setting) -> Work:
+    """Dense: out x in of a group MACs for each element of a window; spiking: spikes x outputs within reach accumulates;
+    biases once an output and run. The padding costs nothing."""
+    inputs, out = setting.activity.inputs, setting.elements
+    biases = 0 if node.bias is None else out
+    macs = inputs * node.weight.shape[0] * node.weight.shape[1] * node.windows.pairs(_plane(setting))
+    stored = node.weight.size + (0 if node.bias is None else len(node.bias))
+    return _multiplying(setting, macs, biases, inputs * stored)
+
+
+def _pool(node: SumPool2d, setting: Setting) -> Work:
+    """The adds of each window, the padding left out, and of a mean a product; where spikes alone arrive, wiring."""
+    if setting.network == "spiking" and setting.spikes:
+        return Work()
+    read = setting.activity.inputs * int(setting.at_ports["x"][0]) * node.windows.pairs(_plane(setting))
+    products = setting.elements if isinstance(node, AvgPool2d) else 0
+    adds = max(read - setting.elements, 0)
+    each = Operations(adds=adds, multiplies=products, value_reads=read, value_writes=setting.elements)
+    return Work(each.times(setting.runs))
+
+
+def _plane(setting: Setting) -> tuple[int, int]:
+    _, height, width = setting.at_ports["x"]
+    return int(height), int(width)
 
 
 def _matmul(node: MatMul, setting: Setting) -> Work:
@@ -323,7 +355,7 @@ def _add(node: Add, setting: Setting) -> Work:
     return Work(Operations(value_reads=graded, value_writes=graded), driven)
 
 
-def _concat(node: Concat, setting: Setting) -> Work:
+def _wiring(node: Concat | Flatten, setting: Setting) -> Work:
     """Wiring: who reads it reads its sources."""
     return Work()
 
@@ -364,6 +396,10 @@ RULES: dict[type[Node], Rule] = {
     Embedding: _embedding,
     Linear: _linear,
     Conv1d: _conv1d,
+    Conv2d: _conv2d,
+    SumPool2d: _pool,
+    AvgPool2d: _pool,
+    Flatten: _wiring,
     Neuron: _neuron,
     CubaLIF: _cuba_lif,
     Integrator: _integrator,
@@ -374,7 +410,7 @@ RULES: dict[type[Node], Rule] = {
     LayerNorm: _layer_norm,
     Gelu: _gelu,
     Add: _add,
-    Concat: _concat,
+    Concat: _wiring,
     Scale: _scale,
     MeanPool: _mean_pool,
     Readout: _readout,
