@@ -6,6 +6,7 @@ import numpy as np
 
 from neurotool.errors import DataError
 from neurotool.graph import Embedding, Graph, Input
+from neurotool.texts import INPUTS, encode, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,14 +30,10 @@ def tokenised(
 
     tokens: the most that the model takes. Returns the inputs and how many texts were cut.
     """
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=tokens, return_token_type_ids=True)
-    cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or [])
-    longest = max(len(ids) for ids in encoded["input_ids"])
-    length = min(tokens, longest + 1)
-    padded = tokenizer.pad(encoded, padding="max_length", max_length=length, return_tensors="np")
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return [{name: padded[name][i] for name in names} for i in range(len(texts))], cut
+    encoded = encode(tokenizer, list(zip(*texts, strict=True)), tokens)
+    length = min(tokens, max(map(len, encoded.tokens["input_ids"])) + 1)
+    padded = pad(tokenizer, encoded.tokens, length, tensors="np")
+    return [{name: padded[name][i] for name in INPUTS} for i in range(len(texts))], sum(encoded.cut)
 
 
 def random_inputs(graph: Graph, count: int, seed: int = 0) -> list[dict[str, Any]]:

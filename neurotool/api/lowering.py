@@ -117,8 +117,10 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
     }
     task: dict[str, Any] = {}
     if model.reader is not None:
-        task, plan = asdict(model.reader.task), model.reader.training.get("plan", {})
+        training = model.reader.training
+        task, plan = asdict(model.reader.task), training.get("plan", {})
         record["plan"] = {key: plan[key] for key in ("data", "task", "max_length") if key in plan}
+        record["data"] = {"hashes": training.get("data", {}).get("hashes", {})}
     if how.fixed:
         from neurotool.export.lower import WEIGHT_BITS, lower
 

@@ -16,6 +16,7 @@ from neurotool.graph.names import in_group
 from neurotool.graph.part import part
 from neurotool.inputs import fitted, read_arrays
 from neurotool.sentences import random_inputs
+from neurotool.texts import longest, tokenizer_from_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,7 +171,7 @@ class Model:
         if executor == "torch" and self.student is not None:
             from neurotool.evaluation import predict
 
-            return predict(self.student.model, self.student.tokenizer, columns)
+            return predict(self.student.model, self.student.tokenizer, columns, self.reading().max_length)[0]
         logits = self.run(columns, executor, record=False).logits
         if logits is None:
             raise ConfigError(f"{self.path}: the network has no readout and predicts nothing")
@@ -250,8 +251,7 @@ def _open_checkpoint(path: Path) -> Model:
 
     student = load_student(path)
     graph, training = student.model.to_graph(), student.checkpoint.training
-    length = min(training.get("plan", {}).get("max_length", graph.tokens), graph.tokens)
-    reader = TextReader(student.tokenizer, student.task, training, length)
+    reader = TextReader(student.tokenizer, student.task, training, longest(training.get("plan", {}), graph.tokens))
     return Model(path, "checkpoint", graph, reader, training, student)
 
 
@@ -268,25 +268,17 @@ def _bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
     """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
     if not bundle.tokenizer:
         return None
-    import tempfile
-
-    from transformers import AutoTokenizer
-
     from neurotool.header import try_tokenizer
     from neurotool.tasks import Task
 
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in bundle.tokenizer.items():
-            (Path(folder) / name).write_text(text, encoding="utf-8")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            rows = {node.ids: len(node.weight) for node in bundle.graph.nodes.values() if isinstance(node, Embedding)}
-            try_tokenizer(tokenizer, rows["input_ids"], rows.get("token_type_ids", 2**31))
-        except Exception as error:  # the tokenizers library raises plain Exceptions
-            raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
+    rows = {node.ids: len(node.weight) for node in bundle.graph.nodes.values() if isinstance(node, Embedding)}
     try:
-        lists = (tuple(bundle.task[name]) for name in ("text_columns", "label_names", "metrics"))
-        return TextReader(tokenizer, Task(bundle.task["name"], *lists), bundle.record, bundle.max_length)
+        tokenizer = tokenizer_from_files(bundle.tokenizer)
+        try_tokenizer(tokenizer, rows["input_ids"], rows.get("token_type_ids", 2**31))
+    except (DataError, ValueError) as error:
+        raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
+    try:
+        return TextReader(tokenizer, Task.from_dict(bundle.task), bundle.record, bundle.max_length)
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
             f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"

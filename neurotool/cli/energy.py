@@ -10,6 +10,7 @@ import click
 import rich.table
 from rich.console import Console
 
+from neurotool import terminal
 from neurotool.cli.numbers import SAMPLES, TIME_STEPS_LIST
 from neurotool.cli.options import (
     PATH,
@@ -373,7 +374,7 @@ def _show(page: "Page", chosen: str, output: Path | None, force: bool) -> None:
         return
     # A table needs its width where no terminal limits it.
     wide = output or not sys.stdout.isatty()
-    console = Console(file=io.StringIO(), width=WIDE, markup=False) if wide else Console(markup=False)
+    console = terminal.console(file=io.StringIO(), width=WIDE) if wide else terminal.console()
     console.print(page.title, style="bold", highlight=False)
     console.print(page.lead, highlight=False, markup=False)
     for table in page.tables:

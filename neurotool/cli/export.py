@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 
 from neurotool.api.exporting import TARGETS
 from neurotool.cli.numbers import SAMPLES
@@ -15,6 +14,7 @@ from neurotool.cli.options import PATH, json_option, layers_option, open_file, o
 from neurotool.cli.printing import one_by_one, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
+from neurotool.terminal import console
 
 
 @click.command(
@@ -108,7 +108,7 @@ def export(
         if fit is not None:
             from neurotool.cli.fit import show_fit
 
-            show_fit(Console(), fit, layers)
+            show_fit(console(), fit, layers)
     context.exit(int(strict and fit is not None and bool(fit.broken)))
 
 
@@ -138,7 +138,7 @@ def _print_quantisation(report: dict[str, Any], each: bool) -> None:
     title = (
         f"int8 weights, one exponent for each {quantisation['exponent_per']}{'' if each else ' (--layers: each layer)'}"
     )
-    Console().print(table(title, ("layer", "weights' error", "mean |rate|", "|Δrate|"), rows))
+    console().print(table(title, ("layer", "weights' error", "mean |rate|", "|Δrate|"), rows))
     click.echo(f"calibrated on {calibration['inputs']} inputs: {calibration['source']}")
     for name, before in calibration.get("before", {}).items():
         click.echo(f"{name}: {before:.4f} with real numbers, {calibration['after'][name]:.4f} in fixed point")

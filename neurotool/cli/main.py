@@ -16,6 +16,9 @@ import click
 from neurotool import __version__
 from neurotool.errors import NeurotoolError
 
+LONGEST_ERROR = 260
+"""Characters: errors quote what was given, which may be anything. With what is put around it a line has at most 300."""
+
 
 class LazyCommand(NamedTuple):
     """A command that is imported when it is run, not when it is listed: importing torch takes seconds."""
@@ -83,14 +86,8 @@ class NeurotoolGroup(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             exit_code, message = _explain(error)
-            line = " ".join(message.split())
-            line = line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}…"
-            click.echo(f"Error: {line}", err=True)
+            click.echo(f"Error: {_line(message)}", err=True)
             raise click.exceptions.Exit(exit_code) from error
-
-
-LONGEST_ERROR, LONGEST_USAGE_ERROR = 1000, 240
-"""Characters: errors quote what was given, which may be anything."""
 
 
 class _UsageError(click.ClickException):
@@ -106,10 +103,18 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: not an error, prints the help
             raise
         command = error.ctx.command_path if error.ctx else "neurotool"
-        message = " ".join(error.format_message().split())
-        message = message if len(message) <= LONGEST_USAGE_ERROR else message[:LONGEST_USAGE_ERROR] + "…"
+        message = _line(error.format_message())
         stop = "" if message.endswith((".", "?")) else "."
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
+
+
+def _line(message: str) -> str:
+    """The message on one line of at most LONGEST_ERROR characters; what is left out is the middle."""
+    message = " ".join(message.split())
+    if len(message) <= LONGEST_ERROR:
+        return message
+    half = LONGEST_ERROR // 2 - 2
+    return f"{message[:half]} … {message[-half:]}"
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -131,7 +136,7 @@ def _explain_system(error: OSError) -> tuple[int, str]:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(error.filename or temporary).startswith(temporary):
         return 1, f"{error}: make room; the folder of temporary files is the one that TMPDIR names"
     bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
-    return (2 if bad_name else 1), str(error)[:LONGEST_USAGE_ERROR]
+    return (2 if bad_name else 1), str(error)
 
 
 def _describe_bug(error: BaseException) -> str:
@@ -149,6 +154,8 @@ def _describe_bug(error: BaseException) -> str:
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
+    if not os.environ.get("XDG_CACHE_HOME", "unset"):  # empty means unset, but not to every library
+        del os.environ["XDG_CACHE_HOME"]
 
 
 def open_streams() -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 
+from neurotool import terminal
 from neurotool.cli.numbers import SAMPLES, SECONDS
 from neurotool.cli.options import PATH, executor_option, json_option, open_file, opening_options, time_steps_option
 from neurotool.cli.predict import shown
@@ -163,7 +163,7 @@ def _inputs(
 
 @contextmanager
 def _progress(inputs: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("running", total=inputs)
         yield lambda done: bar.update(task, completed=done)

@@ -20,6 +20,7 @@ from neurotool.cli.options import (
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
+from neurotool.terminal import console
 
 if TYPE_CHECKING:
     from neurotool.validate import Comparison
@@ -123,7 +124,7 @@ def validate(
     else:
         click.echo(f"A {a} on {on[0]}\nB {b} on {on[1]}")
         if result.layers:
-            _print_layers(Console(), result, layers)
+            _print_layers(console(), result, layers)
         _print(result, source, models[0].graph.time_steps)
     context.exit(0 if result.passed else 1)
 
