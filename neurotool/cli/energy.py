@@ -15,6 +15,7 @@ from neurotool.cli.numbers import SAMPLES, TIME_STEPS_LIST
 from neurotool.cli.options import (
     PATH,
     executor_option,
+    input_options,
     layers_option,
     open_file,
     opening_options,
@@ -37,8 +38,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
 NUMBERS = click.Choice(["fp32", "fp16", "int8"])
-PRICING = ("cost_models", "numbers", "data", "samples", "skip_zero", "executor", "output_format", "as_json", "output",
-           "dataflow", "hybrid", "force")  # fmt: skip
+PRICING = (
+    "cost_models", "numbers", "data", "samples", "skip_zero", "executor", "given", "output_format", "as_json", "output",
+    "dataflow", "hybrid", "force",
+)  # fmt: skip
 
 
 class NotCountedError(NeurotoolError):
@@ -78,7 +81,7 @@ def _pricing_options(command: Command) -> Command:
         click.option("-o", "--output", type=PATH, help="File to write.  [default: the terminal]"),
         click.option("--force", is_flag=True, help="Replace the output."),
     )
-    return with_options(command, options)
+    return with_options(input_options(command), options)
 
 
 class _Pricing:
@@ -95,13 +98,13 @@ class _Pricing:
         asked = pricing["output_format"], pricing["as_json"], pricing["output"]
         self.chosen, self.output = _destination(*asked, self.force, read)
         self.models, self.numbers = _models(pricing["cost_models"]), pricing["numbers"]
-        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"])
+        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"], given=pricing["given"])
         self.source.file  # noqa: B018  a wrong name is told before anything is loaded
         self.flows, self.hybrid = _dataflows(pricing["dataflow"]), bool(pricing["hybrid"])
         self.executor: str | None = pricing["executor"]
 
     def open(self, path: Path) -> "Model":
-        return open_file(path, **self.opening)
+        return open_file(path, given=self.source.given, **self.opening)
 
     def report(
         self, model: "Model", dense: "CostModel | None" = None, force: bool = False, said: bool = False, **source: Any
@@ -179,6 +182,7 @@ Examples:
 @click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
 @executor_option("as for `energy report`")
 @_dataflow_options
+@input_options
 @click.option("-o", "--output", type=PATH, help="CSV to write.  [default: the terminal]")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @opening_options
