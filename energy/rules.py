@@ -48,11 +48,9 @@ def _neuron(node: Neuron, setting: Setting) -> Work:
     """
     if setting.network != "spiking":
         return Work()
-    flow, (spikes, active) = setting.dataflow, setting.sent
+    spikes, active = setting.sent
     updates = setting.steps * setting.elements
-    kept = _share(updates, np.not_equal(node.leak, 0))
-    if setting.windows and flow.order != "spike":
-        kept = 0 if flow.registers else kept // setting.steps * setting.windows
+    kept = _kept(setting, node.leak)
     always = Operations(
         updates=updates,
         adds=_share(updates, np.not_equal(node.bias, 0)),
@@ -62,8 +60,20 @@ def _neuron(node: Neuron, setting: Setting) -> Work:
         state_reads=kept,
         state_writes=kept,
     )
-    together = setting.windows and flow.order != "spike"
-    return Work(always, Operations(resets=spikes, value_writes=active if together else spikes))
+    return Work(always, Operations(resets=spikes, value_writes=active if _together(setting) else spikes))
+
+
+def _together(setting: Setting) -> bool:
+    """Whether the spikes of a window go together."""
+    return setting.windows > 0 and setting.dataflow.order != "spike"
+
+
+def _kept(setting: Setting, leak: float | np.ndarray) -> int:
+    """How often a potential or current is read, and written, that keeps a share `leak` of itself from step to step."""
+    kept = _share(setting.steps * setting.elements, np.not_equal(leak, 0))
+    if not _together(setting):
+        return kept
+    return 0 if setting.dataflow.registers else kept // setting.steps * setting.windows
 
 
 def _graded_neuron(node: GradedNeuron, setting: Setting) -> Work:
@@ -92,12 +102,17 @@ def _share(of_layer: int, holds: np.ndarray) -> int:
 
 
 def _cuba_lif(node: CubaLIF, setting: Setting) -> Work:
-    """A neuron's work, and in every step a current: an add, a state, a product where it leaks."""
+    """A neuron's work, and in every step a current: an add, a product where it leaks, and a state as its potential."""
     counted = _neuron(node, setting)
-    updates = counted.always.updates
-    kept = _share(updates, np.not_equal(node.current_leak, 0))
-    leaks = _share(updates, _between(node.current_leak))
-    current = Operations(adds=kept, leaks=leaks, state_reads=kept, state_writes=kept)
+    if setting.network != "spiking":
+        return counted
+    updates, kept = counted.always.updates, _kept(setting, node.current_leak)
+    current = Operations(
+        adds=_share(updates, np.not_equal(node.current_leak, 0)),
+        leaks=_share(updates, _between(node.current_leak)),
+        state_reads=kept,
+        state_writes=kept,
+    )
     return replace(counted, always=counted.always + current)
 
 
@@ -107,7 +122,7 @@ def _integrator(node: Integrator, setting: Setting) -> Work:
         return Work()
     updates = setting.steps * setting.elements
     current = _share(updates, np.not_equal(node.current_leak, 0))
-    kept = _share(updates, np.not_equal(node.leak, 0)) + current
+    kept = _kept(setting, node.leak) + _kept(setting, node.current_leak)
     return Work(
         Operations(
             updates=updates,
