@@ -123,7 +123,7 @@ def _events(
     graph: Graph, name: str, port: str, sources: tuple[Sender, ...], layers: list[Sending], zeros: Zeros
 ) -> SynapseEvents:
     node, layer_names = graph.nodes[name], [source for source, _ in sources]
-    if isinstance(node, Conv2d) or (isinstance(node, Linear) and _pooled(graph, name, port, layer_names)):
+    if isinstance(node, Conv2d) or (isinstance(node, Linear) and _apart(graph, name, port, layer_names)):
         spikes = {source: layer for source, (layer, _, _) in zip(layer_names, layers, strict=True)}
         active = {source: layer for source, (_, layer, _) in zip(layer_names, layers, strict=True) if layer is not None}
         counted = (_through_windows(graph, name, port, each, zeros) for each in (spikes, active))
@@ -132,8 +132,11 @@ def _events(
     return SynapseEvents(*_sums(name, node, layers, zeros))
 
 
-def _pooled(graph: Graph, name: str, port: str, layers: list[str]) -> bool:
-    """Whether windows lie between a port and the layers whose spikes it reads: a spike is in several, or in none."""
+def _apart(graph: Graph, name: str, port: str, layers: list[str]) -> bool:
+    """Whether neurons of a layer are not columns at a port: it has several axes; or windows lie between, and a spike is
+    in several or in none."""
+    if len(own_axes(graph.shapes()[graph.source(name, port)])) > 1:
+        return True
     todo = [graph.source(name, port)]
     while todo:
         source = todo.pop()
