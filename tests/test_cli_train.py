@@ -220,7 +220,7 @@ def test_convergence(trained: Callable[[str], Path], tmp_path: Path, monkeypatch
     assert concurrent["128"]["encoder.1.output"] > 4 * phased["128"]["encoder.1.output"]
     unasked = run("evaluate", trained("classes"), "--convergence", "-T", "2", "--json")
     assert json.loads(unasked.stdout)["plot"] is None and not Path("convergence.png").exists()
-    table = run("evaluate", trained("classes"), "--convergence", "-T", steps, "-o", plot).stdout
+    table = run("evaluate", trained("classes"), "--convergence", "-T", steps, "-o", plot, "--force").stdout
     assert "phased schedule" in table and "concurrent schedule" in table and "T=128" in table
 
 
