@@ -1,16 +1,19 @@
 """Writing a model in another format, and what was written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neurotool import files
 from neurotool.api.model import Model
-from neurotool.errors import ConfigError
+from neurotool.errors import ConfigError, GraphError
 from neurotool.graph import Graph
+from neurotool.graph.graded import graded
 
 LOWERED = ("lava", "netx")
 """Targets of integers: weights are quantised and calibrated."""
+MESSAGES = ("spikes", "graded")
 TARGETS = ("nir", *LOWERED, "dot", "svg")
 
 
@@ -26,6 +29,7 @@ def export(
     softmax: str = "polynomial",
     chip: str | None = None,
     part: str = "",
+    messages: str = "spikes",
     force: bool = False,
 ) -> dict[str, Any]:
     """Write `model`; returns what was written: output, target, bytes, nodes, and what quantisation and fit found.
@@ -33,10 +37,18 @@ def export(
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
     calibrate on (lava, netx), by default `samples` of the validation data. precision: fixed, or float for a bundle of
     real numbers; per_layer: one weight exponent a layer; softmax: polynomial or shift. chip: report how the network
-    fits it. part: draw only the nodes of this name (dot, svg). force: replace the output.
+    fits it. part: draw only the nodes of this name (dot, svg). messages: spikes, or graded, one with a count for each
+    window of T steps, with the same logits. force: replace the output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
     check_options(target, calibration, precision, per_layer, softmax, chip, part)
+    if messages not in MESSAGES:
+        raise ConfigError(f"messages {messages!r}: choose one of {', '.join(MESSAGES)}")
+    if messages == "graded":
+        try:
+            model = replace(model, graph=graded(model.graph))
+        except GraphError as error:
+            raise ConfigError(f"--messages graded: {model.path}: {error}") from error
     path = path or model.path.with_suffix(f".{'hdf5' if target == 'netx' else target}")
     if target not in LOWERED:
         return {"output": str(path), "target": target} | _WRITERS[target](model.graph, path, part, force)

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from neurotool.api.exporting import TARGETS
+from neurotool.api.exporting import MESSAGES, TARGETS
 from neurotool.cli.numbers import SAMPLES
 from neurotool.cli.options import PATH, json_option, layers_option, open_file, opening_options, time_steps_option
 from neurotool.cli.printing import one_by_one, table
@@ -23,6 +23,7 @@ Examples:
   neurotool export model.ckpt -o model.nir
   neurotool export model.ckpt --target lava -o model.lava
   neurotool export model.ckpt --target lava --chip loihi2
+  neurotool export model.ckpt --target lava --messages graded
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
   neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
@@ -52,6 +53,13 @@ Examples:
     show_default=True,
     help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
 )
+@click.option(
+    "--messages",
+    type=click.Choice(MESSAGES),
+    default="spikes",
+    show_default=True,
+    help="graded: one message with a count for a window of T steps; same logits, T times fewer steps.",
+)
 @click.option("--data", type=PATH, help="Text to calibrate on (lava, netx).  [default: the validation data]")
 @click.option("--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx).")
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
@@ -73,6 +81,7 @@ def export(
     layers: bool,
     as_json: bool,
     part: str,
+    messages: str,
     precision: str,
     per_layer: bool,
     softmax: str,
@@ -95,6 +104,7 @@ def export(
         "part": part,
     }
     check_options(target, **options)
+    options["messages"] = messages
     report = open_file(model, **opening).export(output, target, samples=samples, force=force, **options)
     fit = report.pop("fit", None)
     report |= {"fit": fit.to_dict()} if fit and as_json else {}
