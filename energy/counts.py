@@ -23,7 +23,20 @@ from neurotool.energy.events import (
 )
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.rules import RULES, Network, Setting, payload_bits
-from neurotool.graph import Add, Conv1d, Graph, Input, Linear, MatMul, MeanPool, Neuron, Node, Readout, Shape
+from neurotool.graph import (
+    Add,
+    Conv1d,
+    Graph,
+    Input,
+    Linear,
+    MatMul,
+    MeanPool,
+    Neuron,
+    Node,
+    Readout,
+    Shape,
+    Stateful,
+)
 from neurotool.simulate import SynapseEvents
 
 __all__ = ["Counts", "Elements", "Events", "NodeCount", "Sizes", "count", "events_of_activity"]
@@ -331,6 +344,6 @@ def _varying(graph: Graph) -> dict[str, bool]:
     varying: dict[str, bool] = {}
     for name, node in graph.nodes.items():
         fed_back = any((name, port) in graph.feedback for port in node.ports)
-        starts = isinstance(node, (Neuron, Input))
+        starts = isinstance(node, (Stateful, Input))
         varying[name] = starts or fed_back or any(varying[source] for source in graph.inputs[name])
     return varying

@@ -111,15 +111,16 @@ def phases(counts: Counts, parts: Sequence[Part]) -> list[Phase]:
             continue
         part = place[node.name]
         there = loads.setdefault(window if graph.schedule == "phased" else "all layers", {})
-        load = _load(node, counts.activity.inputs).times(part.busiest)
+        updates = isinstance(graph.nodes[node.name], Neuron)
+        load = _load(node, updates, counts.activity.inputs).times(part.busiest)
         there[part.name] = there.get(part.name, Load()) + load
     found = [name for name in [*order, "all layers"] if name in loads]
     return [Phase(name, steps, loads[name]) for name in found]
 
 
-def _load(node: NodeCount, inputs: int) -> Load:
+def _load(node: NodeCount, updates: bool, inputs: int) -> Load:
     done = node.spiking
-    if node.kind == "Neuron":
+    if updates:
         return Load(neuron_update=done.updates / inputs, message=done.value_writes / inputs)
     driven = node.work["spiking"].driven
     return Load(synaptic_operation=driven.accumulates / inputs, memory_read=driven.weight_reads / inputs)
@@ -220,7 +221,7 @@ class Beyond:
         return sum(cores * messages for cores, messages in arriving) / self.counts.activity.inputs
 
     def transport(self, chips: int) -> float | None:
-        """pJ, by the mean distance of two tiles: an upper bound of a sensible placement."""
+        """pJ, by the mean distance of two tiles: more than a placement needs that keeps neighbours together."""
         east, north = (self.machine.value(name) for name in ("hop_east_west", "hop_north_south"))
         if "transport" in self.without or self.machine.mesh is None or east is None or north is None:
             return None
@@ -268,5 +269,7 @@ class Beyond:
             said.append("tables of embeddings, of which a text reads few rows")
         acting = [kind for kind in ("LayerNorm", "Softmax", "Gelu") if kind in kinds]
         if acting and machine.chip:
-            said.append(f"the time of {', '.join(acting)} between windows")
+            said.append(
+                f"the time of {', '.join(acting)} between windows, and the transport of values that are no spikes"
+            )
         return [*said, *machine.leaves_out]

@@ -18,10 +18,13 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     GradedNeuron,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -243,6 +246,42 @@ def _share(of_layer: int, holds: np.ndarray) -> int:
     return of_layer // holds.size * int(np.count_nonzero(holds))
 
 
+def _cuba_lif(node: CubaLIF, setting: Setting) -> Work:
+    """A neuron's work, and in every step a current: an add, a state, a product where it leaks."""
+    counted = _neuron(node, setting)
+    updates = counted.always.updates
+    kept = _share(updates, np.not_equal(node.current_leak, 0))
+    leaks = _share(updates, _between(node.current_leak))
+    current = Operations(adds=kept, leaks=leaks, state_reads=kept, state_writes=kept)
+    return replace(counted, always=counted.always + current)
+
+
+def _integrator(node: Integrator, setting: Setting) -> Work:
+    """In every step an update, a state and a value that it hands on, a second state for a current; dense: none."""
+    if setting.network != "spiking":
+        return Work()
+    updates = setting.steps * setting.elements
+    current = _share(updates, np.not_equal(node.current_leak, 0))
+    kept = _share(updates, np.not_equal(node.leak, 0)) + current
+    return Work(
+        Operations(
+            updates=updates,
+            adds=current + _share(updates, np.not_equal(node.bias, 0)),
+            leaks=_share(updates, _between(node.leak)) + _share(updates, _between(node.current_leak)),
+            value_reads=updates,
+            value_writes=updates,
+            state_reads=kept,
+            state_writes=kept,
+        )
+    )
+
+
+def _delay(node: Delay, setting: Setting) -> Work:
+    """A value written and one read in every step; dense: none, as it has no time."""
+    moved = setting.elements * setting.runs if setting.network == "spiking" else 0
+    return Work(Operations(value_reads=moved, value_writes=moved))
+
+
 def _elementwise(setting: Setting, **per_element: int) -> Operations:
     n = setting.elements
     reads = n * len(setting.at_ports)
@@ -326,6 +365,9 @@ RULES: dict[type[Node], Rule] = {
     Linear: _linear,
     Conv1d: _conv1d,
     Neuron: _neuron,
+    CubaLIF: _cuba_lif,
+    Integrator: _integrator,
+    Delay: _delay,
     GradedNeuron: _graded_neuron,
     MatMul: _matmul,
     Softmax: _softmax,

@@ -26,6 +26,7 @@ from neurotool.files import check_folder, check_name, sync
 from neurotool.graph import Graph
 from neurotool.header import TOKENIZER_FILES, check_manifest, check_network
 from neurotool.schema import shown, strict_json
+from neurotool.texts import longest
 
 FORMAT_VERSION = 1
 MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.json", "weights.safetensors"
@@ -56,7 +57,7 @@ class Bundle:
     @property
     def max_length(self) -> int:
         """Tokens to which texts are cut."""
-        return min(self.graph.tokens, self.record.get("plan", {}).get("max_length", self.graph.tokens))
+        return longest(self.record.get("plan", {}), self.graph.tokens)
 
 
 def is_bundle(path: Path) -> bool:

@@ -50,7 +50,7 @@ class Checkpoint:
     activity: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint, force: bool = True) -> None:
     """Write `checkpoint` to `path` so that the name always holds a complete file, the old one or the new one.
 
     Raises:
@@ -68,7 +68,7 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         content = save(tensors, {"neurotool": text})
     except (TypeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be stored: {one_line(error)}") from error
-    write_bytes(path, content, force=True, error_type=CheckpointError)
+    write_bytes(path, content, force=force, error_type=CheckpointError)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

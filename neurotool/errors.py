@@ -1,5 +1,7 @@
 """The errors a user can cause or meet. Each message names the thing, its value, the limit and the way out."""
 
+from collections.abc import Iterable
+
 
 class NeurotoolError(Exception):
     """Base of all expected errors; the command line prints it on one line and exits with `exit_code`."""
@@ -53,6 +55,23 @@ class TrainingError(NeurotoolError):
     exit_code = 1
 
 
+class NeurotoolWarning(UserWarning):
+    """Something the user should know before trusting a result; the command line prints it on one line."""
+
+
 def one_line(error: BaseException) -> str:
     """The error's text on one line; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value of the user's as part of a message: its repr, cut after `limit` characters."""
+    text = repr(value[: limit + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def listing(names: Iterable[str], most: int = 10) -> str:
+    """The first names of a list, each cut, and how many there are."""
+    names = list(names)
+    first = ", ".join(name if len(name) <= 30 else f"{name[:29]}…" for name in names[:most])
+    return first + (f", … ({len(names)} in all)" if len(names) > most else "")

@@ -15,7 +15,8 @@ from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
 from neurotool.student import Student
 from neurotool.student.student import StudentOutput
-from neurotool.tasks import Task, compute_metrics, load_examples, load_task
+from neurotool.tasks import Task, compute_metrics, content_hash, load_examples, load_task
+from neurotool.texts import INPUTS, encode, pad
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,19 @@ def batches(
     dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """(positions, batch) with inputs of similar length together, padded to the longest of the batch."""
-    columns = [c for c in ("input_ids", "attention_mask", "token_type_ids") if c in dataset.column_names]
     lengths = [len(ids) for ids in dataset["input_ids"]]
     order = sorted(range(len(dataset)), key=lengths.__getitem__)
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
         examples = dataset.select(positions)
-        batch = tokenizer.pad({c: examples[c][:] for c in columns}, return_tensors="pt")
+        batch = pad(tokenizer, {name: examples[name][:] for name in INPUTS})
         yield positions, {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def validation_examples(data: Path | None, task: Task, training: dict[str, Any]) -> datasets.Dataset:
     """Labelled examples from `data`, else those that the training record of a checkpoint was validated on.
 
-    Raises DataError where they cannot be found.
+    Raises DataError where they cannot be found, or are not those.
     """
     if data is not None:
         return load_examples(data, task)
@@ -54,8 +54,26 @@ def validation_examples(data: Path | None, task: Task, training: dict[str, Any])
         folder = Path(plan["data"])
         if not folder.exists():
             raise DataError(f"the student was trained on {folder}, which is not here: give other data with --data")
-        return load_examples(folder, task)
-    return load_task(plan.get("task", task.name)).validation
+        examples = load_examples(folder, task)
+    else:
+        examples = load_task(plan.get("task", task.name)).validation
+    if validation_hash(training) and not is_validation_data(examples, training):
+        raise DataError(
+            f"{plan.get('data') or task.name}: not the texts that the student was validated on (sha256 "
+            f"{content_hash(examples)[:8]} now, {str(validation_hash(training))[:8]} then): say with --data what to use"
+        )
+    return examples
+
+
+def validation_hash(training: dict[str, Any]) -> str | None:
+    """What a training record says of its validation data; None in records of old versions."""
+    hashes = training.get("data", {}).get("hashes", {})
+    return hashes.get("validation")
+
+
+def is_validation_data(examples: datasets.Dataset, training: dict[str, Any]) -> bool:
+    """Whether these are all the texts and labels that the metrics of a training record were measured on."""
+    return content_hash(examples) == validation_hash(training)
 
 
 @torch.inference_mode()
@@ -129,18 +147,14 @@ def _add(activity: Activity, output: StudentOutput, attention_mask: Tensor, per_
 
 
 @torch.inference_mode()
-def predict(student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]]) -> np.ndarray:
-    """Logits (texts, labels). texts: tuples of one text, or two for a pair task; too long ones are truncated."""
+def predict(
+    student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]], max_length: int
+) -> tuple[np.ndarray, int]:
+    """Logits (texts, labels), and how many texts were cut to `max_length` tokens (see texts.longest).
+
+    texts: tuples of one text, or two for a pair task.
+    """
     student.eval()
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    length = student.config.max_position_embeddings
-    batch = tokenizer(
-        *columns,
-        truncation=True,
-        max_length=length,
-        padding=True,
-        return_tensors="pt",
-        return_token_type_ids=True,
-        return_attention_mask=True,
-    )
-    return student(**batch.to(student.device), output_rates=False).logits.float().cpu().numpy()
+    encoded = encode(tokenizer, list(zip(*texts, strict=True)), max_length)
+    batch = pad(tokenizer, encoded.tokens).to(student.device)
+    return student(**batch, output_rates=False).logits.float().cpu().numpy(), sum(encoded.cut)

@@ -4,7 +4,6 @@ Every figure that is used later has its type and range here, and is compared wit
 that contradicts itself is refused before anything is built from it. All checks raise ValueError.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +26,8 @@ from neurotool.schema import (
     text,
     whole,
 )
+from neurotool.texts import TOKENIZER_FILES, check_expression, encode, expressions, pad
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _SIZE = whole(1, 2**31)
 _POSITIVE = number(1e-6, 1e6)
 _METRICS = mapping(number(-1e9, 1e9))
@@ -38,8 +37,10 @@ _TASK = record(
         "text_columns": listing(text(1000), 1, 2),
         "label_names": listing(text(1000), unique=True),
         "metrics": listing(one_of("accuracy", "f1", "matthews", "pearson", "spearman"), 1, unique=True),
-    }
+    },
+    {"label_column": text(1000)},
 )
+_HASHES = mapping(text(64))
 _PLAN = record({}, {"max_length": whole(1, 2**31), "data": optional(text()), "task": text(1000)})
 
 CONFIG: dict[str, Check] = {
@@ -80,8 +81,16 @@ _TRAINING = record(
     {
         "plan": _PLAN,
         "metrics": _METRICS,
-        "data": record({}, {"name": text(), "hashes": mapping(text(64)), "validation_size": whole(0)}),
-        "teacher": record({}, {"metrics": _METRICS, "layers": whole(1, 10_000), "shape": mapping(number(0, 2**31))}),
+        "data": record({}, {"name": text(), "hashes": _HASHES, "validation_size": whole(0)}),
+        "teacher": record(
+            {},
+            {
+                "metrics": _METRICS,
+                "layers": whole(1, 10_000),
+                "shape": mapping(number(0, 2**31)),
+                "sha256": text(64),
+            },
+        ),
     },
 )
 _MANIFEST = record(
@@ -93,6 +102,7 @@ _MANIFEST = record(
             {},
             {
                 "plan": _PLAN,
+                "data": record({}, {"hashes": _HASHES}),
                 "source": mapping(text()),
                 "calibration": record(
                     {"source": text(100_000), "inputs": whole()}, {"before": _METRICS, "after": _METRICS}
@@ -218,7 +228,7 @@ def check_tokenizer(files: Mapping[str, Any], vocabulary: int) -> None:
         mapping(whole(0, vocabulary - 1), name=text(100_000))(vocab, "tokenizer.json.model.vocab")
     elif isinstance(vocab, list) and len(vocab) > vocabulary:
         raise ValueError(f"tokenizer.json has {len(vocab)} tokens, the network {vocabulary}")
-    for expression in _expressions({key: value for key, value in made.items() if key != "model"}):
+    for expression in expressions({key: value for key, value in made.items() if key != "model"}):
         check_expression(expression)
 
 
@@ -232,42 +242,11 @@ def _parsed(name: str, content: str) -> dict[str, Any]:
     return made
 
 
-def _expressions(value: Any) -> Iterator[str]:
-    """Of the parts of a tokenizer: {"Regex": "…"}."""
-    if isinstance(value, dict):
-        if isinstance(value.get("Regex"), str):
-            yield value["Regex"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for entry in value:
-            yield from _expressions(entry)
-
-
-_ATOM = re.compile(r"\\[pP]\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
-_PLAIN_GROUP = re.compile(r"\((?:\?(?:<?[=!]|[a-z-]*:|>|<\w+>))?[^()*+{]*\)")
-_REPEAT = re.compile(r"[*+]|\{\d*,\d*\}")
-MOST_REPEATS = 2
-
-
-def check_expression(expression: str) -> None:
-    """Refuses a regular expression that may need time without bound: an engine that goes back tries every way in which
-    repeats within repeats, or many side by side, can share out a text. So no group repeats, nothing refers back, and an
-    alternative has at most MOST_REPEATS repeats."""
-    flat = _ATOM.sub("x", expression)
-    endless = re.search(r"\\[1-9kg]", expression) or re.search(r"\)[*+{]|\(\?(?:#|[a-z-]*x)", flat)
-    while (folded := _PLAIN_GROUP.sub("x", flat)) != flat:
-        flat = folded
-    branches = [flat] if "(" in flat else flat.split("|")
-    if endless or any(len(_REPEAT.findall(branch)) > MOST_REPEATS for branch in branches):
-        raise ValueError(f"the tokenizer's expression {shown(expression)} has repeats that could go on for ever")
-
-
 def try_tokenizer(tokenizer: Any, vocabulary: int, segments: int) -> None:
     """Use a tokenizer once, as later: some files are only found wanting then."""
     try:
         columns = ["a film, Ж 中 é", ""], ["x\u0301 yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", "b"]
-        encoded = tokenizer(*columns, truncation=True, max_length=8, return_token_type_ids=True)
-        padded = tokenizer.pad(encoded, padding="max_length", max_length=16, return_tensors="np")
+        padded = pad(tokenizer, encode(tokenizer, columns, 8).tokens, 16, tensors="np")
         ids, types = padded["input_ids"], padded["token_type_ids"]
     except (KeyboardInterrupt, SystemExit):
         raise

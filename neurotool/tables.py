@@ -2,30 +2,37 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurotool.errors import DataError, one_line
+from neurotool.errors import DataError, listing, one_line, shown
+
+csv.field_size_limit(2**31 - 1)  # a text may be long: Python's own limit is 131,072 characters
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
 class Table:
-    """An open table. `rows` can be read once; each row comes with its place in the file, "line 7" or "row 7"."""
+    """An open table. `rows` can be read once; each row comes with its place in the file, "line 7" or "row 7".
+
+    class_names: of columns whose whole numbers stand for names that the file holds (Parquet written by `datasets`).
+    """
 
     path: Path
     columns: tuple[str, ...]
     rows: Iterator[tuple[str, dict[str, Any]]]
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def open_table(path: Path) -> Table:
     """Open the table at `path`; rows are read when iterated, so memory does not grow with the file.
 
-    TSV has one header line and no quoting, CSV has one header line and the usual quoting, JSON lines has one object a
-    line (the first one's keys are the columns). Blank lines are skipped.
+    TSV has one header line and no quoting, but for fields in quotes whose own quotes are doubled: no text looks like
+    that before a CSV writer saw it. CSV has one header line and the usual quoting, JSON lines has one object a line
+    (the first one's keys are the columns). Blank lines are skipped.
 
     Raises:
         DataError: the file is missing, empty, of another type, not UTF-8, or a row does not fit the columns.
@@ -47,14 +54,21 @@ def open_table(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, at_once: int = -1) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its ending) of a UTF-8 file; a byte order mark is dropped.
 
+    at_once: a line of more bytes comes in parts of so many, cut at blanks where it has any.
+
     Raises:
-        DataError: a line is not UTF-8; names file, line and byte.
+        DataError: a line is not UTF-8; names file, line and byte. Or the first line holds carriage returns.
     """
+    number, rest = 1, b""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        while raw := rest + (read := file.readline(at_once)):
+            goes_on = len(read) == at_once and not read.endswith(b"\n")
+            raw, rest = _cut(raw) if goes_on else (raw, b"")
+            if number == 1 and b"\r" in raw.rstrip(b"\r\n"):
+                raise DataError(f"{path}: its line ends are carriage returns; save the file with line feeds")
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -63,11 +77,31 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     "save the file as UTF-8"
                 ) from error
             yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r\n")
+            number += raw.endswith(b"\n")
+
+
+def _cut(line: bytes) -> tuple[bytes, bytes]:
+    """Part of a line, up to its last blank or else its last whole character, and the rest."""
+    end = line.rfind(b" ")
+    if end < 1:
+        end = len(line) - 1
+        while end > 1 and line[end] & 0xC0 == 0x80:
+            end -= 1
+    return line[:end], line[end:]
 
 
 def _open_tsv(path: Path) -> Table:
-    records = ((number, line.split("\t")) for number, line in read_lines(path) if line.strip())
+    records = ((number, _unquoted(line.split("\t"))) for number, line in read_lines(path) if line.strip())
     return _with_header(path, records)
+
+
+def _unquoted(fields: list[str]) -> list[str]:
+    """Fields without the quotes of a CSV writer, which stand where inner quotes are doubled, every one of them."""
+    for i, text in enumerate(fields):
+        inner = text[1:-1]
+        if text[:1] == text[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
+            fields[i] = inner.replace('""', '"')
+    return fields
 
 
 def _open_csv(path: Path) -> Table:
@@ -84,9 +118,10 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(
-                f"{path}, line {start}: not valid CSV ({error}); close every quote, double those in a text"
-            ) from error
+            remedy = "close every quote, double those in a text"
+            if "new-line" in str(error):
+                error, remedy = csv.Error("a carriage return outside of quotes"), "save the file with line feeds"
+            raise DataError(f"{path}, line {start}: not valid CSV ({error}); {remedy}") from error
         if any(field.strip() for field in fields):
             yield start, fields
 
@@ -101,7 +136,7 @@ def _with_header(path: Path, records: Iterator[tuple[int, list[str]]]) -> Table:
     if not columns:
         raise DataError(f"{path}: the file is empty; its first line must name the columns")
     if len(set(columns)) < len(columns):
-        raise DataError(f"{path}, line 1: a column name occurs twice in {', '.join(columns)}; rename one")
+        raise DataError(f"{path}, line 1: a column name occurs twice in {listing(columns)}; rename one")
 
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for number, fields in records:
@@ -129,8 +164,10 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line)
             if "\\u" in line:
                 json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error}); write one object a line") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path}, line {number}: not valid JSON ({one_line(error)}); write one object a line"
+            ) from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a JSON {type(record).__name__}; write one object a line")
         yield f"line {number}", record
@@ -147,14 +184,38 @@ def _open_parquet(path: Path) -> Table:
             f"{path}: not a readable Parquet file ({one_line(error).rstrip('.')}); write it again, or as .csv or .jsonl"
         ) from error
 
+    names = _class_names(file.schema_arrow.metadata or {})
+
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         number = 0
         try:
             for batch in file.iter_batches(batch_size=1000):
                 for record in batch.to_pylist():
                     number += 1
-                    yield f"row {number}", record
-        except (pyarrow.ArrowException, OSError) as error:
+                    place = f"row {number}"
+                    yield place, record | {c: _named(path, place, c, record.get(c), names[c]) for c in names}
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}, after row {number}: not readable ({one_line(error)}); write it again") from error
 
-    return Table(path, tuple(file.schema_arrow.names), rows())
+    return Table(path, tuple(file.schema_arrow.names), rows(), names)
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """Of the ClassLabel columns that `datasets` describes in a schema's metadata."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        labelled = {name: kind for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+        return {name: tuple(map(str, kind["names"])) for name, kind in labelled.items() if kind.get("names")}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _named(path: Path, place: str, column: str, value: Any, names: tuple[str, ...]) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise DataError(
+            f"{path}, {place}: {column} is {shown(value)}, the file names the classes 0 to {len(names) - 1}: "
+            f"{listing(names)}; correct it or leave it out"
+        )
+    return names[value]

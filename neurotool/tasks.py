@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-from neurotool.errors import ConfigError, DataError, one_line
-from neurotool.examples import Examples, encode_labels, find_split, infer_label_names, read_examples
+from neurotool.errors import ConfigError, DataError, listing, one_line, shown
+from neurotool.examples import LABEL, Examples, encode_labels, find_split, infer_label_names, read_examples
 from neurotool.tables import open_table
+from neurotool.texts import PAIR, as_utf8, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,12 +29,20 @@ class Task:
     text_columns: the one or two columns of the source that hold the text.
     label_names: class names in the order of the label ids.
     metrics: what `compute_metrics` returns; the first one chooses the best epoch.
+    label_column: the column of the source that holds the label.
     """
 
     name: str
     text_columns: tuple[str, ...]
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
+    label_column: str = LABEL
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Task":
+        """From what `dataclasses.asdict` made. Raises KeyError, TypeError or AttributeError for something else."""
+        texts, labels, metrics = (tuple(record[name]) for name in ("text_columns", "label_names", "metrics"))
+        return cls(record["name"], texts, labels, metrics, record.get("label_column", LABEL))
 
     @property
     def regression(self) -> bool:
@@ -68,19 +77,18 @@ class _HubSource:
 
 
 _GLUE = "nyu-mll/glue"
-_PAIR = ("sentence1", "sentence2")
-_GLUE_PAIRS = (("question1", "question2"), ("question", "sentence"), ("premise", "hypothesis"))
-_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (_PAIR, *_GLUE_PAIRS, ("sentence",), ("text",))
+_GLUE_PAIRS = (("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
+_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (*_GLUE_PAIRS, PAIR, ("sentence",), ("text",))
 _VALIDATION_STEMS = ("validation", "dev", "valid", "validation_matched")
 _HUB_TASKS = {
     "sst2": _HubSource(_GLUE, "sst2", ("sentence",)),
     "cola": _HubSource(_GLUE, "cola", ("sentence",), ("matthews", "accuracy")),
-    "mrpc": _HubSource(_GLUE, "mrpc", _PAIR, ("f1", "accuracy")),
+    "mrpc": _HubSource(_GLUE, "mrpc", PAIR, ("f1", "accuracy")),
     "qqp": _HubSource(_GLUE, "qqp", ("question1", "question2"), ("f1", "accuracy")),
     "qnli": _HubSource(_GLUE, "qnli", ("question", "sentence")),
-    "rte": _HubSource(_GLUE, "rte", _PAIR),
+    "rte": _HubSource(_GLUE, "rte", PAIR),
     "mnli": _HubSource(_GLUE, "mnli", ("premise", "hypothesis"), validation="validation_matched"),
-    "stsb": _HubSource(_GLUE, "stsb", _PAIR, REGRESSION_METRICS),
+    "stsb": _HubSource(_GLUE, "stsb", PAIR, REGRESSION_METRICS),
     "rotten_tomatoes": _HubSource("cornell-movie-review-data/rotten_tomatoes", None, ("text",)),
 }
 TASK_NAMES = (*_HUB_TASKS, "demo")
@@ -98,7 +106,7 @@ def load_task(name: str) -> TaskData:
         return _load_demo()
     if name not in _HUB_TASKS:
         raise DataError(
-            f"unknown task {name!r}; known tasks: {', '.join(TASK_NAMES)}; for your own files use --data DIR"
+            f"unknown task {shown(name)}; known tasks: {', '.join(TASK_NAMES)}; for your own files use --data DIR"
         )
     source = _HUB_TASKS[name]
     try:
@@ -114,33 +122,50 @@ def load_task(name: str) -> TaskData:
     return _task_data(task, _from_hub(train, task), _from_hub(validation, task))
 
 
-def load_data(path: str | Path, metric: str | None = None) -> TaskData:
+def load_data(
+    path: str | Path,
+    metric: str | None = None,
+    text_columns: tuple[str, ...] | None = None,
+    label_column: str = LABEL,
+) -> TaskData:
     """Load a folder with train.* and validation.* (or dev.*, valid.*) as TSV, CSV, JSON lines or Parquet.
 
-    Columns: `sentence` (or `text`), or `sentence1` and `sentence2` (or as GLUE calls them: `question1`, `question2`;
-    `question`, `sentence`; `premise`, `hypothesis`); and `label`: class names, integers 0..n-1, or
-    scores (any value that is not an integer makes the task a regression).
+    Columns: `sentence` (or `text`), or a pair: `sentence1` and `sentence2` or GLUE's names; or the one or two
+    `text_columns`. And the label: class names, integers 0..n-1, or scores (any value that is not an integer makes the
+    task a regression).
 
     metric: the main metric. A regression metric makes scores of integer labels too.
 
     Raises:
-        DataError: names the file and, where there is one, the line.
-        ConfigError: the metric is unknown.
+        DataError: names the file and, where there is one, the line; also where several columns could be meant.
+        ConfigError: the metric is unknown, or the columns are not one or two besides the label.
     """
     if metric not in (None, *METRICS):
-        raise ConfigError(f"unknown metric {metric!r}; known metrics: {', '.join(METRICS)}")
+        raise ConfigError(f"unknown metric {shown(metric)}; known metrics: {', '.join(METRICS)}")
+    if text_columns is not None and (
+        len(set(text_columns)) not in (1, 2)
+        or len(set(text_columns)) < len(text_columns)
+        or label_column in text_columns
+    ):
+        raise ConfigError(
+            f"--text-columns {listing(text_columns)}: give one column, or two different ones for pairs, and not the "
+            f"label's ({label_column})"
+        )
     folder = Path(path)
-    train = read_examples(find_split(folder, ("train",)), _FILE_COLUMNS)
+    choices = _FILE_COLUMNS if text_columns is None else (text_columns,)
+    train = read_examples(find_split(folder, ("train",)), choices, label_column, only=text_columns is not None)
     label_names = infer_label_names(train, regression=None if metric is None else metric in REGRESSION_METRICS)
-    task = Task(folder.resolve().name, train.text_columns, label_names, _choose_metrics(metric, label_names))
-    validation = read_examples(find_split(folder, _VALIDATION_STEMS), (train.text_columns,))
+    metrics = _choose_metrics(metric, label_names)
+    task = Task(as_utf8(folder.resolve().name), train.text_columns, label_names, metrics, label_column)
+    held_out = find_split(folder, _VALIDATION_STEMS)
+    validation = read_examples(held_out, (train.text_columns,), label_column, only=True)
     return _task_data(task, _encode(train, task), _encode(validation, task))
 
 
 def load_examples(path: Path, task: Task) -> datasets.Dataset:
     """Load labelled examples for `task` from one file, or from the validation file of a folder.
 
-    The text columns are named as in the task's own data or as `load_data` reads them; the result's as in TaskData.
+    The columns are named as in the task's own data or as `load_data` reads them; the result's as in TaskData.
 
     Raises:
         DataError: as `load_data`; also a label that the task does not have.
@@ -148,9 +173,13 @@ def load_examples(path: Path, task: Task) -> datasets.Dataset:
     file = find_split(path, _VALIDATION_STEMS) if path.is_dir() else path
     if not file.exists():
         raise DataError(f"{file}: no such file or folder; give a table of examples, or a folder with a validation file")
-    same_width = tuple(columns for columns in _FILE_COLUMNS if len(columns) == len(task.text_columns))
+    columns = open_table(file).columns
+    label_column = task.label_column if task.label_column in columns else LABEL
+    if set(task.text_columns) <= set(columns):
+        return _encode(read_examples(file, (task.text_columns,), label_column, only=True), task)
+    same_width = tuple(names for names in _FILE_COLUMNS if len(names) == len(task.text_columns))
     choices = tuple(dict.fromkeys((task.text_columns, *same_width)))
-    return _encode(read_examples(file, choices), task)
+    return _encode(read_examples(file, choices, label_column), task)
 
 
 def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -192,21 +221,14 @@ def tokenise(
     Returns a dataset with input_ids, token_type_ids, attention_mask and labels (where the texts have any), and how many
     texts had to be truncated.
     """
-    text_columns = [name for name in _PAIR if name in dataset.column_names]
+    text_columns = [name for name in PAIR if name in dataset.column_names]
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(
-            *(list(batch[name]) for name in text_columns),
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=True,
-            return_attention_mask=True,
-        )
-        truncated = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
+    def read(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = encode(tokenizer, [batch[name] for name in text_columns], max_length)
         labels = {"labels": batch["label"]} if "label" in batch else {}
-        return {**encoded, **labels, "truncated": truncated}
+        return {**encoded.tokens, **labels, "truncated": encoded.cut}
 
-    tokens = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="tokenising")
+    tokens = dataset.map(read, batched=True, remove_columns=dataset.column_names, desc="tokenising")
     return tokens.remove_columns("truncated"), sum(tokens["truncated"])
 
 
@@ -217,19 +239,19 @@ def _choose_metrics(main: str | None, label_names: tuple[str, ...]) -> tuple[str
 
 
 def _encode(examples: Examples, task: Task) -> datasets.Dataset:
-    columns: dict[str, list[Any]] = dict(zip(_PAIR, examples.texts, strict=False))
+    columns: dict[str, list[Any]] = dict(zip(PAIR, examples.texts, strict=False))
     labels = encode_labels(examples, task.label_names)
     return datasets.Dataset.from_dict({**columns, "label": labels}, _features(task))
 
 
 def _features(task: Task) -> datasets.Features:
-    texts = dict.fromkeys(_PAIR[: len(task.text_columns)], datasets.Value("string"))
+    texts = dict.fromkeys(PAIR[: len(task.text_columns)], datasets.Value("string"))
     return datasets.Features({**texts, "label": datasets.Value("float32" if task.regression else "int64")})
 
 
 def _from_hub(split: datasets.Dataset, task: Task) -> datasets.Dataset:
     split = split.select_columns([*task.text_columns, "label"])
-    names = {old: new for old, new in zip(task.text_columns, _PAIR, strict=False) if old != new}
+    names = {old: new for old, new in zip(task.text_columns, PAIR, strict=False) if old != new}
     return split.rename_columns(names).cast(_features(task)) if names else split.cast(_features(task))
 
 
@@ -268,10 +290,11 @@ def _in_validation(text: str) -> bool:
 
 
 def _task_data(task: Task, train: datasets.Dataset, validation: datasets.Dataset) -> TaskData:
-    return TaskData(task, train, validation, {"train": _sha256(train), "validation": _sha256(validation)})
+    return TaskData(task, train, validation, {"train": content_hash(train), "validation": content_hash(validation)})
 
 
-def _sha256(dataset: datasets.Dataset) -> str:
+def content_hash(dataset: datasets.Dataset) -> str:
+    """sha256 of texts and labels, whatever file they were read from."""
     digest = hashlib.sha256()
     for batch in dataset.iter(1000):
         for row in zip(*batch.values(), strict=True):

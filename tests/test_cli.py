@@ -91,3 +91,21 @@ def test_usage_errors_are_one_line_with_the_way_to_help(arguments: list[str], pr
 
 def test_no_command_shows_the_help() -> None:
     assert "Commands:" in CliRunner().invoke(cli, []).output
+
+
+def test_an_error_is_no_longer_than_a_person_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends stay: the thing that is wrong, and the way out."""
+    for error in (DataError("train.tsv: " + "x" * 200_000 + "; the way out"), ValueError("y" * 9999)):
+        line = run_raising(error, monkeypatch=monkeypatch).stderr
+        assert len(line) <= 300 and line.count("\n") == 1
+    line = run_raising(DataError("train.tsv: " + "x" * 200_000 + "; the way out"), monkeypatch=monkeypatch).stderr
+    assert line.startswith("Error: train.tsv: xxx") and line.endswith("xxx; the way out\n")
+    monkeypatch.undo()
+    line = CliRunner().invoke(cli, ["train", "--layers", "9" + "x" * 100_000]).stderr
+    assert len(line) <= 300 and line.endswith("train --help`\n")
+
+
+def test_a_nul_character_is_no_argument() -> None:
+    for arguments in (["predict", "a\0b.ckpt", "x"], ["train", "--data", "a\0b"], ["train", "-o", "\0"]):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 2 and "holds a NUL character" in result.stderr and result.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from neurotool.api.measuring import Source, measure
+from neurotool.api.model import open_model
+from neurotool.checkpoint import read_checkpoint, write_checkpoint
 from neurotool.cli.evaluate import print_rates
 from neurotool.cli.main import COMMANDS, cli
 from neurotool.cli.train import TASKS, train
 from neurotool.evaluation import Activity, Evaluation, LayerActivity
+from neurotool.student.serialise import load_student
 from neurotool.tasks import TASK_NAMES
 from neurotool.train.options import plan_from
 from neurotool.train.pipeline import check_settings
@@ -239,6 +244,69 @@ def test_evaluate_when_the_training_data_is_gone(run_options: RunOptions, tiny_d
     assert f"was trained on {data}, which is not here: give other data with --data" in message
 
 
+def test_evaluate_where_the_path_holds_other_texts(
+    trained: Callable[[str], Path], tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path, seen from another folder."""
+    known = read_checkpoint(trained("classes"))
+    training = known.training | {"plan": known.training["plan"] | {"data": "data"}}
+    write_checkpoint(tmp_path / "moved.ckpt", replace(known, training=training))
+    shutil.copytree(tiny_data("classes"), tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    own = run("evaluate", "moved.ckpt", "--json")
+    assert own.exit_code == 0, own.output
+    text = (tmp_path / "data/validation.tsv").read_text()
+    (tmp_path / "data/validation.tsv").write_text(text + "w1 good\tpositive\n")
+    for command in (("evaluate",), ("energy", "report", "--samples", "5"), ("evaluate", "--convergence", "--json")):
+        message = refusal(run(*command, "moved.ckpt"))
+        assert "data: not the texts that the student was validated on" in message and "--data" in message
+    assert run("evaluate", "moved.ckpt", "--data", "data", "--json").exit_code == 0
+
+
+def test_the_teacher_stands_beside_the_student_on_its_own_texts_alone(
+    trained: Callable[[str], Path], tiny_data: TinyData, tmp_path: Path
+) -> None:
+    """As many other texts are not the same texts."""
+    shutil.copytree(tiny_data("classes"), tmp_path / "data")
+    lines = (tmp_path / "data/validation.tsv").read_text().splitlines()
+    (tmp_path / "other.tsv").write_text("\n".join([lines[0], "good w9 w9\tpositive", *lines[2:]]) + "\n")
+    metrics = {}
+    for name, data in (("same", tmp_path / "data"), ("other", tmp_path / "other.tsv")):
+        metrics[name] = measure(open_model(trained("classes")), Source(str(data))).teacher_metrics
+    assert metrics["same"] == load_student(trained("classes")).checkpoint.training["teacher"]["metrics"]
+    assert metrics["other"] == {}
+
+
+def test_predict_cuts_where_evaluate_does(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    """What decides stands before the sixth token, the opposite behind it."""
+    known = read_checkpoint(trained("classes"))
+    training = known.training | {"plan": known.training["plan"] | {"max_length": 6}}
+    write_checkpoint(tmp_path / "short.ckpt", replace(known, training=training))
+    words = {"positive": "good fine w1 good", "negative": "bad poor w2 bad"}
+    rows = [(f"{words[a]} {words[b]} {words[b]}", a) for a in words for b in words if a != b]
+    (tmp_path / "long.tsv").write_text("text\tlabel\n" + "".join("\t".join(row) + "\n" for row in rows))
+    evaluated = json.loads(run("evaluate", tmp_path / "short.ckpt", "--data", tmp_path / "long.tsv", "--json").stdout)
+    assert [steps["accuracy"] for steps in evaluated["time_steps"].values()] == [1.0]
+    result = run("predict", tmp_path / "short.ckpt", *(text for text, _ in rows), "--json")
+    assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == [label for _, label in rows]
+    assert result.stderr == "2 of 2 texts are longer than 6 tokens: cut\n"
+    alone = [json.loads(run("predict", tmp_path / "short.ckpt", text, "--json").stdout) for text, _ in rows]
+    assert [one["label"] for one in alone] == [label for _, label in rows]
+
+
+def test_classes_that_look_like_markup(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    known = read_checkpoint(trained("classes"))
+    names = ["[/red]", ":smile:"]
+    training = known.training | {"task": known.training["task"] | {"label_names": names}}
+    path = tmp_path / "m[/b].ckpt"
+    path.parent.mkdir()
+    write_checkpoint(path, replace(known, labels=names, training=training))
+    (tmp_path / "v.tsv").write_text("text\tlabel\ngood fine\t:smile:\nbad w1\t[/red]\n")
+    result = run("evaluate", path, "--data", tmp_path / "v.tsv")
+    assert result.exit_code == 0 and all(f"│ {name}" in result.stdout for name in names), result.output
+    assert run("energy", "report", path).exit_code == 0
+
+
 # --- predict ---------------------------------------------------------------------------------------------------------
 
 
@@ -306,8 +374,8 @@ def plan_of(*options: str) -> Any:
 
 
 def test_a_preset_is_its_options() -> None:
-    assert plan_of("--preset", "fast") == plan_of()
-    best = ("--spikes", "ternary", "--bf16", "--epochs", "4")
+    assert plan_of("--preset", "fast") == plan_of("--spikes", "ternary")
+    best = ("--spikes", "ternary", "--bf16", "--epochs", "10", "--batch-size", "64", "--learning-rate", "4e-4")
     assert plan_of("--preset", "best") == plan_of(*best)
     assert plan_of("--epochs", "1", "-T", "2", "--preset", "best") == plan_of(*best, "--epochs", "1", "-T", "2")
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurotool.errors import ConfigError, DataError
-from neurotool.train.corpus import load_corpus
+from neurotool.tables import read_lines
+from neurotool.train.corpus import _parts, corpus_hash, load_corpus
 
 CLS, SEP = 2, 3
 
@@ -163,3 +165,28 @@ def test_bad_options(tmp_path: Path, tokenizer: Any) -> None:
         load_corpus(source, tokenizer, 2)
     with pytest.raises(ConfigError, match="max_texts is 0"):
         load_corpus(source, tokenizer, 8, max_texts=0)
+
+
+def test_a_corpus_of_one_line_is_read_in_parts(tmp_path: Path) -> None:
+    """text8 is one line of 100 MB: neither its bytes nor its tokens are held at once."""
+    path = tmp_path / "one.txt"
+    for text, lines in (("abc déf " * 9, 1), ("é映" * 40, 1), ("ab cd\n" * 9 + "\nlast one", 11)):
+        path.write_text(text, encoding="utf-8")
+        parts = list(read_lines(path, at_once=7))
+        assert max(number for number, _ in parts) == lines and max(len(part.encode()) for _, part in parts) <= 13
+        whole = ["".join(part for at, part in parts if at == number) for number in range(1, lines + 1)]
+        assert whole == text.split("\n") and [line for _, line in read_lines(path)] == text.split("\n")
+    words = ["word"] * 9000
+    parts = list(_parts(" ".join(words)))
+    assert len(parts) == 3 and max(map(len, parts)) <= 20_000 and " ".join(parts).split() == words
+    assert list(_parts("x" * 45_000)) == ["x" * 20_000, "x" * 20_000, "x" * 5_000] and list(_parts("  ")) == []
+
+
+def test_the_content_of_a_corpus_has_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\n")
+    first = corpus_hash(str(path))
+    os.utime(path, (1, 1))
+    assert corpus_hash(str(path)) == first == corpus_hash(str(tmp_path))
+    path.write_text("two\n")
+    assert corpus_hash(str(path)) != first and corpus_hash("hub/name") != corpus_hash("hub/other")

@@ -120,6 +120,7 @@ def test_placement_is_that_of_the_fit_report(checkpoint: Path, tmp_path: Path) -
         (["--cost-model", "horowitz-45nm"], "energies of two technologies are not added"),
         (["--constant", "speed=3"], "'speed' is not known"),
         (["-o", "time.csv"], "time is written as"),
+        (["--dataflow", "spike,batched"], "name one"),
     ],
 )
 def test_errors_of_latency_are_one_line(arguments: list[str], message: str, checkpoint: Path) -> None:
@@ -137,6 +138,8 @@ def test_sweep(checkpoint: Path, tmp_path: Path) -> None:
     stored = json.loads(run("report", checkpoint, "--json").stdout)
     share = next(c["share"] for c in stored["comparisons"] if c["rival"].startswith("its dense twin"))
     assert lines[1]["of its twin"] == pytest.approx(share) and lines[1]["int8: of the fair rival"] > 0
+    teacher = next(c for c in stored["comparisons"] if c["rival"] == "its teacher")
+    assert lines[1]["of its teacher"] == pytest.approx(teacher["share"]) and "fp32" in teacher["model"]
     assert lines[1]["accuracy"] == pytest.approx(stored["metrics"]["accuracy"])
     assert lines[1]["SOPs"] == pytest.approx(stored["synaptic_operations"] / stored["inputs"])
     assert (tmp_path / "plot.svg").read_text("utf-8").count("<svg") == 1

@@ -133,10 +133,13 @@ def test_regression(make_student: MakeStudent, tokenizer: PreTrainedTokenizerFas
 
 def test_prediction(make_student: MakeStudent, tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset) -> None:
     student = make_student(v_threshold=0.7)
-    logits = predict(student, tokenizer, [(text,) for text in TEXTS])
+    logits, _ = predict(student, tokenizer, [(text,) for text in TEXTS], 16)
     np.testing.assert_allclose(logits, evaluate(student, dataset, tokenizer, TASK).logits, atol=1e-5)
-    pairs = predict(student, tokenizer, [("a fine film", "no plot"), ("dull", "the best")])
+    pairs, _ = predict(student, tokenizer, [("a fine film", "no plot"), ("dull", "the best")], 16)
     assert pairs.shape == (2, 2)
-    assert not np.allclose(pairs, predict(student, tokenizer, [("no plot", "a fine film"), ("the best", "dull")]))
-    long = predict(student, tokenizer, [("film " * 200,)])  # the student has 16 positions
-    np.testing.assert_array_equal(long, predict(student, tokenizer, [("film " * 14,)]))
+    assert not np.allclose(
+        pairs, predict(student, tokenizer, [("no plot", "a fine film"), ("the best", "dull")], 16)[0]
+    )
+    long, cut = predict(student, tokenizer, [("film " * 200,), ("film",)], 16)
+    assert cut == 1
+    np.testing.assert_array_equal(long, predict(student, tokenizer, [("film " * 14,), ("film",)], 16)[0])

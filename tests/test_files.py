@@ -20,9 +20,9 @@ from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.files import check_free, replacing, write_bytes
 from neurotool.graph import Graph, GraphBuilder, Input, Linear, Neuron
-from neurotool.header import check_expression
 from neurotool.lava_runtime import worker
 from neurotool.lava_runtime.bundle import Bundle, read_bundle, write_bundle
+from neurotool.texts import check_expression
 
 
 def network(weight: float = 1.0, dtype: Any = np.float32) -> Graph:

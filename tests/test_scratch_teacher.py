@@ -259,3 +259,11 @@ def test_truncation_counts_characters(options: Options, chinese: Path) -> None:
     rows = (chinese / "train.tsv").read_text(encoding="utf-8-sig").splitlines()
     longer = sum(len(row.split("\t")[0]) > 6 for row in rows[1:])
     assert f"train: {longer} of 160 texts are longer than 8 tokens: cut" in said.getvalue()
+
+
+def test_a_word_that_no_vocabulary_holds_is_not_learned_from() -> None:
+    """Learning takes the square of a word's length; WordPiece reads more than 100 characters as [UNK] anyway."""
+    texts = ["a good film", "a dull film", "good good dull"] * 20
+    plain = learn_tokenizer(texts).get_vocab()
+    assert learn_tokenizer([*texts, "a " + "good" * 100_000 + " film"]).get_vocab() == plain
+    assert "good" in learn_tokenizer([*texts, "x" * 100]).get_vocab()

@@ -198,7 +198,7 @@ def test_refusals_of_folders(tmp_path: Path) -> None:
 
 def test_a_metric_that_contradicts_the_labels(tmp_path: Path) -> None:
     scores = "sentence\tlabel\na\t2.5\nb\t3\n"
-    assert "label 2.5 is a score, not a class" in refusal(folder(tmp_path, scores, scores), "accuracy")
+    assert "label '2.5' is a score, not a class" in refusal(folder(tmp_path, scores, scores), "accuracy")
     names = "sentence\tlabel\na\tgood\nb\tbad\n"
     assert "line 2: label 'good' is not a number" in refusal(folder(tmp_path, names, names), "pearson")
 
@@ -212,6 +212,168 @@ def test_any_text_survives_a_tsv_file(tmp_path_factory: pytest.TempPathFactory, 
     content = "sentence\tlabel\n" + "".join(f"{text}\t{index % 2}\n" for index, text in enumerate(texts))
     data = load_data(folder(tmp_path_factory.mktemp("tsv"), content))
     assert list(data.train["sentence1"]) == texts
+
+
+# --- nothing is guessed
+
+
+def labels(tmp_path: Path, *values: Any) -> Path:
+    """A folder of JSON lines with these labels."""
+    lines = "".join(json.dumps({"text": f"a w{i}", "label": value}) + "\n" for i, value in enumerate(values))
+    return folder(tmp_path, lines, lines, ".jsonl")
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (("0_0", "0_1"), ("0_0", "0_1")),
+        (("1_1", "2_1"), ("1_1", "2_1")),
+        (("１", "２"), ("１", "２")),  # digits of another script are no numbers
+        ((1, 0), ("0", "1")),
+        ((1.0, "0"), ("0", "1")),
+        (("0.0", "1."), ("0", "1")),
+        ((True, False), ("0", "1")),
+        (("x1e0", "0x1"), ("0x1", "x1e0")),
+    ],
+)
+def test_a_label_is_what_is_written(tmp_path: Path, values: tuple[Any, ...], names: tuple[str, ...]) -> None:
+    data = load_data(labels(tmp_path, *values))
+    assert data.task.label_names == names and len(set(data.train["label"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((["joy"], "anger"), "line 1: label is ['joy'] (list); it must be one name or number"),
+        (("a", {"value": 0}), "line 2: label is {'value': 0} (dict)"),
+        (("1e0", "0e0"), "label '0e0' is a score, not a class"),
+        (("01", "00"), "found 00, 01; renumber them"),
+        (("1", "one"), "line 2: label 'one' is not a number"),
+        (("a", "nan"), "label 'nan' is not a finite number"),
+        (("a", "-Infinity"), "is not a finite number"),
+        ((float("inf"), 1), "is not a finite number"),
+        (("9" * 400, "1"), "over 200 characters"),
+        (("9" * 190 + "e999", "1"), "is not a finite number"),
+        (("a\x1b[31m", "b"), "control characters"),
+        (("a" * 300, "b"), "over 200 characters"),
+        ((1e39, 0.5), "label '1e+39' is beyond 1e+15, the largest score; divide all scores"),
+    ],
+)
+def test_labels_that_are_refused(tmp_path: Path, values: tuple[Any, ...], reason: str) -> None:
+    message = refusal(labels(tmp_path, *values))
+    assert reason in message and len(message.removeprefix(str(tmp_path))) < 250
+
+
+def test_bytes_and_dates_are_no_labels(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for value in (b"up", np.datetime64("2020-01-01T00:00:00")):
+        for name in ("train", "dev"):
+            table = pa.table({"text": ["a", "b"], "label": pa.array([value, value])})
+            pq.write_table(table, tmp_path / f"{name}.parquet")
+        assert "it must be one name or number" in refusal(tmp_path)
+
+
+def test_glues_own_columns_are_a_pair(tmp_path: Path) -> None:
+    """QNLI's files: `question` was lost in silence."""
+    content = "index\tquestion\tsentence\tlabel\n0\ta b\tc d\tyes\n1\te f\tg h\tno\n"
+    data = load_data(folder(tmp_path, content, content))
+    assert data.task.text_columns == ("question", "sentence")
+    assert data.train[:] == {"sentence1": ["a b", "e f"], "sentence2": ["c d", "g h"], "label": [1, 0]}
+    assert load_examples(tmp_path / "films", data.task)[:] == data.train[:]
+
+
+@pytest.mark.parametrize(
+    ("header", "listed"),
+    [
+        ("title\tsentence\tlabel", "sentence, title"),
+        ("title\ttext\tlabel", "text, title"),
+        ("sentence\ttext\tlabel", "sentence, text"),
+        ("sentence1\tsentence2\ttext\tlabel", "sentence1, sentence2, text"),
+        ("question\ttext\tlabel", "text, question"),
+    ],
+)
+def test_several_columns_of_text_are_listed(tmp_path: Path, header: str, listed: str) -> None:
+    count = header.count("\t")
+    rows = "".join("\t".join(["some words"] * count) + f"\t{i}\n" for i in (0, 1))
+    message = refusal(folder(tmp_path, f"{header}\n{rows}", f"{header}\n{rows}"))
+    assert f"text is in the columns {listed}; say which to read with --text-columns" in message
+
+
+def test_columns_that_hold_no_sentences_do_not_matter(tmp_path: Path) -> None:
+    content = "id\tsource\twhen\tsentence\tlabel\n" + "".join(f"{i}\tweb\t2020-01-01 10:00\ta b\t{i}\n" for i in (0, 1))
+    assert load_data(folder(tmp_path, content, content)).task.text_columns == ("sentence",)
+
+
+def test_columns_that_are_named(tmp_path: Path) -> None:
+    content = "title\ttext\tlabel\tgrade\na b\tc d\tx y\t1\ne f\tg h\tz z\t0\n"
+    films = folder(tmp_path, content, content)
+    data = load_data(films, text_columns=("text",), label_column="grade")
+    assert data.task.text_columns == ("text",) and data.task.label_column == "grade"
+    assert data.train[:] == {"sentence1": ["c d", "g h"], "label": [1, 0]}
+    assert load_examples(films, data.task)[:] == data.train[:]
+    pair = load_data(films, text_columns=("text", "title"), label_column="grade")
+    assert pair.train[0] == {"sentence1": "c d", "sentence2": "a b", "label": 1}
+    for wrong in ((), ("text", "text"), ("grade",), ("a", "b", "c")):
+        with pytest.raises(ConfigError, match="give one column, or two different ones for pairs"):
+            load_data(films, text_columns=wrong, label_column="grade")
+    with pytest.raises(DataError, match="no column score; the columns found are: title, text, label, grade"):
+        load_data(films, text_columns=("text",), label_column="score")
+
+
+def test_a_long_text_in_csv(tmp_path: Path) -> None:
+    long = " ".join(["stone"] * 30_000)
+    content = f"text,label\n{long},1\nb,0\n"
+    assert load_data(folder(tmp_path, content, content, ".csv")).train["sentence1"][0] == long
+
+
+def test_the_quotes_of_a_csv_writer_in_tsv(tmp_path: Path) -> None:
+    rows = [
+        '"he said ""no"" twice"',
+        '"""Yes"" is a film"',
+        '"a quoted film"',
+        'not ""doubled"" outside',
+        '"one"" too many"x"',
+    ]
+    content = "sentence\tlabel\n" + "".join(f"{row}\t{i % 2}\n" for i, row in enumerate(rows))
+    assert list(load_data(folder(tmp_path, content)).train["sentence1"]) == [
+        'he said "no" twice', '"Yes" is a film', *rows[2:]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+def test_line_ends_of_old_macs(tmp_path: Path, suffix: str) -> None:
+    separator = {".tsv": "\t", ".csv": ","}[suffix]
+    content = "\r".join([f"text{separator}label", *(f"some words{separator}{i % 2}" for i in range(4000))])
+    message = refusal(folder(tmp_path, content, content, suffix))
+    assert "its line ends are carriage returns; save the file with line feeds" in message
+    first = f"text{separator}label\nab{separator}0\n" + content
+    assert len(refusal(folder(tmp_path, first, first, suffix)).removeprefix(str(tmp_path))) < 250
+
+
+def test_class_names_of_a_parquet_file(tmp_path: Path) -> None:
+    """In the file's own order, which a teacher with a head may have been trained with."""
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["up", "down", "so"]))
+    rows = {"text": ["a", "b", "c"], "label": [0, 1, 0]}
+    for name in ("train", "dev"):
+        datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{name}.parquet")
+    data = load_data(tmp_path)
+    assert data.task.label_names == ("up", "down", "so") and list(data.train["label"]) == [0, 1, 0]
+    (tmp_path / "dev.parquet").unlink()
+    (tmp_path / "dev.tsv").write_text("text\tlabel\na\tdown\n")
+    assert list(load_data(tmp_path).validation["label"]) == [1]
+    unknown = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features)
+    unknown.to_parquet(tmp_path / "train.parquet")
+    assert "row 1: label is -1, the file names the classes 0 to 2: up, down, so" in refusal(tmp_path)
+
+
+def test_tables_that_no_reader_survives(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    deep = '{"text": "a b", "label": 1}\n{"a":' + '{"a":' * 50_000 + "1" + "}" * 50_001 + "\n"
+    assert "line 2: not valid JSON" in refusal(folder(tmp_path, deep, deep, ".jsonl"))
+    texts = pa.Array.from_buffers(pa.string(), 20, pa.array([b"\xff\xfe"] * 20).buffers())
+    for name in ("train", "dev"):
+        pq.write_table(pa.table({"text": texts, "label": ["yes"] * 20}), tmp_path / f"{name}.parquet")
+    assert "after row 0: not readable" in refusal(tmp_path)
 
 
 # --- named tasks

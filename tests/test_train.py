@@ -479,9 +479,9 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         def full(descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        def write_to_full_disk(path: Path, checkpoint: Checkpoint) -> None:
+        def write_to_full_disk(path: Path, checkpoint: Checkpoint, force: bool) -> None:
             patch.setattr(os, "fsync", full)
-            write_checkpoint(path, checkpoint)
+            write_checkpoint(path, checkpoint, force)
 
         patch.setattr(pipeline, "write_checkpoint", write_to_full_disk)
         with pytest.raises(
@@ -498,30 +498,30 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--time-steps", "0"), "time_steps is 0: it must be at least 1"),
-        (("--v-threshold", "0"), "v_threshold is 0.0: it must be a positive number"),
+        (("--time-steps", "0"), "time_steps is 0: it must be 1 to 65536"),
+        (("--v-threshold", "0"), "v_threshold is 0.0: it must be 1e-06 to 1e"),
         (("--v-threshold", "-1"), "v_threshold is -1.0"),
-        (("--leak", "1.5"), "leak is 1.5: it must be in"),
+        (("--leak", "1.5"), "leak is 1.5: it must be above 0 to 1"),
         (("--v-init", "2"), "v_init is 2.0"),
-        (("--layers", "0"), "num_hidden_layers is 0: it must be at least 1"),
+        (("--layers", "0"), "num_hidden_layers is 0: it must be 1 to 256"),
         (("--init", "random", "--hidden-size", "30", "--heads", "4"), "hidden_size 30 is not divisible by .* 4"),
         (("--init", "teacher", "--hidden-size", "48"), "hidden_size is 48, the teacher's is 32: use --init random"),
         (SMALL, "num_attention_heads is 4, the teacher's is 2: their attention scores cannot be compared"),
         (("--layer-map", "0,1"), "--layer-map 0,1: give 3 numbers .* between 0 and 2"),
         (("--layer-map", "0,1,3"), "--layer-map 0,1,3: give 3 numbers .* between 0 and 2"),
         (("--epochs", "0"), "nothing to train: every stage has 0 epochs"),
-        (("--epochs", "-1"), "epochs of stage prediction is -1.0: it must be a positive number"),
-        (("--batch-size", "0"), "batch size of stage prediction is 0: it must be at least 1"),
+        (("--epochs", "-1"), "epochs of stage prediction is -1.0: it must be 0 to 10000"),
+        (("--batch-size", "0"), "batch size of stage prediction is 0: it must be 1 to 65536"),
         (("--learning-rate", "0"), "learning rate of stage prediction is 0.0"),
         (("--learning-rate", "nan"), "learning rate of stage prediction is nan"),
         (("--temperature", "0"), "temperature is 0.0"),
-        (("--hard-weight", "-1"), "hard weight of stage prediction is -1.0: it must be at least 0"),
+        (("--hard-weight", "-1"), "hard weight of stage prediction is -1.0: it must be 0 to"),
         (("--soft-weight", "0", "--hard-weight", "0", "--inner-share", "0"), "stage prediction has no loss"),
         (("--teacher-epochs", "0"), "teacher epochs is 0.0"),
-        (("--max-length", "2"), "max length is 2: it must be at least 4"),
-        (("--corpus-length", "2"), "corpus length is 2: it must be at least 3"),
-        (("--max-shift", "1"), "max shift is 1.0: it must be at least 0 and below 1"),
-        (("--warmup", "1"), "warmup is 1.0: it must be at least 0 and below 1"),
+        (("--max-length", "2"), "max length is 2: it must be 4 to 16384"),
+        (("--corpus-length", "2"), "corpus length is 2: it must be 3 to 16384"),
+        (("--max-shift", "1"), "max shift is 1.0: it must be 0 to below 1"),
+        (("--warmup", "1"), "warmup is 1.0: it must be 0 to below 1"),
         (("--dropout", "1"), "hidden_dropout_prob is 1.0"),
         (("-o", "/nowhere/model.ckpt"), "/nowhere/model.ckpt: its folder does not exist"),
         (("-o", "/"), "/: is a folder"),
@@ -534,6 +534,25 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
             "student spikebert has no softmax",
         ),
         (("--student", "spikformer", "--corpus", "demo"), "stage general has no loss: .*; give one, or no --corpus"),
+        (("--time-steps", "1" + "0" * 20), "time_steps is 10+: it must be 1 to 65536"),
+        (("--layers", "1" + "0" * 20), "num_hidden_layers is 10+: it must be 1 to 256"),
+        (("--hidden-size", "1" + "0" * 20), "hidden_size is 10+: it must be 1 to 16384"),
+        (("--hidden-size", "0"), "hidden_size is 0: it must be 1 to 16384"),
+        (("--intermediate-size", "-1"), "intermediate_size is -1: it must be 1 to 65536"),
+        (("--heads", "1" + "0" * 20), "num_attention_heads is 10+: it must be 1 to 1024"),
+        (("--batch-size", "1" + "0" * 20), "batch size of stage prediction is 10+: it must be 1 to 65536"),
+        (("--max-length", "1" + "0" * 20), "max length is 10+: it must be 4 to 16384"),
+        (("--augment", "1" + "0" * 20), "augment is 10+: it must be 0 to 1000"),
+        (("--v-threshold", "1e308"), r"v_threshold is 1e\+308: it must be 1e-06 to 1e\+06"),
+        (("--v-threshold", "1e-308"), "v_threshold is 1e-308: it must be"),
+        (("--epochs", "1e308"), r"epochs of stage prediction is 1e\+308: it must be 0 to 10000"),
+        (("--epochs", "inf"), "epochs of stage prediction is inf"),
+        (("--teacher-epochs", "1e308"), r"teacher epochs is 1e\+308"),
+        (("--temperature", "1e308"), r"temperature is 1e\+308: it must be 0.01 to 1000"),
+        (("--weight-decay", "nan"), "weight decay is nan: it must be 0 to 100"),
+        (("--soft-weight", "1e308"), "soft weight of stage prediction is"),
+        (("--seed", "-1"), r"seed is -1: it must be 0 to below 2\^32"),
+        (("--text-columns", "a,b,c"), "--text-columns a, b, c: give one column, or two different ones"),
         (("--positions", "none"), "--positions none: student spikingbert has no such setting"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

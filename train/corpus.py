@@ -1,5 +1,6 @@
 """Unlabelled text for general distillation, streamed into a memory-mapped dataset of token pieces."""
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _TEXT_COLUMNS = ("text", "sentence", "sentence1", "sentence2")
 _HUB_ID = re.compile(r"(?P<path>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[\w.-]+))?")
+_LONGEST = 20_000  # characters of a passage that are tokenised at once
+_BLOCK = 2**20  # bytes of a line: a corpus may be a single one
 _PASSAGES_AT_ONCE = 200  # tokenised together: few enough that long passages stay small in memory
 
 
@@ -70,6 +73,20 @@ def load_corpus(
     )
 
 
+def corpus_hash(source: str) -> str:
+    """sha256 of the content of a corpus's files; of the name alone where it is read from the hub."""
+    digest = hashlib.sha256()
+    files = _source_files(source)
+    if not files:
+        digest.update(source.encode())
+    for path in files:
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode(errors="surrogateescape"))
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def _cut(batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
     pieces = tokenizer(
         list(batch["passage"]),
@@ -96,13 +113,29 @@ def _passages(source: str) -> Iterator[str]:
         texts = itertools.chain.from_iterable(_file_passages(file) for file in _files(Path(source)))
     else:
         texts = _hub_passages(source)
-    return (text.strip() for text in texts if text.strip())
+    return (part for text in texts for part in _parts(text))
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The passage, or parts of it between blanks where it is so long that its tokens would take gigabytes."""
+    start, text = 0, text.strip()
+    while len(text) - start > _LONGEST:
+        blank = text.rfind(" ", start, start + _LONGEST)
+        end = blank if blank > start else start + _LONGEST
+        yield text[start:end].strip()
+        start = end
+    if text[start:].strip():
+        yield text[start:].strip()
 
 
 def _state(source: str) -> str:
     """What changes when the source does: path, size and modification time of its files."""
-    files = [demo_file()] if source == "demo" else _files(Path(source)) if Path(source).exists() else []
+    files = _source_files(source)
     return repr([(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+
+
+def _source_files(source: str) -> list[Path]:
+    return [demo_file()] if source == "demo" else _files(Path(source)) if Path(source).exists() else []
 
 
 def _files(path: Path) -> list[Path]:
@@ -116,7 +149,7 @@ def _files(path: Path) -> list[Path]:
 
 def _file_passages(path: Path) -> Iterator[str]:
     if path.suffix.lower() not in SUFFIXES:
-        return (line for _, line in read_lines(path))
+        return (line for _, line in read_lines(path, at_once=_BLOCK))
     table = open_table(path)
     return _column_passages((row for _, row in table.rows), table.columns, str(path))
 

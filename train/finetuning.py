@@ -1,5 +1,6 @@
 """A teacher without a head for the task gets one: fine-tuned once, then taken from the cache."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.teacher import (
-    SCRATCH,
     LoadedTeacher,
     cache_folder,
     cache_key,
@@ -57,14 +57,18 @@ def prepare_teacher(
         "precision": plan.precision,
         "seed": plan.seed,
     }
-    if plan.teacher == SCRATCH:  # there are no files whose content would be part of the key
-        settings["config"] = model.config.to_diff_dict()
-        settings["vocabulary"] = tokenizer.get_vocab()
-    cached = cache_folder() / "teachers" / cache_key(plan.teacher, data.hashes, settings)
+    cached = cache_folder() / "teachers" / cache_key(plan.teacher, loaded.identity, data.hashes, settings)
     with one_at_a_time(cached, f"teacher {plan.teacher}", "fine-tuning it", console):
         if cached.is_dir():
-            say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
-            return load_teacher(str(cached), data.task)[:2]
+            try:
+                kept = load_teacher(str(cached), data.task)
+            except TeacherError as error:
+                say(console, f"warning: what is kept of it cannot be used and is made anew ({error})")
+                if is_first_process():
+                    shutil.rmtree(cached)
+            else:
+                say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
+                return kept.model, kept.tokenizer
         return _fine_tune(plan, loaded, data, train_set, validation, cached, console)
 
 
@@ -155,12 +159,20 @@ def label_variants(
 ) -> datasets.Dataset:
     """`variants` with the teacher's own class, or score, as labels; kept in the run's folder for --resume."""
     kept = plan.state_folder / "augmentation.safetensors"
-    if plan.resume and kept.exists():
-        labels = load_file(kept)["labels"]
-    else:
+    labels = _kept_labels(kept, len(variants)) if plan.resume else None
+    if labels is None:
         logits = predict_logits(model, variants, tokenizer)
         labels = np.ascontiguousarray(logits[:, 0]) if task.regression else logits.argmax(-1)
         if is_first_process():
             with replacing(kept, force=True, error_type=TrainingError) as temporary:
                 temporary.write_bytes(save({"labels": labels}))
     return variants.add_column("labels", labels)
+
+
+def _kept_labels(path: Path, count: int) -> np.ndarray | None:
+    """Labels that an earlier run made; None where they cannot be read, so that they are made again."""
+    try:
+        labels = load_file(path)["labels"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    return labels if labels.shape == (count,) else None

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "temperature": 1.0,
     "rate_penalty": 0.0,
     "relation_weight": 0.0,
+    "label_column": "label",
     "max_length": 128,
     "warmup": 0.1,
     "compile": "auto",
@@ -45,7 +46,7 @@ WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     **dict.fromkeys(("event_target", "prune", "ema"), float),
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
-    **dict.fromkeys(("kernel_sizes", "layer_map"), tuple),
+    **dict.fromkeys(("kernel_sizes", "layer_map", "text_columns"), tuple),
 }
 OPTIONS: dict[str, type] = {
     **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
@@ -92,6 +93,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     options |= {name: value for name, value in start.items() if value is not None} | there
     if options["task"] and options["data"]:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
+    if not options["data"] and (options["text_columns"] or options["label_column"] != DEFAULTS["label_column"]):
+        raise ConfigError("--text-columns and --label-column are of your own files: give them with --data")
     kind = options["student"]
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
     of_teacher = ("teacher_epochs", "teacher_learning_rate")
@@ -155,6 +158,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         task=options["task"] or "demo",
         data=options["data"],
         metric=options["metric"],
+        text_columns=None if options["text_columns"] is None else tuple(options["text_columns"]),
+        label_column=options["label_column"],
         corpus=options["corpus"],
         max_texts=options["max_texts"],
         corpus_length=options["corpus_length"],

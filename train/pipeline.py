@@ -2,10 +2,13 @@
 that was stopped goes on where it was."""
 
 import dataclasses
+import hashlib
 import math
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,28 +17,31 @@ import datasets
 import torch
 import transformers
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
 from neurotool.checkpoint import write_checkpoint
-from neurotool.errors import CheckpointError, ConfigError, TrainingError
+from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
 from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
-from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task, tokenise
-from neurotool.train.augmentation import make_variants
+from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
+from neurotool.texts import INPUTS, pad
 from neurotool.train.chains import StudentTeacher, start_from
 from neurotool.train.compilation import fuse_student
 from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
-from neurotool.train.corpus import load_corpus
+from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
-from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan, check_run, close_run, open_run
+from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
+from neurotool.train.reading import Texts, read_texts
+from neurotool.train.run_folder import check_run, close_run, held, open_run
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.sparsity import EventTarget, Synapses
@@ -68,16 +74,6 @@ _SHAPE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """Tokenised. variants: of the training texts, not labelled yet. corpus: unlabelled, for general distillation."""
-
-    train: datasets.Dataset
-    validation: datasets.Dataset
-    variants: datasets.Dataset | None
-    corpus: datasets.Dataset | None
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainingResult:
     output: Path
     teacher: dict[str, float]
@@ -91,7 +87,6 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     Raises NeurotoolError for bad input, TrainingError for a loss that is not finite, KeyboardInterrupt after Ctrl-C
     (with the state saved).
     """
-    started = time.monotonic()
     keep_freed_memory()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -99,17 +94,43 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     console = console if is_first_process() else Console(quiet=True)
     plan.check()
     check_settings(plan)
-    check_run(plan)
+    with held(plan), _memory_errors():
+        check_run(plan)
+        return _train(plan, console)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            f"not enough memory ({shown(one_line(error), 100)}); give a smaller --batch-size, --max-length or student"
+        ) from error
+
+
+def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
+    started = time.monotonic()
     set_seed(plan.seed)
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
         say(console, f"task {plan.task}: asking the Hugging Face hub")
-    data = load_data(plan.data, plan.metric) if plan.data else load_task(plan.task)
+    if plan.data:
+        data = load_data(plan.data, plan.metric, plan.text_columns, plan.label_column)
+    else:
+        data = load_task(plan.task)
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
     layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
-    open_run(plan)
+    identity = data.hashes | {"teacher": loaded.identity}
+    if texts.corpus is not None:
+        identity["corpus"] = corpus_hash(str(plan.corpus))
+    if plan.start_from is not None:
+        identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
+    open_run(plan, identity)
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
@@ -147,11 +168,12 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     seconds = time.monotonic() - started
     if is_first_process():
         record = {
-            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics),
+            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics)
+            | {"sha256": loaded.identity},
             "metrics": result.metrics,
             "data": {
                 "name": data.task.name,
-                "hashes": data.hashes,
+                "hashes": {name: identity[name] for name in ("train", "validation", "corpus") if name in identity},
                 "train_size": len(texts.train),
                 "variants": len(task_texts) - len(texts.train),
                 "validation_size": len(texts.validation),
@@ -166,7 +188,7 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
         }
         checkpoint = to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict())
         try:
-            write_checkpoint(plan.output, checkpoint)
+            write_checkpoint(plan.output, checkpoint, force=plan.force)
         except CheckpointError as error:
             raise TrainingError(
                 f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
@@ -206,31 +228,10 @@ def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> Loaded
         return made
     if not Path(locate_teacher(plan.teacher)).is_dir():
         say(console, f"teacher {plan.teacher}: no folder here, asking the Hugging Face hub")
-    return load_teacher(plan.teacher, data.task)
-
-
-def read_texts(
-    plan: TrainingPlan, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, console: Console
-) -> Texts:
-    """Everything the plan trains on, before anything is trained; says what is cut to the teacher's `positions` or to
-    --max-length. Raises NeurotoolError for a corpus or a tagger that cannot be read."""
-    max_length = min(plan.max_length, positions)
-    if max_length < plan.max_length:
-        say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
-    splits = []
-    for name, split in (("train", data.train), ("validation", data.validation)):
-        tokens, truncated = tokenise(split, tokenizer, max_length)
-        splits.append(tokens)
-        if truncated:
-            say(console, f"{name}: {truncated} of {len(tokens)} texts are longer than {max_length} tokens: cut")
-    variants = make_variants(plan, data, tokenizer, max_length, console) if plan.augment else None
-    corpus = None
-    if plan.corpus and any(stage.name == "general" for stage in plan.stages):
-        length = min(plan.corpus_length, max_length)
-        if length < plan.corpus_length:
-            say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
-        corpus = load_corpus(plan.corpus, tokenizer, length, plan.max_texts)
-    return Texts(splits[0], splits[1], variants, corpus)
+    loaded = load_teacher(plan.teacher, data.task)
+    for note in loaded.notes:
+        say(console, f"teacher {plan.teacher}: {note}")
+    return loaded
 
 
 def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> LayerMap:
@@ -320,9 +321,8 @@ def start_student(
         if plan.init == "teacher" or (plan.init == "auto" and same_shape):
             copy_teacher(student, teacher.model, layer_map)
     sample = train_set.select(range(min(64, len(train_set))))
-    columns = ("input_ids", "attention_mask", "token_type_ids")
     device = teacher.model.device
-    batch = dict(tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt").to(device))
+    batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
     student.to(device)
     fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
     if fitted and plan.max_shift is not None:
@@ -350,7 +350,12 @@ def run_stage(
     finished = plan.state_folder / f"{stage.name}.safetensors"
     described = dataclasses.asdict(stage) | {"texts": len(texts)}
     if plan.resume and finished.exists():
-        distiller.load_state_dict(load_file(finished))
+        try:
+            distiller.load_state_dict(load_file(finished))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"{finished}: cannot be read ({one_line(error)}); remove it, then --resume trains the stage anew"
+            ) from error
         say(console, f"{stage.name}: finished before, loaded")
         return described
     distiller.weights = stage.weights

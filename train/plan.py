@@ -1,17 +1,17 @@
-"""What a training run is asked to do: data for the pipeline, and the part of the run that `--resume` compares."""
+"""What a training run is asked to do: data for the pipeline."""
 
 import json
-import math
 import os
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neurotool.errors import ConfigError
-from neurotool.files import replacing
+from neurotool.examples import LABEL
+from neurotool.texts import as_utf8
+from neurotool.train.ranges import RANGES, check_range
 from neurotool.train.teacher import DEMO_TEACHER
-from neurotool.train.trainer import LayerMap, LossWeights, is_first_process
+from neurotool.train.trainer import LayerMap, LossWeights
 
 OPTIONS = {
     "num_hidden_layers": "layers",
@@ -34,13 +34,12 @@ class StagePlan:
 
     def check(self) -> None:
         """Raises ConfigError for values nothing can be trained with."""
-        _positive(f"epochs of stage {self.name}", self.epochs)
-        _positive(f"learning rate of stage {self.name}", self.learning_rate)
-        _require(f"batch size of stage {self.name}", self.batch_size, self.batch_size >= 1, "at least 1")
+        for name in ("epochs", "learning_rate", "batch_size"):
+            check_range(name, getattr(self, name), f"{name.replace('_', ' ')} of stage {self.name}")
         weights = asdict(self.weights)
-        _positive("temperature", weights.pop("temperature"))
+        check_range("temperature", weights.pop("temperature"))
         for name, weight in weights.items():
-            _require(f"{name} weight of stage {self.name}", weight, 0 <= weight < math.inf, "at least 0")
+            check_range("weight", weight, f"{name} weight of stage {self.name}")
         if not any(weight for name, weight in weights.items() if name != "rate"):
             remedy = "give one, or no --corpus" if self.name == "general" else "give one, or no epochs"
             raise ConfigError(f"stage {self.name} has no loss: all its weights are 0; {remedy}")
@@ -50,10 +49,11 @@ class StagePlan:
 class TrainingPlan:
     """Everything that determines the result of a run, and where it goes.
 
-    data: a folder, or None for the named `task`. corpus: unlabelled text for the general stage. model_type:
-    the kind of student; student: values of its configuration that differ from the teacher's shape. layer_map: teacher
-    hidden states that teach the student's embedding and layers; None spreads them evenly. max_shift: see fit_spikes;
-    None for students that do not start there.
+    data: a folder, or None for the named `task`; text_columns and label_column: as in tasks.load_data.
+    corpus: unlabelled text for the general stage. model_type: the kind of student; student: values of its
+    configuration that differ from the teacher's shape. layer_map: teacher hidden states that teach the student's
+    embedding and layers; None spreads them evenly. max_shift: see fit_spikes; None for students that do not start
+    there.
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
     start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
@@ -69,6 +69,8 @@ class TrainingPlan:
     task: str = "demo"
     data: Path | None = None
     metric: str | None = None
+    text_columns: tuple[str, ...] | None = None
+    label_column: str = LABEL
     corpus: str | None = None
     max_texts: int | None = None
     corpus_length: int = 64
@@ -119,97 +121,36 @@ class TrainingPlan:
             raise ConfigError("nothing to train: every stage has 0 epochs; give --epochs")
         for stage in self.stages:
             stage.check()
-        _positive("teacher epochs", self.teacher_epochs)
-        _positive("teacher learning rate", self.teacher_learning_rate)
-        _require("max length", self.max_length, self.max_length >= 4, "at least 4")
-        _require("corpus length", self.corpus_length, self.corpus_length >= 3, "at least 3")
-        _require("--accumulate", self.accumulate, self.accumulate >= 1, "at least 1")
-        _require("--augment", self.augment, self.augment >= 0, "at least 0")
-        for name, share in {"--event-target": self.event_target, "--prune": self.prune}.items():
-            _require(name, share, share is None or 0 < share < 1, "above 0 and below 1")
-        _require("--weight-bits", self.weight_bits, self.weight_bits in (None, 1, 2, 4, 8), "8, 4, 2 or 1")
-        _require("weight decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        shares = {"warmup": self.warmup} | ({} if self.ema is None else {"--ema": self.ema})
-        shares |= {} if self.max_shift is None else {"max shift": self.max_shift}
-        shares |= {name: value for name, value in self.student.items() if name.endswith("dropout_prob")}
-        for name, value in shares.items():
-            _require(name, value, 0 <= value < 1, "at least 0 and below 1")
-        _require("seed", self.seed, 0 <= self.seed < 2**32, "at least 0 and below 2^32")
+        for name in RANGES:
+            if (value := getattr(self, name, None)) is not None:
+                check_range(name, value)
+        if self.weight_bits not in (None, 1, 2, 4, 8):
+            raise ConfigError(f"weight bits is {self.weight_bits}: it must be 8, 4, 2 or 1")
+        for name, value in self.student.items():
+            for number in value if isinstance(value, tuple | list) else (value,):
+                if name in RANGES:
+                    check_range(name, number, name)
         folder = self.output.parent
         if self.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             kind = "its folder cannot be written to" if folder.is_dir() else "its folder does not exist"
             kind = "is a folder" if self.output.is_dir() else kind
             raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
+        if self.output.exists():
+            self._check_output()
+
+    def _check_output(self) -> None:
+        """--force replaces files, and none that the run reads."""
+        if not self.output.is_file():
+            raise ConfigError(f"{self.output}: is no regular file; give another name with -o")
+        places = [Path(place) for place in (self.data, self.corpus, self.teacher, self.start_from) if place is not None]
+        for place in places:
+            for file in place.iterdir() if place.is_dir() else (place,):
+                if file.exists() and file.samefile(self.output):
+                    raise ConfigError(f"{self.output}: is what the run reads; give another name with -o")
 
     def to_dict(self) -> dict[str, Any]:
-        """What determines the result, as JSON values."""
+        """What determines the result, as JSON values; what a path has that is not UTF-8 is replaced."""
         values = asdict(self)
         for name in ("output", "run_folder", "resume", "force", "settings"):
             del values[name]
-        return json.loads(json.dumps(values, default=str))
-
-
-def check_run(plan: TrainingPlan) -> None:
-    """Whether the run can start, or the run's folder holds the unfinished run to resume.
-
-    Raises ConfigError when something would be lost (use --force) or the resumed run was started differently.
-    """
-    if not is_first_process():
-        return
-    record = plan.state_folder / "plan.json"
-    if plan.resume:
-        if not record.exists():
-            raise ConfigError(f"nothing to resume in {plan.folder}: leave out --resume to start")
-        _compare(plan, json.loads(record.read_text(encoding="utf-8")))
-        return
-    if not plan.force:
-        if plan.output.exists():
-            raise ConfigError(f"{plan.output} exists: --force replaces it, -o FILE writes another")
-        if any(file.is_file() and file != record for file in plan.state_folder.rglob("*")):
-            raise ConfigError(
-                f"{plan.folder} holds an unfinished run: --resume goes on with it, --force starts over, --run-folder "
-                "keeps both"
-            )
-
-
-def open_run(plan: TrainingPlan) -> None:
-    """Make the folder of a new run. Raises ConfigError where that cannot be."""
-    if plan.resume or not is_first_process():
-        return
-    try:
-        close_run(plan)  # what is left of another run would mix with this one when it is resumed
-        plan.state_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{plan.folder}: the run's folder cannot be made ({error.strerror}); give another with --run-folder"
-        ) from error
-    with replacing(plan.state_folder / "plan.json", force=True, error_type=ConfigError) as temporary:
-        temporary.write_text(json.dumps(plan.to_dict(), indent=1), encoding="utf-8")
-
-
-def close_run(plan: TrainingPlan) -> None:
-    """Remove the state to resume from, the record first, so that half of it is never taken for a run."""
-    (plan.state_folder / "plan.json").unlink(missing_ok=True)
-    shutil.rmtree(plan.state_folder, ignore_errors=True)
-
-
-def _positive(name: str, value: float) -> None:
-    _require(name, value, 0 < value < math.inf, "a positive number")
-
-
-def _require(name: str, value: Any, fits: bool, limit: str) -> None:
-    if not fits:
-        raise ConfigError(f"{name} is {value}: it must be {limit}")
-
-
-def _compare(plan: TrainingPlan, before: dict[str, Any]) -> None:
-    now = plan.to_dict()
-    before, now = before | before.get("student", {}), now | now["student"]
-    del before["student"], now["student"]
-    for name in dict.fromkeys([*now, *before]):
-        if now.get(name) != before.get(name):
-            setting = OPTIONS.get(name, name)
-            raise ConfigError(
-                f"cannot resume {plan.folder}: {setting} was {before.get(name)!r} and is now {now.get(name)!r}; "
-                "give the same options, or --force to start over"
-            )
+        return json.loads(as_utf8(json.dumps(values, default=str, ensure_ascii=False)))

@@ -78,7 +78,7 @@ class ShowProgress(TrainerCallback):
 
 def say(console: Console, line: str) -> None:
     """Print a line as it is: not wrapped, no colours, and brackets in a path are no markup."""
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _line(values: dict[str, float]) -> str:

@@ -2,60 +2,148 @@
 
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_pt_utils import safe_globals
 
-from neurotool.errors import ConfigError, TrainingError, one_line
+from neurotool.errors import ConfigError, NeurotoolError, TrainingError, one_line, shown
 from neurotool.tasks import Task
 from neurotool.train.plan import StagePlan, TrainingPlan
-from neurotool.train.progress import ShowProgress
+from neurotool.train.progress import ShowProgress, say
 from neurotool.train.trainer import StopOnInterrupt, is_first_process
 
 
 def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console: Console) -> float:
     """Train with our progress display, TensorBoard log and Ctrl-C handling; returns seconds."""
     interrupt, progress = StopOnInterrupt(), ShowProgress(console, stage.name)
-    callbacks: list[TrainerCallback] = [progress, interrupt]
+    callbacks: list[TrainerCallback] = [progress, interrupt, _FolderStays(plan)]
     if is_first_process():
         callbacks.append(TensorBoardCallback(SummaryWriter(str(plan.folder / "tensorboard" / stage.name))))
     trainer.remove_callback(PrinterCallback)
     for callback in callbacks:
         trainer.add_callback(callback)
-    last = last_checkpoint(plan.state_folder / stage.name) if plan.resume else None
+    last = last_checkpoint(plan.state_folder / stage.name, trainer, console) if plan.resume else None
     started = time.monotonic()
     try:
-        with progress, interrupt:
+        with progress, interrupt, _quiet_writer():
             trainer.train(resume_from_checkpoint=last)
+    except NeurotoolError:
+        raise
     except (OSError, SafetensorError) as error:
+        _check_folder(plan)
         raise TrainingError(
             f"{plan.state_folder}: the state of the run cannot be written ({one_line(error)}); free some room, then "
             "--resume goes on from the last checkpoint; or choose another --run-folder"
+        ) from error
+    except Exception as error:
+        if last is None or trainer.state.global_step > _step(Path(last)):
+            raise
+        raise TrainingError(
+            f"{last}: training cannot go on from it ({one_line(error)}); remove that folder, then --resume "
+            "goes on from an older one"
         ) from error
     if interrupt.interrupted:
         raise KeyboardInterrupt(
             f"stopped in stage {stage.name} at step {trainer.state.global_step}; the same command with --resume goes on"
         )
+    best = trainer.state.best_model_checkpoint
+    if trainer.args.load_best_model_at_end and not (best and (Path(best) / "model.safetensors").exists()):
+        raise TrainingError(
+            f"{plan.state_folder}: the state of the best epoch is gone from it; train again with --force"
+        )
     return round(time.monotonic() - started, 1)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint: a kill or a full disk leaves one without its state, which is written last."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+class _FolderStays(TrainerCallback):
+    """Stops as soon as the run's folder is gone: the best epoch's state, which the student is made of, is gone too."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        _check_folder(self.plan)
+
+
+def _check_folder(plan: TrainingPlan) -> None:
+    if not plan.state_folder.exists():
+        raise TrainingError(
+            f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
+        )
+
+
+@contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """TensorBoard writes in a thread of its own, which would print a traceback where its file cannot be written."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def last_checkpoint(folder: Path, trainer: Trainer | None = None, console: Console | None = None) -> str | None:
+    """The newest checkpoint that can be gone on from: a kill, a full disk or a power cut leaves one that is incomplete
+    or damaged. Those passed over are told on the console.
+
+    trainer: whose weights a checkpoint must hold.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
     for checkpoint in found:
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            _check_checkpoint(checkpoint, trainer)
+        except Exception as error:  # of half a dozen libraries
+            if console is not None:
+                say(console, f"warning: {checkpoint} is damaged and passed over ({shown(one_line(error), 120)})")
             continue
         return str(checkpoint)
     return None
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.split("-")[1]
+    return int(number) if number.isdecimal() else -1
+
+
+def _check_checkpoint(checkpoint: Path, trainer: Trainer | None) -> None:
+    """Raises whatever reading it raises, and ValueError for what is not of `trainer`."""
+    text = (checkpoint / "trainer_state.json").read_text(encoding="utf-8")
+    if trainer is None:
+        json.loads(text)
+        return
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step != _step(checkpoint) or not isinstance(state.epoch, int | float):
+        raise ValueError("trainer_state.json is of another step")
+    wanted = {name: list(tensor.shape) for name, tensor in trainer.model.state_dict().items()}
+    best = state.best_model_checkpoint
+    for folder in {checkpoint, Path(best) if best else checkpoint}:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            held = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  not a dict
+        if held != wanted:
+            raise ValueError(f"{folder.name}/model.safetensors holds other tensors than this student's")
+    for name, keys in {"optimizer.pt": {"state", "param_groups"}, "scheduler.pt": {"last_epoch"}}.items():
+        read = torch.load(checkpoint / name, map_location="cpu", weights_only=True)
+        if not isinstance(read, dict) or not keys <= read.keys():
+            raise ValueError(f"{name} holds something else")
+    for file in checkpoint.glob("rng_state*.pth"):
+        with safe_globals():
+            torch.load(file, map_location="cpu", weights_only=True)
 
 
 def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) -> TrainingArguments:

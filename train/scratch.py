@@ -11,10 +11,12 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from neurotool.errors import TeacherError
 from neurotool.tasks import TaskData
 from neurotool.train.plan import TrainingPlan
-from neurotool.train.teacher import LoadedTeacher, head_options
+from neurotool.train.teacher import LoadedTeacher, head_options, identify
 
 FEWEST_TEXTS = 50
 VOCABULARY = 8000
+LONGEST_WORD = 100
+"""Characters: longer words are [UNK] to WordPiece, and learning from them takes the square of their length."""
 SHAPE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "hidden_size": 256,
@@ -50,18 +52,22 @@ def scratch_teacher(plan: TrainingPlan, data: TaskData) -> LoadedTeacher:
         **head_options(data.task),
     )
     set_seed(plan.seed)
-    return LoadedTeacher(BertForSequenceClassification(config), tokenizer, has_head=False)
+    model = BertForSequenceClassification(config)
+    return LoadedTeacher(model, tokenizer, False, identify(model, tokenizer, False))
 
 
 def learn_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> BertTokenizer:
     """WordPiece of at most `size` tokens (more only for more characters): characters for Chinese, which BERT's
     normalizer sets apart, pieces of words for other scripts. Characters that occur once are [UNK]."""
-    texts = list(texts)
     learner = BertTokenizer().backend_tokenizer
     words: Counter[str] = Counter()
+    read = []
     for text in texts:
         normal = learner.normalizer.normalize_str(text)
-        words.update(word for word, _ in learner.pre_tokenizer.pre_tokenize_str(normal))
+        found = [word for word, _ in learner.pre_tokenizer.pre_tokenize_str(normal)]
+        short = [word for word in found if len(word) <= LONGEST_WORD]
+        words.update(short)
+        read.append(text if len(short) == len(found) else " ".join(short))
     seen: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -76,6 +82,6 @@ def learn_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> BertTokeniz
         special_tokens=[*_SPECIAL, *inner],
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(read, trainer)
     tokens = [*_SPECIAL, *sorted(set(learner.get_vocab()) - set(_SPECIAL))]
     return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)})

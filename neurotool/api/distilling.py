@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from neurotool import terminal
 from neurotool.api.model import Model, open_model
 
 
@@ -23,5 +22,5 @@ def distil(data: Path | str | None = None, *, output: Path | str = "model.ckpt",
     paths = {name: OPTIONS[name](value) for name, value in given.items() if isinstance(value, Path) and name in OPTIONS}
     paths |= {name: Path(given[name]) for name in ("data", "output", "run_folder") if isinstance(given.get(name), str)}
     plan = plan_from(given | paths)
-    train(plan, Console(stderr=True))
+    train(plan, terminal.console(stderr=True))
     return open_model(output)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurotool.api.executors import EXECUTORS, check_executor
-from neurotool.api.model import Model
+from neurotool.api.model import NOTHING, Model
 from neurotool.api.reading import ModelInputs
 from neurotool.errors import ConfigError, DataError
 from neurotool.executor import Executor, Inputs, Run
+from neurotool.inputs import Given
+from neurotool.texts import INPUTS, PAIR, pad
 
 if TYPE_CHECKING:
     from neurotool.convergence import Errors
@@ -49,12 +51,14 @@ class Source:
     """data: a table or folder of labelled texts, or one text itself; None for the activity in the checkpoint.
 
     skip_zero: weights that are zero cost nothing. afresh: measured anew even where the checkpoint stores the activity.
+    given: what a network that reads no text is run on.
     """
 
     data: str | None = None
     samples: int | None = None
     skip_zero: bool = False
     afresh: bool = False
+    given: Given = NOTHING
 
     @property
     def file(self) -> Path | None:
@@ -81,6 +85,7 @@ def energy(
     executor: str | None = None,
     samples: int | None = None,
     skip_zero: bool = False,
+    given: Given = NOTHING,
     cost_models: Iterable[str] = (),
     numbers: str | None = None,
     dense_cost_model: str | None = None,
@@ -91,13 +96,14 @@ def energy(
     """Operations and energy of `model`, beside its dense rivals.
 
     data: a table or folder of texts, or one text; by default the activity that a checkpoint stores. executor: what runs
-    it, by default the model's own. The others are those of `neurotool energy report`.
+    it, by default the model's own. given: what a network that reads no text is run on. The others are those of
+    `neurotool energy report`.
     """
     from neurotool.energy.costs import load_cost_model
     from neurotool.energy.dataflow import named_dataflows
     from neurotool.energy.report import DEFAULT_MODELS
 
-    source = Source(None if data is None else str(data), samples, skip_zero)
+    source = Source(None if data is None else str(data), samples, skip_zero, given=given)
     models = [load_cost_model(name) for name in cost_models or DEFAULT_MODELS]
     dense = load_cost_model(dense_cost_model) if dense_cost_model else None
     how = {"chosen": None if dataflows is None else named_dataflows(dataflows), "hybrid": hybrid}
@@ -136,7 +142,7 @@ def measure(model: Model, source: Source, executor: str | None = None, track: Tr
     file = source.file
     executor = executor or model.default_executor
     check_executor(executor)
-    if executor != "torch" or model.student is None:
+    if executor != "torch" or model.student is None or source.given.files:
         return _executed(model, source, file, executor, track)
     trained = model.student.model.config.time_steps == model.graph.time_steps
     if source.data is None and source.samples is None and trained and not source.afresh:
@@ -159,7 +165,7 @@ def _stored(model: Model, source: Source) -> Measured:
     graph = model.graph
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
     measured = f"{activity.inputs} validation texts of {model.student.task.name}, as stored in the checkpoint"
-    return _with_teacher(Measured(str(model.path), counts, measured, model.record.get("metrics", {})), model)
+    return _with_teacher(Measured(str(model.path), counts, measured, model.record.get("metrics", {})), model, True)
 
 
 def _by_student(model: Model, source: Source, file: Path | None) -> Measured:
@@ -177,24 +183,24 @@ def _by_student(model: Model, source: Source, file: Path | None) -> Measured:
     reader = model.reading()
     options: dict[str, Any] = {"time_steps": model.graph.time_steps, "per_neuron": source.skip_zero}
     metrics: dict[str, float] = {}
+    same = False
     if source.data is not None and file is None:
         (texts,) = reader.columns([source.data], ["--data"])
-        names = ("sentence1", "sentence2")
         one = datasets.Dataset.from_dict(
-            {name: [text] for name, text in zip(names, texts, strict=False)} | {"label": [0]}
+            {name: [text] for name, text in zip(PAIR, texts, strict=False)} | {"label": [0]}
         )
         _, activity = measure_student(student, tokenise(one, tokenizer, reader.max_length)[0], tokenizer, **options)
         measured = f"the text {source.data!r}"
     else:
         said: list[str] = []
-        dataset = _tokenised(model, file, source.samples, said.append)
+        dataset, same = _tokenised(model, file, source.samples, said.append)
         result = evaluate_student(student, dataset, tokenizer, task, **options)
         activity, metrics = result.activity, result.metrics
         where = source.data or f"the validation data of {task.name}"
         measured = ", ".join([f"{len(dataset)} texts of {where}", *said])
     graph = model.graph
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
-    return _with_teacher(Measured(str(model.path), counts, measured, metrics), model)
+    return _with_teacher(Measured(str(model.path), counts, measured, metrics), model, same)
 
 
 def _executed(model: Model, source: Source, file: Path | None, executor: str, track: Track) -> Measured:
@@ -205,7 +211,7 @@ def _executed(model: Model, source: Source, file: Path | None, executor: str, tr
     if source.data is not None and file is None:
         inputs, measured = model.reading().given([source.data], ["--data"]), f"the text {source.data!r}"
     else:
-        inputs = model.samples(file, samples)
+        model, inputs = model.ready(file, samples, source.given)
         measured = f"{len(inputs.inputs)} inputs: {inputs.source}"
     seen = _Kept(model.executor(executor))
     activity, events = _add_up(model, seen, inputs, executor, track)
@@ -213,7 +219,7 @@ def _executed(model: Model, source: Source, file: Path | None, executor: str, tr
         events = events_of_activity(model.graph, activity, skip_zero=True)
     counts = count(model.graph, activity, events, source.skip_zero)
     done = Measured(str(model.path), counts, f"{measured}, by executor {executor}", _metrics(model, seen, inputs))
-    return _with_teacher(done, model) if model.student is not None else done
+    return _with_teacher(done, model, inputs.validation) if model.student is not None else done
 
 
 def evaluate(
@@ -238,7 +244,7 @@ def evaluate(
     reader, executor = model.reading(), executor or model.default_executor
     check_executor(executor)
     if executor == "torch" and model.student is not None:
-        tokens = _tokenised(model, data, samples, say)
+        tokens, _ = _tokenised(model, data, samples, say)
         student, tokenizer, task, _ = model.student
         steps = model.graph.time_steps
         return evaluate_student(student, tokens, tokenizer, task, batch_size=batch_size, time_steps=steps)
@@ -265,20 +271,19 @@ def converge(
         raise ConfigError(f"{model.path}: --convergence compares a student with its own steady state: give a .ckpt")
     student, tokenizer, _, _ = model.student
     check_convergent(student)
-    sample = _tokenised(model, data, 32, lambda line: None)
-    columns = ("input_ids", "attention_mask", "token_type_ids")
-    batch = tokenizer.pad({c: sample[c][:] for c in columns}, return_tensors="pt")
+    sample, _ = _tokenised(model, data, 32, lambda line: None)
+    batch = pad(tokenizer, {name: sample[name][:] for name in INPUTS})
     errors = measure_convergence(student, dict(batch), list(time_steps or CONVERGENCE_STEPS))
     if plot is not None:
         plot_convergence(errors, plot, force)
     return errors, len(sample)
 
 
-def _tokenised(model: Model, data: Path | None, samples: int | None, say: Callable[[str], object]) -> Any:
-    """Labelled texts for the torch student, the validation data by default."""
+def _tokenised(model: Model, data: Path | None, samples: int | None, say: Callable[[str], object]) -> tuple[Any, bool]:
+    """Labelled texts for the torch student, the validation data by default; and whether they are all of these."""
     import datasets
 
-    from neurotool.evaluation import validation_examples
+    from neurotool.evaluation import is_validation_data, validation_examples
     from neurotool.tasks import tokenise
 
     datasets.disable_progress_bars()
@@ -287,7 +292,7 @@ def _tokenised(model: Model, data: Path | None, samples: int | None, say: Callab
     examples = examples.select(range(min(samples or len(examples), len(examples))))
     tokens, cut = tokenise(examples, reader.tokenizer, reader.max_length)
     _say_cut(say, cut, len(tokens), reader.max_length)
-    return tokens
+    return tokens, is_validation_data(examples, reader.training)
 
 
 def _say_cut(say: Callable[[str], object], cut: int, texts: int, length: int) -> None:
@@ -328,8 +333,8 @@ def _metrics(model: Model, seen: _Kept, inputs: ModelInputs) -> dict[str, float]
     return compute_metrics(model.task, seen.logits, inputs.labels)
 
 
-def _with_teacher(measured: Measured, model: Model) -> Measured:
-    """The teacher's metrics are those of the training record: they hold where the texts are the validation data."""
+def _with_teacher(measured: Measured, model: Model, same: bool) -> Measured:
+    """same: the texts are the validation data, for which alone the teacher's metrics in the training record hold."""
     from neurotool.energy.dense import dense_counts, dense_graph, teacher_config
 
     assert model.student is not None
@@ -339,6 +344,5 @@ def _with_teacher(measured: Measured, model: Model) -> Measured:
     if config is None:
         return measured
     graph = dense_graph(config, model.student.task.num_labels)
-    same = training.get("data", {}).get("validation_size") == measured.counts.activity.inputs
     metrics = training["teacher"].get("metrics", {}) if same else {}
     return replace(measured, teacher=dense_counts(graph, measured.counts.activity), teacher_metrics=metrics)

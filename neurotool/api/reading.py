@@ -1,7 +1,7 @@
 """How a model reads text: its tokenizer and task, where its validation data are, and how long texts may be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from neurotool.errors import DataError
 from neurotool.executor import Inputs, stacked
 from neurotool.sentences import SENTENCES, tokenised
+from neurotool.texts import PAIR, check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +43,7 @@ class TextReader:
             raise DataError(f"{name}: {shown} has {len(parts)} part(s) between tabs: this student reads {wanted}")
         if not all(part.strip() for part in parts):
             raise DataError(f"{name}: {shown} has an empty text: nothing can be said about it, leave it out")
-        return parts
+        return tuple(check_text(part, name) for part in parts)
 
     def given(self, texts: Sequence[Text], names: Sequence[str] | None = None) -> "ModelInputs":
         """These texts. Raises DataError: see `columns`."""
@@ -54,7 +55,7 @@ class TextReader:
 
         Raises DataError for `data` that cannot be read.
         """
-        from neurotool.evaluation import validation_examples
+        from neurotool.evaluation import is_validation_data, validation_examples
 
         task = self.task
         try:
@@ -66,9 +67,10 @@ class TextReader:
             texts = [tuple(SENTENCES[(i + k) % len(SENTENCES)] for k in pair) for i in range(len(SENTENCES))]
             return self._inputs(texts[:samples], None, f"built-in sentences ({error})")
         chosen = examples.select(range(min(samples or len(examples), len(examples))))
-        columns = [chosen[name][:] for name in ("sentence1", "sentence2") if name in examples.column_names]
+        columns = [chosen[name][:] for name in PAIR if name in examples.column_names]
         source = str(data) if data else f"validation data of {task.name}"
-        return self._inputs(list(zip(*columns, strict=True)), np.asarray(chosen["label"]), source)
+        inputs = self._inputs(list(zip(*columns, strict=True)), np.asarray(chosen["label"]), source)
+        return replace(inputs, validation=is_validation_data(chosen, self.training))
 
     def prediction(self, text: Text | None, logits: np.ndarray) -> dict[str, Any]:
         """What the logits (labels,) of one text say: a score, or a label and the probabilities of all."""
@@ -89,12 +91,13 @@ class TextReader:
 @dataclass(frozen=True)
 class ModelInputs:
     """inputs: arguments of `simulate`, all of one length; labels: (inputs,), None where they are not known; source: in
-    words; cut: how many are longer than the model reads."""
+    words; cut: how many are longer than the model reads; validation: they are all that the training validated on."""
 
     inputs: list[Inputs]
     labels: np.ndarray | None
     source: str
     cut: int = 0
+    validation: bool = False
 
     def batches(self, size: int = 16) -> list[Inputs]:
         """The same, stacked."""

@@ -8,6 +8,7 @@ import click
 import numpy as np
 from rich.console import Console
 
+from neurotool import terminal
 from neurotool.cli.numbers import BATCH_SIZE, SAMPLES, TIME_STEPS_LIST
 from neurotool.cli.options import PATH, executor_option, json_option, layers_option, open_file, opening_options
 from neurotool.cli.printing import one_by_one, shown_progress, table
@@ -75,7 +76,7 @@ def evaluate(
             plot = None if output is None else str(output)
             click.echo(json.dumps({"mean_absolute_error": errors, "texts": texts, "plot": plot}))
         else:
-            _print_convergence(Console(markup=False), errors)
+            _print_convergence(terminal.console(), errors)
             click.echo(f"on {texts} texts; plot: {output}")
         return
     options: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "track": shown_progress(as_json)}
@@ -88,7 +89,7 @@ def evaluate(
         report = {str(t): r.metrics | {"activity": r.activity.to_dict()} for t, r in results.items()}
         click.echo(json.dumps({"checkpoint": str(model), "examples": len(first.labels), "time_steps": report}))
         return
-    console, trained = Console(markup=False), opened.graph.time_steps
+    console, trained = terminal.console(), opened.graph.time_steps
     _print_metrics(console, results, trained)
     shown = results.get(trained, list(results.values())[-1])
     task = opened.reading().task

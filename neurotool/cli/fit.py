@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from neurotool.export.fit import FitReport, Total
@@ -43,9 +44,9 @@ def _rules(report: "FitReport") -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in report.findings:
-        status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
+        status = Text(finding.status, _STYLES[finding.status])
         limit = f"; limit {finding.limit} ({finding.source})" if finding.limit else ""
-        table.add_row(status, f"[bold]{finding.rule}[/]: {finding.detail}{limit}")
+        table.add_row(status, Text.assemble((finding.rule, "bold"), f": {finding.detail}{limit}"))
     return table
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,7 +15,10 @@ from typing import Any, NamedTuple
 import click
 
 from neurotool import __version__
-from neurotool.errors import NeurotoolError
+from neurotool.errors import NeurotoolError, NeurotoolWarning
+
+LONGEST_ERROR = 260
+"""Characters: errors quote what was given, which may be anything. With what is put around it a line has at most 300."""
 
 
 class LazyCommand(NamedTuple):
@@ -83,14 +87,8 @@ class NeurotoolGroup(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             exit_code, message = _explain(error)
-            line = " ".join(message.split())
-            line = line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}…"
-            click.echo(f"Error: {line}", err=True)
+            click.echo(f"Error: {_line(message)}", err=True)
             raise click.exceptions.Exit(exit_code) from error
-
-
-LONGEST_ERROR, LONGEST_USAGE_ERROR = 1000, 240
-"""Characters: errors quote what was given, which may be anything."""
 
 
 class _UsageError(click.ClickException):
@@ -106,10 +104,35 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: not an error, prints the help
             raise
         command = error.ctx.command_path if error.ctx else "neurotool"
-        message = " ".join(error.format_message().split())
-        message = message if len(message) <= LONGEST_USAGE_ERROR else message[:LONGEST_USAGE_ERROR] + "…"
+        message = _line(error.format_message())
         stop = "" if message.endswith((".", "?")) else "."
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
+
+
+def _line(message: str) -> str:
+    """The message on one line of at most LONGEST_ERROR characters; what is left out is the middle."""
+    message = " ".join(message.split())
+    if len(message) <= LONGEST_ERROR:
+        return message
+    half = LONGEST_ERROR // 2 - 2
+    return f"{message[:half]} … {message[-half:]}"
+
+
+@contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Our own; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, NeurotoolWarning):
+                click.echo(f"Warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = say
+        warnings.simplefilter("always", NeurotoolWarning)
+        yield
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -131,7 +154,7 @@ def _explain_system(error: OSError) -> tuple[int, str]:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and str(error.filename or temporary).startswith(temporary):
         return 1, f"{error}: make room; the folder of temporary files is the one that TMPDIR names"
     bad_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
-    return (2 if bad_name else 1), str(error)[:LONGEST_USAGE_ERROR]
+    return (2 if bad_name else 1), str(error)
 
 
 def _describe_bug(error: BaseException) -> str:
@@ -148,7 +171,10 @@ def _describe_bug(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="neurotool")
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
+    click.get_current_context().with_resource(_warnings_on_one_line())
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
+    if not os.environ.get("XDG_CACHE_HOME", "unset"):  # empty means unset, but not to every library
+        del os.environ["XDG_CACHE_HOME"]
 
 
 def open_streams() -> None:

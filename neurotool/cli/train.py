@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from neurotool.cli.options import PATH, json_option
+from neurotool.terminal import console
 from neurotool.train.options import DEFAULTS, PER_CHANNEL
+from neurotool.train.ranges import RANGES
 from neurotool.train.recipes import PRESETS, RECIPES, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
@@ -80,12 +81,16 @@ def _kernel_sizes(context: click.Context, option: click.Parameter, value: str | 
         raise click.BadParameter(f"{value!r} is not a list of whole numbers, such as 3,4,5") from None
 
 
+def _columns(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
 def _config(context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
     """The file's options become defaults: the command line wins."""
     if value is not None:
         from neurotool.train.config import read_config
 
-        listed = {"layer_map", "kernel_sizes"}  # as on the command line
+        listed = {"layer_map", "kernel_sizes", "text_columns"}  # as on the command line
         given = {
             name: ",".join(map(str, given)) if name in listed else given for name, given in read_config(value).items()
         }
@@ -136,6 +141,8 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 )
 @click.option("--task", default=None, help=f"One of {TASKS}.  [default: demo]")
 @click.option("--data", type=PATH, help="Folder with train.* and validation.* files.")
+@click.option("--text-columns", callback=_columns, help="Of the data: A, or A,B for pairs.  [default: by name]")
+@_with_default("--label-column", help="Of the data.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
 @_with_default(
     "--student",
@@ -268,7 +275,7 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
     from neurotool.train.pipeline import train as run
     from neurotool.train.trainer import is_first_process
 
-    result = run(plan_from(options), Console(stderr=True))
+    result = run(plan_from(options), console(stderr=True))
     if not is_first_process():
         return
     student = result.student
@@ -289,3 +296,17 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
     if student.activity.layers:
         click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
+
+
+def _range_of(option: str) -> str:
+    """The name in RANGES of what an option sets; "" where it is no number."""
+    renamed = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "dropout": "hidden_dropout_prob"}
+    weights = {"inner_share", "rate_penalty", *(name for name in (option,) if name.endswith("_weight"))}
+    name = "weight" if option in weights else renamed.get(option, option)
+    name = name if name in RANGES else name.removeprefix("general_").removeprefix("inner_")
+    return name if name in RANGES else ""
+
+
+for _option in train.params:
+    if isinstance(_option, click.Option) and (_name := _range_of(_option.name or "")):
+        _option.help = f"{_option.help}  [{RANGES[_name]}]"

@@ -1,21 +1,19 @@
 """Between a torch student with its tokenizer and the .ckpt format (neurotool/checkpoint.py)."""
 
-import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import BertConfig, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
-from neurotool.errors import CheckpointError, one_line
+from neurotool.errors import CheckpointError, DataError, one_line
 from neurotool.header import CONFIG, check_student, try_tokenizer
 from neurotool.schema import shown
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+from neurotool.texts import tokenizer_files, tokenizer_from_files
 
 
 class LoadedStudent(NamedTuple):
@@ -33,13 +31,10 @@ def to_checkpoint(
     activity: dict[str, Any],
 ) -> Checkpoint:
     """Everything needed to use `student` elsewhere. Weights are stored in float32."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        files = {name: (Path(folder) / name).read_text(encoding="utf-8") for name in _TOKENIZER_FILES}
     return Checkpoint(
         tensors={name: tensor.detach().float().cpu().numpy() for name, tensor in student.state_dict().items()},
         config=student.config.to_dict() | {"model_type": student.config.model_type},
-        tokenizer=files,
+        tokenizer=tokenizer_files(tokenizer),
         labels=list(task.label_names),
         training=training | {"task": asdict(task)},
         activity=activity,
@@ -61,7 +56,10 @@ def load_student(path: str | Path) -> LoadedStudent:
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     model = _build(path, STUDENTS[kind], checkpoint)
-    tokenizer = _load_tokenizer(path, checkpoint.tokenizer)
+    try:
+        tokenizer = tokenizer_from_files(checkpoint.tokenizer)
+    except DataError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
     try:
         try_tokenizer(tokenizer, model.config.vocab_size, model.config.type_vocab_size)
     except ValueError as error:
@@ -71,10 +69,8 @@ def load_student(path: str | Path) -> LoadedStudent:
 
 def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
     try:
-        record = checkpoint.training["task"]
-        lists = (tuple(record[name]) for name in ("text_columns", "label_names", "metrics"))
-        return Task(record["name"], *lists)
-    except (KeyError, TypeError) as error:
+        return Task.from_dict(checkpoint.training["task"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its training record does not describe the task ({error!r})") from error
 
 
@@ -107,14 +103,3 @@ def _check_activity(path: str | Path, model: Student, activity: dict[str, Any]) 
     layers, known = activity.get("layers"), list(model.neuron_layers)
     if "lengths" in activity and isinstance(layers, dict) and list(layers) != known:
         raise CheckpointError(f"{path}: its record of the activity is of other neuron layers than the student's")
-
-
-def _load_tokenizer(path: str | Path, files: dict[str, Any]) -> PreTrainedTokenizerBase:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for name in _TOKENIZER_FILES:
-                (Path(folder) / name).write_text(files[name], encoding="utf-8")
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # the tokenizers library raises plain Exceptions
-            raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
-    return tokenizer
