@@ -99,6 +99,23 @@ def test_latency_on_a_chip(checkpoint: Path, tmp_path: Path) -> None:
         assert f"{name} (switched off)" in run("latency", checkpoint, "--without", name, "--batch", "8").stdout
 
 
+def test_every_command_measures_alike() -> None:
+    """What a model is measured on, and by what, is asked in the same words."""
+    asked = [
+        "--data",
+        "--samples",
+        "--executor",
+        "--skip-zero-weights",
+        "--input",
+        "--random",
+        "--tokenizer",
+        "--dataflow",
+    ]
+    for name in ("report", "audit", "compare", "sweep", "latency"):
+        said = run(name, "--help").output
+        assert [option for option in asked if option not in said] == [], name
+
+
 def test_placement_is_that_of_the_fit_report(checkpoint: Path, tmp_path: Path) -> None:
     """The same cores as `neurotool export --chip` gives one copy, from the bundle and from the checkpoint."""
     bundle = tmp_path / "m.lava"

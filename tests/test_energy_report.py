@@ -236,7 +236,10 @@ def test_the_page_is_whole_and_needs_nothing_else(page: Path) -> None:
     assert parsed.open == [] and parsed.outside == [] and "script" not in parsed.tags
     assert parsed.tags.count("svg") == parsed.tags.count("figure") == 2
     assert text.index("zero-skipping network") < text.index('class="switch"') < text.index("Where this comes from")
-    assert parsed.tags.count("section") == 4 and 'name="account" id="account4" checked' in text
+    assert (
+        parsed.tags.count("section") == 4
+        and 'name="account" id="account1" checked><label for="account1">with memory' in text
+    )
     for said in ("sha256", "prefers-color-scheme: dark", ">leak<", ">command<", 'class="even"'):
         assert said in text, said
     parted = re.search(r".{20}\d %.{20}", re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))

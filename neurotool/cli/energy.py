@@ -291,7 +291,9 @@ Examples:
 @click.option("--on-chip", type=click.IntRange(min=0), help="KB of weights that fit, of a machine that is no chip.")
 @click.option("--data", help="As for `energy report`.")
 @click.option("--samples", type=SAMPLES, help="As for `energy report`.")
+@click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
 @executor_option("as for `energy report`")
+@input_options
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "html"]), help="As for `energy report`.")
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.option("-o", "--output", type=PATH, help="As for `energy report`.")
