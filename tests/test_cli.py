@@ -108,4 +108,4 @@ def test_an_error_is_no_longer_than_a_person_reads(monkeypatch: pytest.MonkeyPat
 def test_a_nul_character_is_no_argument() -> None:
     for arguments in (["predict", "a\0b.ckpt", "x"], ["train", "--data", "a\0b"], ["train", "-o", "\0"]):
         result = CliRunner().invoke(cli, arguments)
-        assert result.exit_code == 2 and "holds a NUL character" in result.stderr and result.stderr.count("\n") == 1
+        assert result.exit_code == 2 and "has a NUL character" in result.stderr and result.stderr.count("\n") == 1
