@@ -49,7 +49,7 @@ types: install
 
 # The main job on its embedded default, then everything the result can be asked.
 demo: install
-	$(BIN)/neurotool train --force $(DEMO_OPTIONS) -o $(DEMO)
+	$(BIN)/neurotool train --force --preset fast $(DEMO_OPTIONS) -o $(DEMO)
 	$(BIN)/neurotool evaluate $(DEMO) --time-steps 1,2,4,8,16
 	$(BIN)/neurotool predict $(DEMO) "a moving and very funny film" "two hours of my life that I want back"
 	$(BIN)/neurotool export $(DEMO) --target nir -o $(DEMO:.ckpt=.nir) --force

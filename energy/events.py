@@ -1,5 +1,6 @@
 """What arrives at every port that reads spikes: summed from the activity of the layers that send them."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
-from neurotool.graph import Add, Concat, Conv1d, Graph, Input, Linear, MatMul, Neuron
+from neurotool.graph import Concat, Conv1d, Graph, Linear, MatMul
 from neurotool.graph.fixed_point import row_mantissas
+from neurotool.graph.nodes import own_axes
 from neurotool.simulate import SynapseEvents
 
 Events = Mapping[tuple[str, str], SynapseEvents]
@@ -24,18 +26,17 @@ Sender = tuple[str, int]
 def spiking_sources(graph: Graph) -> dict[str, tuple[Sender, ...]]:
     """For every node the layers whose spikes it hands on: itself, several through an Add or a Concat, none where it is
     graded."""
-    sources: dict[str, tuple[Sender, ...]] = {}
-    shapes = graph.shapes()
-    for name, node in graph.nodes.items():
-        sources[name] = ()
-        if isinstance(node, Neuron) or (isinstance(node, Input) and node.spiking):
-            sources[name] = ((name, 0),)
-        elif isinstance(node, (Add, Concat)) and all(sources[source] for source in graph.inputs[name]):
+    shapes, spiking = graph.shapes(), graph.spiking
+    sources: dict[str, tuple[Sender, ...]] = {name: ((name, 0),) for name in spiking if graph.nodes[name].sends_spikes}
+    for _ in range(2):  # what is fed back is known the second time
+        for name in (name for name in graph.nodes if name in spiking and not graph.nodes[name].sends_spikes):
+            found: list[Sender] = []
             start = 0
             for source in graph.inputs[name]:
-                sources[name] += tuple((layer, start + column) for layer, column in sources[source])
-                start += int(shapes[source][-1]) if isinstance(node, Concat) else 0
-    return sources
+                found += [(layer, start + column) for layer, column in sources.get(source, ())]
+                start += math.prod(own_axes(shapes[source])) if isinstance(graph.nodes[name], Concat) else 0
+            sources[name] = tuple(dict.fromkeys(found)) if name in sources else tuple(found)
+    return {name: sources.get(name, ()) for name in graph.nodes}
 
 
 def present_weights(weight: np.ndarray, zeros: Zeros) -> np.ndarray:
@@ -87,6 +88,10 @@ Sending = tuple[LayerActivity, LayerActivity | None, int]
 
 def senders(graph: Graph, activity: Activity, name: str, port: str, sources: tuple[Sender, ...]) -> list[Sending]:
     if (name, port) in graph.feedback:
+        if name not in activity.fed_back:
+            raise DataError(
+                f"node {name}: the record of activity has no spikes that are fed back into it by other nodes"
+            )
         sending = [(activity.fed_back[name], 0)]
     else:
         known = activity.layers | activity.entered

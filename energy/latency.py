@@ -19,7 +19,7 @@ from neurotool.energy.counts import Counts, NodeCount
 from neurotool.energy.events import spiking_sources
 from neurotool.energy.machine import OFF_CHIP_BITS, Machine
 from neurotool.energy.rules import Network
-from neurotool.graph import Conv1d, Graph, Linear, MatMul, Neuron
+from neurotool.graph import Graph, Synapse, Weighted
 
 # Dense 8-bit weights that fit the synapse memory of one core: an input axon with n weights takes, per chunk of 64,
 # ceil64(8 n + 10) bits of 1 048 576 (Davies et al. 2018; derived).
@@ -44,12 +44,12 @@ class Part:
 def parts_by_weights(graph: Graph) -> list[Part]:
     """Where a graph has not been placed: cores by weights alone, neurons beside the matrix that drives them."""
     shapes, parts = graph.shapes(), []
-    neurons = graph.of_type(Neuron)
+    neurons = [name for name, node in graph.nodes.items() if node.sends_spikes and graph.inputs[name]]
     for name, node in graph.nodes.items():
-        if isinstance(node, (Linear, Conv1d, MatMul)):
-            size = 0 if isinstance(node, MatMul) else node.weight.size
+        if isinstance(node, Synapse) and not node.at_end:
+            size = node.weight.size if isinstance(node, Weighted) else 0
             driven = [neuron for neuron in neurons if _drives(graph, name, neuron)]
-            width = [axis for axis in shapes[name] if isinstance(axis, int)][-1]
+            width = math.prod(axis for axis in shapes[name] if isinstance(axis, int))
             parts.append(Part(name, (name, *driven), width, max(1, math.ceil(size / WEIGHTS_PER_CORE))))
     return parts
 
@@ -57,7 +57,7 @@ def parts_by_weights(graph: Graph) -> list[Part]:
 def _drives(graph: Graph, synapse: str, neuron: str) -> bool:
     """Whether the neuron's input comes from this synapse through nodes that multiply nothing."""
     source = graph.inputs[neuron][0]
-    while not isinstance(graph.nodes[source], (Linear, Conv1d, MatMul, Neuron)) and graph.inputs[source]:
+    while not (isinstance(node := graph.nodes[source], Synapse) or node.sends_spikes) and graph.inputs[source]:
         source = graph.inputs[source][0]
     return source == synapse
 
@@ -119,7 +119,7 @@ def phases(counts: Counts, parts: Sequence[Part]) -> list[Phase]:
 
 def _load(node: NodeCount, inputs: int) -> Load:
     done = node.spiking
-    if node.kind == "Neuron":
+    if done.updates:
         return Load(neuron_update=done.updates / inputs, message=done.value_writes / inputs)
     driven = node.work["spiking"].driven
     return Load(synaptic_operation=driven.accumulates / inputs, memory_read=driven.weight_reads / inputs)
@@ -220,7 +220,7 @@ class Beyond:
         return sum(cores * messages for cores, messages in arriving) / self.counts.activity.inputs
 
     def transport(self, chips: int) -> float | None:
-        """pJ, by the mean distance of two tiles: an upper bound of a sensible placement."""
+        """pJ, by the mean distance of two tiles: more than a placement needs that keeps neighbours together."""
         east, north = (self.machine.value(name) for name in ("hop_east_west", "hop_north_south"))
         if "transport" in self.without or self.machine.mesh is None or east is None or north is None:
             return None
@@ -268,5 +268,7 @@ class Beyond:
             said.append("tables of embeddings, of which a text reads few rows")
         acting = [kind for kind in ("LayerNorm", "Softmax", "Gelu") if kind in kinds]
         if acting and machine.chip:
-            said.append(f"the time of {', '.join(acting)} between windows")
+            said.append(
+                f"the time of {', '.join(acting)} between windows, and the transport of values that are no spikes"
+            )
         return [*said, *machine.leaves_out]

@@ -101,8 +101,17 @@ def latency_page(timed: Timed) -> Page:
         + (f", in batches of {beyond.batch}" if beyond.batch > 1 else "")
         + ". Times are what the busiest core needs at least, by the machine's constants; transport is counted at most.",
         tables=[*tables, *_off_chip(timed), _constants(beyond.machine)],
-        notes=[f"In no figure: {'; '.join(beyond.off)}."],
+        notes=[*_fitting(beyond.machine), f"In no figure: {'; '.join(beyond.off)}."],
     )
+
+
+def _fitting(machine: Machine) -> list[str]:
+    if not machine.chip:
+        return []
+    return [
+        f"Whether the network runs on {machine.title} at all is another question: `neurotool export --target lava "
+        f"--chip {machine.chip}` names each limit."
+    ]
 
 
 def as_dict(timed: Timed) -> dict[str, Any]:
@@ -194,11 +203,11 @@ def _off_chip_pairs(timed: Timed) -> list[tuple[Comparison, float, float, float]
 
 def _off_chip(timed: Timed) -> list[Table]:
     cells = [
-        (f"{pair.spiking.numbers.name}: {pair.rival}", pair.dataflow_in_words, joule(pair.spiking.per_inference),
-         joule(ours), joule(theirs), percent(pair.share), percent(share))
+        (f"{pair.spiking.numbers.name}: {pair.rival}", joule(pair.spiking.per_inference), joule(ours), joule(theirs),
+         percent(pair.share), percent(share))
         for pair, ours, theirs, share in _off_chip_pairs(timed)
     ]  # fmt: skip
-    headings = ("rival", "dataflow", "operations", "off chip", "the rival's", "share", "with it")
+    headings = ("rival", "operations", "off chip", "the rival's", "share", "with it")
     batch = f" over a batch of {timed.beyond.batch}" if timed.beyond.batch > 1 else ""
     caption = f"Weights beyond {timed.beyond.on_chip:,} bytes, read once in each run{batch}" if cells else ""
     return [Table(caption, headings, cells, narrow=("rival", "share", "with it"))] if cells else []

@@ -19,25 +19,28 @@ def measure(
     activity = Activity(graph.time_steps, graph.time_steps * graph.feedback_sweeps)
     events: dict[tuple[str, str], SynapseEvents] = {}
     for one, run in runs(executor or Interpreter(graph), inputs, at_once):
-        tokens = next(iter(run.spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
+        run_spikes = run.spikes if graph.has_tokens else {n: s.reshape(len(s), 1, -1) for n, s in run.spikes.items()}
+        tokens = next(iter(run_spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
         activity.add_inputs(mask)
-        sent = {name: _neuron(graph, name).events(spikes) for name, spikes in run.spikes.items()}
+        sent = {name: _neuron(graph, name).events(spikes) for name, spikes in run_spikes.items()}
         for name, spikes in sent.items():
             _add(activity.layers, name, _windows(graph, spikes), mask)
         for name in graph.of_type(Input):
             if graph.nodes[name].spiking:  # type: ignore[attr-defined]
-                given = np.asarray(one["values"][name])
-                steps = np.broadcast_to(given, (graph.time_steps, *given.shape[-2:]))
+                given, axes = np.asarray(one["values"][name]), len(graph.nodes[name].shape())
+                steps = np.broadcast_to(given, (graph.time_steps, *given.shape[given.ndim - axes :]))
+                steps = steps if graph.has_tokens else steps.reshape(graph.time_steps, 1, -1)
                 sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
                 _add(activity.entered, name, _windows(graph, np.concatenate([steps != 0] * sweeps)), mask)
         for at, synapse in run.events.items():
             events[at] = events.get(at, SynapseEvents(0, 0)) + synapse
         for reader, port in graph.feedback:  # all but the last pass
-            spikes = sent[graph.source(reader, port)]
-            last = graph.time_steps if graph.schedule == "phased" else 1
-            _add(activity.fed_back, reader, _windows(graph, spikes[: len(spikes) - last]), mask)
+            if (source := graph.source(reader, port)) in sent:
+                spikes = sent[source]
+                last = graph.time_steps if graph.schedule == "phased" else 1
+                _add(activity.fed_back, reader, _windows(graph, spikes[: len(spikes) - last]), mask)
     return activity, events
 
 
@@ -65,4 +68,4 @@ def _tokens(graph: Graph, one: Inputs) -> int:
     """Tokens of an input of a graph without neurons."""
     if one.get("input_ids") is not None:
         return len(one["input_ids"])
-    return int(np.shape(one["values"][graph.of_type(Input)[0]])[-2])
+    return int(np.shape(one["values"][graph.of_type(Input)[0]])[-2]) if graph.has_tokens else 1

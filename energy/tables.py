@@ -149,9 +149,11 @@ def _against(report: Report, rivals: dict[str, list[Priced]], named: bool) -> li
 
 def _share(report: Report, account: Priced, kind: str) -> float | None:
     """Of the energy of the rival of this kind under this cost model, in the same dataflow; of the zero-skipping one and
-    the fair rival in integers."""
+    the fair rival in integers, of others in the numbers of the account."""
     flow, model = account.counts.dataflow, account.model
     found = [c for c in report.comparisons if (c.kind, c.spiking.model, c.dataflow) == (kind, model, flow)]
+    if kind in (TWIN, TEACHER):
+        found = [c for c in found if c.spiking.numbers == account.numbers]
     return found[-1].share if found else None
 
 

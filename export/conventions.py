@@ -35,6 +35,8 @@ class Rules:
     start: a potential begins at v_reset (0 with soft reset) or at v_leak.
     lowest: what a potential never falls below; None for no limit.
     sends_late: a layer sends its spikes one step late.
+    input_beside: the input of a recurrent layer comes to its neurons beside the recurrent weights, though in the file
+      it goes through them.
     """
 
     version: str
@@ -51,6 +53,7 @@ class Rules:
     lowest: float | None = None
     sends_late: bool = False
     cuba_reset: Reset | None = None
+    input_beside: bool = False
 
 
 TOOLS: dict[str, Rules] = {
@@ -73,7 +76,7 @@ TOOLS: dict[str, Rules] = {
     "spyx": Rules(
         "1.0.0", "nn.py, nir.py", "soft-late", 1.0,
         membrane="euler-unit", synapse="euler-unit", integrator="euler-unit", unit_charge=True, sends_late=True,
-        cuba_reset="soft",
+        cuba_reset="soft", input_beside=True,
     ),
     "nengo": Rules(
         "4.1.0", "neurons.py (LIF, tau_ref 0), as the NIR paper's nir_to_nengo.py sets it up", "hard", 1e-3,

@@ -16,11 +16,14 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     GradedNeuron,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -68,6 +71,10 @@ def _kind(node: Node) -> str:
     return type(node).__name__
 
 
+def _sizes(width: int | tuple[int, ...]) -> str:
+    return str(width) if isinstance(width, int) else " x ".join(map(str, width))
+
+
 def _weighted(node: Weighted) -> str:
     kernel = f", kernel {node.weight.shape[2]}" if node.weight.ndim > 2 else ""
     return f"{_kind(node)} {node.weight.shape[1]} → {node.weight.shape[0]}{kernel}"
@@ -77,6 +84,11 @@ def _neuron(node: Neuron) -> str:
     kind = "IF" if np.all(np.asarray(node.leak) == 1) else "LIF"
     threshold = "per neuron" if isinstance(node.v_threshold, np.ndarray) else f"{node.v_threshold:.3g}"
     return f"{kind} {node.spikes}, {node.reset}, θ {threshold}"
+
+
+def _integrator(node: Integrator) -> str:
+    leaky = "I" if np.all(np.asarray(node.leak) == 1) else "LI"
+    return f"Cuba{leaky}" if np.any(node.current_leak) else leaky
 
 
 def _graded(node: GradedNeuron) -> str:
@@ -97,11 +109,14 @@ SYNAPSES = Drawing(_weighted, "#a5d8ff")
 DRAWINGS: NodeTable[Drawing] = NodeTable(
     "drawing",
     {
-        Input: Drawing(lambda node: f"Input {node.width}"),
+        Input: Drawing(lambda node: f"Input {_sizes(node.width)}"),
         Embedding: Drawing(lambda node: f"Embedding {node.weight.shape[0]} → {node.weight.shape[1]}"),
         Linear: SYNAPSES,
         Conv1d: SYNAPSES,
         Neuron: Drawing(_neuron, "#ffd8a8"),
+        CubaLIF: Drawing(lambda node: f"Cuba{_neuron(node)}", "#ffd8a8"),
+        Integrator: Drawing(_integrator, "#ffec99"),
+        Delay: Drawing(lambda node: "Delay" if isinstance(node.steps, np.ndarray) else f"Delay {node.steps}"),
         GradedNeuron: Drawing(_graded, "#ffd8a8"),
         MatMul: Drawing(lambda node: f"{'a bᵀ' if node.transpose_b else 'a b'}, {node.heads} heads", "#d0bfff"),
         Softmax: Drawing(),

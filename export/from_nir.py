@@ -1,241 +1,199 @@
 """Standard NIR nodes -> layer graph (concurrent schedule), for files that other tools wrote.
 
-| NIR            | layer graph                                                                             |
-|----------------|-----------------------------------------------------------------------------------------|
-| Affine, Linear | Linear                                                                                  |
-| Conv1d         | Conv1d where all nodes are (channels, tokens) and it keeps the tokens, else a Linear    |
-| Scale          | Scale                                                                                   |
-| IF             | Neuron: v <- v + r I                                                                    |
-| LIF            | Neuron: v <- (1 - dt/tau) v + r dt/tau I                                                |
-| CubaLIF        | as LIF with r w_in, where tau_syn = dt: the synaptic current then lasts one step        |
-| Flatten        | nothing: values are flat already                                                        |
-| several edges  | Add                                                                                     |
-| NIRGraph       | its nodes, names prefixed                                                               |
-Cycles become feedback: a Linear on the way back reads what its source gave in the step before.
+| NIR                 | layer graph                                                                                |
+|---------------------|--------------------------------------------------------------------------------------------|
+| Affine, Linear      | Linear                                                                                     |
+| Conv1d              | Conv1d where all nodes are (channels, tokens) and it keeps the tokens, else a Linear       |
+| Conv2d              | Conv2d                                                                                     |
+| SumPool2d, AvgPool2d| SumPool2d, AvgPool2d                                                                       |
+| Flatten             | Flatten, or nothing where there is one axis                                                |
+| Scale               | Scale                                                                                      |
+| Threshold           | Neuron without memory                                                                      |
+| IF, LIF             | Neuron                                                                                     |
+| CubaLIF             | CubaLIF; a Neuron where the synaptic current lasts one step                                |
+| I, LI, CubaLI       | Integrator, behind a Scale where it has a gain                                             |
+| Delay               | Delay; and one behind each layer of a tool that sends its spikes late                      |
+| several edges       | Add                                                                                        |
+| NIRGraph            | its nodes, names prefixed                                                                  |
+
+How states are stepped is a matter of conventions (conventions.py): nir_neurons.py. Cycles become feedback: what closes
+one reads what its source gave in the step before.
 """
 
 import warnings
-from typing import Any, get_args
+from typing import Any
 
 import nir
 import numpy as np
 
-from neurotool.errors import GraphError
-from neurotool.export.conventions import ROUNDING, Conventions, integrate
-from neurotool.export.nir_meaning import Meaning, meaning
+from neurotool.errors import GraphError, NeurotoolWarning
+from neurotool.export.conventions import TOOLS, Conventions
+from neurotool.export.nir_meaning import Meaning, meaning, tool_named
+from neurotool.export.nir_neurons import STATES, Layers
+from neurotool.export.nir_shapes import Shapes, reach, title
 from neurotool.export.nir_structure import Structure
-from neurotool.export.to_nir import OUTPUTS_KEY
-from neurotool.graph import Add, Conv1d, GradedNeuron, Graph, GraphBuilder, Input, Linear, Neuron, Node, Scale
-from neurotool.graph.nodes import Reset
+from neurotool.graph import (
+    Add,
+    Conv1d,
+    Delay,
+    Graph,
+    GraphBuilder,
+    Input,
+    Linear,
+    Node,
+    Scale,
+)
 
-SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.IF, nir.LIF, nir.CubaLIF, nir.Flatten)
-# Above rounding in float64, below the resolution of float32: a threshold that v = v_threshold does not reach.
-_STRICTLY = 1 + 2.0**-40
-_WITHOUT_LEAK = ("tau", "tau_mem", "tau_syn", "r", "w_in")  # may be infinite: snnTorch writes beta = 1 so
+_PLANES = (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)
+SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, *_PLANES, nir.Flatten, *STATES)
 _LARGEST_UNROLLED = 2**27  # weights of a Conv1d written out as a Linear: 0.5 GB in float32
 
 
-def from_nir(content: nir.NIRGraph, conventions: Conventions) -> Graph:
-    """Warns (UserWarning) where what is told and what the file says disagree, and where the file leaves an order open.
+def from_nir(content: nir.NIRGraph, conventions: Conventions, repair: bool = False) -> Graph:
+    """Warns (NeurotoolWarning) where what is told and what the file says disagree, and where it leaves an order open.
 
-    Raises GraphError: a node that is not supported or not exactly expressible, or conventions that are missing.
+    repair: see `nir_shapes.Shapes`.
+    Raises GraphError: a node that is not supported or not exactly expressible, shapes that do not fit, or conventions
+    that are missing.
     """
-    structure = Structure(content)
+    tool = conventions.tool or tool_named(content.metadata)
+    structure = Structure(content, input_beside=tool is not None and TOOLS[tool].input_beside)
     for name, node in structure.nodes.items():
         if not isinstance(node, (nir.Input, *SUPPORTED)):
             known = ", ".join(kind.__name__ for kind in SUPPORTED)
-            raise GraphError(f"node {name} ({type(node).__name__}) is not supported: known are {known}, Input, Output")
+            raise GraphError(f"{title(name, node)} is not supported: known are {known}, Input, Output")
     meant = meaning(conventions, content.metadata, structure.nodes)
-    reader = _Reader(structure, meant)
-    for text in (*meant.warnings, *structure.open_orders):
-        warnings.warn(text, stacklevel=3)
+    reader = _Reader(structure, meant, repair)
+    for text in (*meant.warnings, *structure.odd, *reader.shapes.odd):
+        warnings.warn(text, NeurotoolWarning, stacklevel=3)
     return reader.read()
 
 
 class _Reader:
-    def __init__(self, structure: Structure, meant: Meaning) -> None:
-        self.structure, self.meant, self.rules = structure, meant, meant.rules
-        self.order, self.feedback = structure.order()
-        self.shapes = self._shapes()
+    def __init__(self, structure: Structure, meant: Meaning, repair: bool) -> None:
+        self.structure, self.meant = structure, meant
+        self.order, self.late = structure.order()
+        self.shapes = Shapes(structure, self.order, repair)
         self.tokens = self._tokens()
+        self.flat = self.tokens == 1 and any(isinstance(node, nir.Conv1d) for node in structure.nodes.values())
+        self.layers = Layers(meant)
         self.build = GraphBuilder()
+        self.read_as: dict[str, str] = {}
+        """What others read of a node in the same step, where that is not itself."""
 
     def read(self) -> Graph:
         for name in self.order:
-            node = self._node(name, self.structure.nodes[name])
-            sources = self.structure.sources[name]
-            if name in self.feedback:
-                self.build.add_feedback(name, node, sources[0])
-            else:
-                self.build.add(name, node, *([self._sum(name, sources)] if node.ports else []))
+            self._add(name, self.structure.nodes[name])
         outputs = {name: self._sum(name, sources) for name, sources in self.structure.outputs.items()}
+        step = self.meant.rules.time_step
         return self.build.build(
             time_steps=self.meant.time_steps,
             schedule="concurrent",
             tokens=self.tokens,
-            metadata={OUTPUTS_KEY: outputs} if outputs else {},
+            outputs=outputs,
+            metadata={} if step in (None, 1) else {"time_step": step},
         )
 
+    def _add(self, name: str, node: nir.NIRNode) -> None:
+        if isinstance(node, nir.Input):
+            told = node.metadata.get("spiking")
+            self.build.add(name, Input(self._size(name), spiking=None if told is None else bool(told)))
+            return
+        sources = self.structure.sources[name]
+        made = self.layers.layer(name, node, self._own(name)) if isinstance(node, STATES) else self._node(name, node)
+        if made is None:  # a Flatten of what is flat
+            self.read_as[name] = self._sum(name, sources)
+            return
+        if self.layers.gain is not None and isinstance(node, STATES):
+            self._connect(gain := self.structure.free(f"{name}.gain"), self.layers.gain, name, sources)
+            self.build.add(name, made, gain)
+        else:
+            self._connect(name, made, name, sources)
+        if self.layers.sends_late(node):
+            self.read_as[name] = self.build.add(self.structure.free(f"{name}.late"), Delay(1), name)
+
+    def _connect(self, as_name: str, node: Node, name: str, sources: tuple[str, ...]) -> None:
+        """Adds a node that reads the sum of `sources` as NIR's node `name` does."""
+        late = [source for source in sources if (source, name) in self.late]
+        if len(sources) == 1 and late:
+            self.build.add_feedback(as_name, node, *late)
+        else:
+            self.build.add(as_name, node, self._sum(name, sources))
+
     def _sum(self, name: str, sources: tuple[str, ...]) -> str:
-        total = sources[0]
-        for i, source in enumerate(sources[1:], start=1):
-            total = self.build.add(self.structure.free(f"{name}.sum{i}"), Add(), total, source)
+        """The node that gives the sum of what an edge from each source brings, in this step or from the one before;
+        from there as it was made, where a tool sends it one step late."""
+        late = [source for source in sources if (source, name) in self.late]
+        terms = [self.read_as.get(source, source) for source in sources if source not in late]
+        total = terms[0] if terms else ""
+        for i, source in enumerate([*terms[1:], *late], start=1):
+            joined = self.structure.free(f"{name}.sum{i}")
+            if source in late and not total:
+                total = self._only_late(name, late)
+                break
+            self.build.add(joined, Add(), total, source)
+            self.build.feedback += [(joined, "b")] if source in late else []
+            total = joined
         return total
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Output shape of every node."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name in self.order:
-            node, sources = self.structure.nodes[name], self.structure.sources[name]
-            given = [] if name in self.feedback else [shapes[source] for source in sources]
-            if any(np.prod(shape) != np.prod(given[0]) for shape in given):
-                raise GraphError(f"{_title(name, node)} sums inputs of shapes {', '.join(map(str, given))}")
-            shapes[name] = _output_shape(name, node, given[0] if given else None)
-        return shapes
+    def _only_late(self, name: str, late: list[str]) -> str:
+        """The sum of several that all come from the step before."""
+        first, *others = late
+        total = ""
+        for i, source in enumerate(others, start=1):
+            joined = self.structure.free(f"{name}.sum{i}")
+            self.build.add(joined, Add(), total or first, source)
+            self.build.feedback += [(joined, "b")] if total else [(joined, "a"), (joined, "b")]
+            total = joined
+        return total
 
     def _tokens(self) -> int:
-        """N where every node works on (channels, N), alike for all N; else 1, and values are flat vectors."""
-        lengths = {shape[1] if len(shape) == 2 else 1 for shape in self.shapes.values()}
-        alike = all(_same_for_all_tokens(node, self.shapes[name]) for name, node in self.structure.nodes.items())
-        return lengths.pop() if len(lengths) == 1 and alike and not self.structure.flattens else 1
+        """N where every node works on (channels, N), alike for all N; else 1, and there is no axis of tokens."""
+        nodes, shapes = self.structure.nodes, self.shapes.of
+        if not any(isinstance(node, nir.Conv1d) for node in nodes.values()):
+            return 1
+        lengths = {shape[1] if len(shape) == 2 else 1 for shape in shapes.values()}
+        alike = all(_same_for_all_tokens(node, shapes[name]) for name, node in nodes.items())
+        return lengths.pop() if len(lengths) == 1 and alike else 1
 
-    def _node(self, name: str, node: nir.NIRNode) -> Node:
+    def _own(self, name: str) -> tuple[int, ...]:
+        """The shape of what a node gives, as the graph has it: without tokens, and flat where a Conv1d is unrolled."""
+        shape = self.shapes.of[name]
+        if self.tokens > 1:
+            return shape[:1]
+        return (int(np.prod(shape)),) if self.flat else shape
+
+    def _size(self, name: str) -> int | tuple[int, ...]:
+        return self._own(name)[0] if self.tokens > 1 else self._own(name)
+
+    def _node(self, name: str, node: Any) -> Node | None:
         match node:
-            case nir.Input():
-                return Input(self._width(name), spiking=bool(node.metadata.get("spiking", False)))
             case nir.Affine():
                 return Linear(node.weight, node.bias)
             case nir.Linear():
                 return Linear(node.weight)
             case nir.Scale():
-                return Scale(_scalar(self._per_neuron(name, node, "scale")))
+                return Scale(self.layers.values(name, node, "scale", self._own(name)))
+            case nir.Flatten():
+                return self._flatten(name)
             case nir.Conv1d():
                 if self.tokens > 1:
                     return Conv1d(_ungrouped(node), node.bias)
-                length = self.shapes[self.structure.sources[name][0]][-1]
-                return _unrolled(name, node, length, self.shapes[name][-1])
-        return self._neuron(name, node)
+                return _unrolled(name, node, self.shapes.reads(name)[-1], self.shapes.of[name][-1])
+        raise GraphError(f"{title(name, node)} is not supported yet")
 
-    def _neuron(self, name: str, node: Any) -> Neuron:
-        keep, lost, gain = self._dynamics(name, node)
-        told, reset = node.metadata, self._reset(name, node)
-        spikes = self.meant.given.spikes or str(told.get("spikes", self.rules.spikes))
-        rest = self._per_neuron(name, node, "v_leak") if hasattr(node, "v_leak") else np.zeros(1)
-        back = self._per_neuron(name, node, "v_reset") if reset == "hard" else np.zeros(1)
-        if not np.all(np.isfinite(gain)) or np.any(gain <= 0):
-            raise GraphError(f"{_title(name, node)} multiplies its input by {np.min(gain)}: that must be above 0")
-        threshold = self._per_neuron(name, node, "v_threshold")
-        lowest = (
-            self.meant.given.lowest if self.meant.given.lowest is not None else told.get("v_min", self.rules.lowest)
-        )
-        if reset == "hard" and lowest is None and np.array_equal(back, rest):  # potentials can be measured from rest
-            threshold, rest, back = threshold - rest, np.zeros(1), np.zeros(1)
-        # A ternary neuron subtracts twice where it fires.
-        threshold = threshold * (2 if spikes == "ternary" else 1) * (_STRICTLY if self.rules.fires == ">" else 1.0)
-        if np.any(threshold <= 0):
-            raise GraphError(f"{_title(name, node)}: v_threshold is {np.min(threshold):.6g}: it must be above 0")
-        start = rest if self.rules.start == "leak" and hasattr(node, "v_leak") else back
-        try:
-            settings: dict[str, Any] = {
-                "v_threshold": _scalar(threshold / gain),
-                "leak": _scalar(keep),
-                "reset": reset,
-                "spikes": spikes,
-                "v_init": _scalar(np.atleast_1d(told["v_init"]) if "v_init" in told else start / threshold),
-                "bias": _scalar(lost * rest / gain),
-                "v_reset": _scalar(back / gain),
-                "v_min": None if lowest is None else _scalar(np.atleast_1d(lowest) / gain),
-            }
-            if "levels" not in told:
-                return Neuron(**settings)
-            return GradedNeuron(**settings, levels=int(told["levels"]), dead_zone=float(told["dead_zone"]))
-        except (TypeError, ValueError, KeyError) as error:
-            raise GraphError(f"{_title(name, node)} has metadata that cannot be used: {error}") from error
-
-    def _dynamics(self, name: str, node: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shares of the potential that a step keeps and loses, and the factor of the input."""
-        r = self._per_neuron(name, node, "r")
-        if isinstance(node, nir.IF):
-            unit = self.rules.unit_charge or (self.rules.time_step is None and np.all(r == 1))
-            charge = np.ones(1) if unit else r * (self.rules.time_step or 1.0)
-            return np.ones(1), np.zeros(1), np.where(abs(charge - 1) < ROUNDING, 1.0, charge)
-        constant = "tau" if isinstance(node, nir.LIF) else "tau_mem"
-        keep, lost, gain = integrate(self.rules.membrane, self._share(name, node, constant), r)
-        if isinstance(node, nir.CubaLIF):
-            w_in = self._per_neuron(name, node, "w_in")
-            kept, _, factor = integrate(self.rules.synapse, self._share(name, node, "tau_syn"), w_in)
-            if np.any(kept):
-                raise GraphError(
-                    f"{_title(name, node)} has a synaptic current with tau_syn {np.max(node.tau_syn)}: only tau_syn "
-                    f"equal to the time step {self.rules.time_step}, a current of one step, can be expressed"
-                )
-            gain = gain * factor
-        return keep, lost, gain
-
-    def _share(self, name: str, node: Any, constant: str) -> np.ndarray:
-        """dt / tau, with dt rounded as tau is: tools compute tau from dt."""
-        dt = self.rules.time_step
-        assert dt is not None  # conventions.meaning asks for it
-        tau = self._per_neuron(name, node, constant)
-        kind = getattr(node, constant).dtype if getattr(node, constant).dtype.kind == "f" else np.float64
-        euler = self.rules.synapse if constant == "tau_syn" else self.rules.membrane
-        if not np.all(tau > 0) or (euler.startswith("euler") and np.any(dt / tau > 1 + ROUNDING)):
-            raise GraphError(
-                f"{_title(name, node)} has {constant} {np.min(tau)}: it must not be below the time step {dt}"
-            )
-        return np.asarray(dt, kind).astype(np.float64) / tau
-
-    def _reset(self, name: str, node: Any) -> Reset:
-        cuba = self.rules.cuba_reset if isinstance(node, nir.CubaLIF) else None
-        reset: Any = self.meant.given.reset or node.metadata.get("reset") or cuba or self.rules.reset
-        if reset not in get_args(Reset):
-            raise GraphError(f"{_title(name, node)} has reset {reset!r}: known are {', '.join(get_args(Reset))}")
-        return reset
-
-    def _width(self, name: str) -> int:
-        return int(np.prod(self.shapes[name])) // self.tokens
-
-    def _per_neuron(self, name: str, node: Any, parameter: str) -> np.ndarray:
-        """(width,), or (1,) for one number, in float64."""
-        value = np.asarray(getattr(node, parameter), np.float64)
-        usable = ~np.isnan(value) if parameter in _WITHOUT_LEAK else np.isfinite(value)
-        if not np.all(usable):
-            raise GraphError(f"{_title(name, node)} has a {parameter} that is not finite")
-        if value.size == 1:
-            return value.reshape(1)
-        if value.size != np.prod(self.shapes[name]):
-            raise GraphError(f"{_title(name, node)} has {value.size} values of {parameter} for {self.shapes[name]}")
-        return value.ravel()[:: self.tokens]
-
-
-def _title(name: str, node: nir.NIRNode) -> str:
-    return f"node {name} ({type(node).__name__})"
-
-
-def _scalar(value: np.ndarray) -> float | np.ndarray:
-    return float(value[0]) if np.all(value == value[0]) else value
-
-
-def _output_shape(name: str, node: Any, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    if isinstance(node, nir.Input):
-        shape = node.input_type.get("input")
-        if shape is None or not np.size(shape):
-            raise GraphError(f"{_title(name, node)} has no shape")
-        return tuple(int(size) for size in np.ravel(shape))
-    if isinstance(node, (nir.Affine, nir.Linear)):
-        if node.weight.ndim != 2:
-            raise GraphError(f"{_title(name, node)} has weight {node.weight.shape}: only (out, in) is supported")
-        return node.weight.shape[:1]
-    assert given is not None  # Structure: every node but an Input has a source
-    if isinstance(node, nir.Conv1d):
-        if len(given) != 2 or given[0] != node.weight.shape[1] * node.groups:
-            raise GraphError(f"{_title(name, node)} has weight {node.weight.shape} and input {given}")
-        return len(node.weight), len(_reach(node, given[1]))
-    return given
+    def _flatten(self, name: str) -> Node | None:
+        given, gives = self.shapes.reads(name), self.shapes.of[name]
+        fed_back = any(source == name for source, _ in self.late)
+        if (self.flat or given == gives) and not fed_back:
+            return None
+        raise GraphError(f"{title(name, self.structure.nodes[name])} of {given} is not supported yet")
 
 
 def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:
     """Whether a node on (channels, tokens) is one that the graph can share between tokens."""
+    if isinstance(node, (nir.Flatten, *_PLANES)):
+        return False
     if isinstance(node, nir.Conv1d):
         kernel = node.weight.shape[2]
         keeps_tokens = node.padding == "same" or (
@@ -244,17 +202,6 @@ def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:
         return keeps_tokens and int(np.ravel(node.stride)[0]) == int(np.ravel(node.dilation)[0]) == 1
     arrays = [a.reshape(shape) for a in vars(node).values() if isinstance(a, np.ndarray) and a.size == np.prod(shape)]
     return all(np.array_equal(a, np.broadcast_to(a[..., :1], shape)) for a in arrays)
-
-
-def _reach(node: Any, length: int) -> list[int]:
-    """Where the kernel's first weight lies for each output, in tokens; negative in the padding."""
-    span = int(np.ravel(node.dilation)[0]) * (node.weight.shape[2] - 1)
-    if isinstance(node.padding, str):
-        before, around = (span // 2, span) if node.padding == "same" else (0, 0)
-    else:
-        before = int(np.ravel(node.padding)[0])
-        around = 2 * before
-    return list(range(-before, length + around - before - span, int(np.ravel(node.stride)[0])))
 
 
 def _ungrouped(node: Any) -> np.ndarray:
@@ -272,11 +219,11 @@ def _unrolled(name: str, node: Any, length: int, out_length: int) -> Linear:
     out, channels, kernel = weight.shape
     if out * out_length * channels * length > _LARGEST_UNROLLED:
         raise GraphError(
-            f"{_title(name, node)} as a Linear has {out * out_length} x {channels * length} weights: the limit is "
+            f"{title(name, node)} as a Linear has {out * out_length} x {channels * length} weights: the limit is "
             f"{_LARGEST_UNROLLED}; only networks of (channels, tokens) nodes keep a Conv1d as it is"
         )
     dense = np.zeros((out, out_length, channels, length), weight.dtype)
-    for o, start in enumerate(_reach(node, length)):
+    for o, start in enumerate(reach(node, length)):
         for k in range(kernel):
             i = start + k * int(np.ravel(node.dilation)[0])
             if 0 <= i < length:

@@ -18,12 +18,15 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     FixedPoint,
     Gelu,
     GradedNeuron,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -48,8 +51,8 @@ from neurotool.graph.fixed_point import (
     SPREAD,
     STATE_BITS,
     WEIGHT_BITS,
+    decay_mantissa,
     largest_rate,
-    leak_mantissa,
     rate_scale,
     row_mantissas,
 )
@@ -218,12 +221,49 @@ def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
     Potentials and thresholds fit for every input if that leaves thresholds of 8 bits, else for those seen.
     """
     scale, _ = lowering.source(name)
-    threshold, most = np.asarray(node.v_threshold) / scale, node.counts_to(lowering.graph.time_steps)
+    threshold, most = np.asarray(node.v_threshold) / scale, float(node.counts_to(lowering.graph.time_steps))
+    if isinstance(node, CubaLIF):
+        most *= _gain(node.current_leak, lowering.graph.time_steps)
     proven, seen = (
         math.floor(math.log2(LIMIT / max(most * drive + threshold.max(), 1)))
         for drive in (bound, lowering.seen(lowering.graph.source(name, "x"), scale))
     )
     return min(6, proven if threshold.min() * 2.0**proven >= 2**8 and node.has_closed_form else seen)
+
+
+def _gain(leak: float | np.ndarray, time_steps: int) -> float:
+    """Largest sum of leak^k over so many steps: what a constant drive becomes."""
+    return float((np.max(leak) ** np.arange(time_steps)).sum())
+
+
+def _integrator(lowering: Lowering, name: str, node: Integrator) -> Lowered:
+    """Up to 6 bits finer than its drive, as neurons are: a decay cuts off what it leaves below a unit."""
+    scale, _ = lowering.source(name)
+    current = lowering.seen(lowering.graph.source(name, "x"), scale) * _gain(
+        node.current_leak, lowering.graph.time_steps
+    )
+    start = float(np.max(np.abs(node.v_init))) / scale
+    factor = min(6, math.floor(math.log2(LIMIT / max(current, lowering.seen(name, scale), start, 1))))
+    scale *= 2.0**-factor
+    lowered = replace(
+        node,
+        leak=_whole_leak(node.leak),
+        current_leak=_whole_leak(node.current_leak),
+        bias=_like_whole(node.bias, scale, "bias"),
+        v_init=_like_whole(node.v_init, scale, "v_init"),
+    )
+    return lowered, FixedPoint(scale, LIMIT + 1, (dyadic(2.0**factor),))
+
+
+def _like_whole(value: Any, scale: float, what: str) -> Any:
+    units = whole(np.asarray(value) / scale, what)
+    return units if units.ndim else int(units)
+
+
+def _delay(lowering: Lowering, name: str, node: Delay) -> Lowered:
+    scale, bound = lowering.source(name)
+    steps = node.steps.astype(np.int32) if isinstance(node.steps, np.ndarray) else int(node.steps)
+    return replace(node, steps=steps), FixedPoint(scale, bound, ((1, 0),))
 
 
 def _norm(lowering: Lowering, name: str, node: LayerNorm) -> Lowered:
@@ -290,6 +330,9 @@ LOWERINGS: NodeTable[Callable[[Lowering, str, Any], Lowered]] = NodeTable(
         Linear: _synapse,
         Conv1d: _synapse,
         Neuron: _neuron,
+        CubaLIF: _neuron,
+        Integrator: _integrator,
+        Delay: _delay,
         GradedNeuron: _neuron,
         MatMul: _product,
         Softmax: _softmax,
@@ -307,7 +350,13 @@ LOWERINGS: NodeTable[Callable[[Lowering, str, Any], Lowered]] = NodeTable(
 
 def _with_whole_leak(node: Neuron) -> Neuron:
     """With the leak that a chip has; what its spikes count in the rate follows from that one."""
-    return replace(node, leak=_like(node.leak, leak_mantissa(node) / 2**DECAY_BITS))
+    if isinstance(node, CubaLIF):
+        node = replace(node, current_leak=_whole_leak(node.current_leak))
+    return replace(node, leak=_whole_leak(node.leak))
+
+
+def _whole_leak(leak: Any) -> Any:
+    return _like(leak, decay_mantissa(leak) / 2**DECAY_BITS)
 
 
 def _like(original: Any, value: np.ndarray) -> Any:

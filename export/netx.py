@@ -10,6 +10,7 @@ arrives, so that layer l sends in step t + l what the graph's sends in step t, u
 """
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from neurotool.errors import ExportError
 from neurotool.export.fit_rules import listed
 from neurotool.files import write_bytes
-from neurotool.graph import Conv1d, GradedNeuron, Graph, Input, Linear, Neuron, Node
+from neurotool.graph import Conv1d, CubaLIF, GradedNeuron, Graph, Input, Linear, Neuron, Node
 from neurotool.graph.fixed_point import DECAY_BITS, STATE_BITS, leak_mantissa
 
 SHIFT = 6
@@ -95,6 +96,10 @@ def _reasons(graph: Graph, name: str, node: Node) -> Iterator[str]:
                 yield "inputs that are not spikes"
             if len(graph.of_type(Input)) > 1:
                 yield "more than one input"
+            if isinstance(node.width, tuple) and len(node.width) > 1:
+                yield "activations of several axes"
+        case CubaLIF():
+            yield "CubaLIF nodes"
         case Linear() | Conv1d():
             if not isinstance(sources[0], (Input, Neuron)):
                 yield "synapses that read something other than spikes"
@@ -149,7 +154,12 @@ def _write(graph: Graph, layers: h5py.Group) -> None:
     for name, node in graph.nodes.items():
         match node:
             case Input():
-                _put(layers, written, "input", shape=shape(node.width))
+                _put(
+                    layers,
+                    written,
+                    "input",
+                    shape=shape(math.prod(node.width) if isinstance(node.width, tuple) else node.width),
+                )
             case Linear() | Conv1d():
                 (reader,) = (reader for reader, inputs in graph.inputs.items() if name in inputs)
                 weight = node.weight.astype(np.int32)

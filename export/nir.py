@@ -9,6 +9,7 @@ import numpy as np
 
 from neurotool.errors import ExportError, GraphError, one_line
 from neurotool.export.conventions import Conventions, Fires, Integration
+from neurotool.export.for_tool import for_tool
 from neurotool.export.from_nir import from_nir
 from neurotool.export.hdf5 import read_tree
 from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
@@ -30,7 +31,23 @@ def write_nir(graph: Graph, path: str | Path, *, force: bool = False) -> None:
     """
     path = Path(path)
     check_free(path, force)
-    content, memory = to_nir(graph), io.BytesIO()  # HDF5 itself crashes where the disk is full
+    _write(path, to_nir(graph), force)
+
+
+def write_for(graph: Graph, path: str | Path, tool: str, *, force: bool = False) -> list[str]:
+    """For the import of another tool, in its units and by its rules; returns what it has to be told beside the file.
+
+    Raises ExportError: see `for_tool`, and as `write_nir`.
+    """
+    path = Path(path)
+    check_free(path, force)
+    content, told = for_tool(graph, tool)
+    _write(path, content, force)
+    return told
+
+
+def _write(path: Path, content: nir.NIRGraph, force: bool) -> None:
+    memory = io.BytesIO()  # HDF5 itself crashes where the disk is full
     try:
         nir.write(memory, content, compression=None)  # trained weights hardly compress
     except ValueError as error:  # HDF5 refuses a name, such as "."
@@ -49,6 +66,7 @@ def read_nir(
     spikes: Spikes | None = None,
     membrane: Integration | None = None,
     lowest: float | None = None,
+    repair: bool = False,
     standard_nodes: bool = False,
 ) -> Graph:
     """The graph of a .nir file, ours or a foreign one of standard nodes (from_nir.py: which, and what they mean).
@@ -57,8 +75,10 @@ def read_nir(
     before what the standard nodes' metadata say, go reset, time_step (in the unit of the file's time constants), fires
     (">" or ">="; ">" is NIR's text), spikes (in a step), membrane (how a step is integrated) and lowest (the least
     potential, in the file's unit). A file by neurotool says it all and does not use them.
-    Warns (UserWarning) where what is told and what the file's numbers or metadata say disagree.
-    standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had written them.
+    Warns (NeurotoolWarning) where what is told and what the file's numbers or metadata say disagree.
+    repair: take shapes that are missing, or contradict what arrives without changing a number, from the weights and
+    from what arrives. standard_nodes: pass over neurotool's metadata and read the standard nodes as if another tool had
+    written them.
     Raises GraphError: not a NIR file, truncated, a node that is not supported, or conventions that are missing;
     ConfigError for a convention out of its range.
     """
@@ -68,7 +88,7 @@ def read_nir(
     try:
         if METADATA_KEY in content.metadata and not standard_nodes:
             return _from_metadata(content)
-        return from_nir(content, conventions)
+        return from_nir(content, conventions, repair)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
     except _DAMAGE as error:
@@ -93,7 +113,9 @@ def _open(path: Path) -> nir.NIRGraph:
 
 
 def _graph(content: dict[str, Any], prefix: str) -> nir.NIRGraph:
-    if content.get("type") != "NIRGraph" or not isinstance(content.get("nodes"), dict) or "edges" not in content:
+    if content.get("type") == "NIRGraph" and "edges" not in content:
+        raise GraphError(f"{prefix or 'the graph'} has no edges: nothing says what is connected to what")
+    if content.get("type") != "NIRGraph" or not isinstance(content.get("nodes"), dict):
         raise GraphError(f"{prefix or 'the file'} holds a {content.get('type')!r} and not a whole NIRGraph")
     nodes = {name: _node(node, prefix + name) for name, node in content["nodes"].items()}
     edges = [tuple(str(end, "utf-8") for end in edge) for edge in content["edges"]]
@@ -114,6 +136,8 @@ def _node(content: Any, name: str) -> nir.NIRNode:
             (np.shape(value) for value in arrays.values()), key=lambda size: (np.prod(size), len(size)), default=()
         )
         content |= {key: np.broadcast_to(value, shape) for key, value in arrays.items() if np.size(value) == 1}
+    if known in (nir.Conv1d, nir.Conv2d):  # older files leave out what may be told by what arrives
+        content = {"input_shape": None} | content
     try:
         return known.from_dict(content)
     except _DAMAGE as error:

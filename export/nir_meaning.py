@@ -39,7 +39,7 @@ def meaning(given: Conventions, metadata: Mapping[str, Any], nodes: Mapping[str,
         time_steps = given.time_steps or (int(metadata["time_steps"]) if "time_steps" in metadata else None)
     except (TypeError, ValueError) as error:
         raise GraphError(f"the file's metadata cannot be used: {error}") from error
-    named = _named(metadata)
+    named = tool_named(metadata)
     tool = given.tool or named
     told = {name: value for name in ("reset", "time_step", "fires", "spikes", "membrane", "lowest")
             if (value := getattr(given, name)) is not None}  # fmt: skip
@@ -66,7 +66,7 @@ def meaning(given: Conventions, metadata: Mapping[str, Any], nodes: Mapping[str,
     return Meaning(rules, time_steps, given, tuple(filter(None, warnings)))
 
 
-def _named(metadata: Mapping[str, Any]) -> str | None:
+def tool_named(metadata: Mapping[str, Any]) -> str | None:
     """The tool that a text in the graph's metadata names."""
     texts = " ".join(str(value).lower() for value in metadata.values() if isinstance(value, str))
     return next((tool for tool in TOOLS if tool != "nir" and tool in texts), None)
@@ -92,7 +92,7 @@ def _ask(
     if rules.reset is None and silent:
         missing.append((f"how neurons reset, such as {silent[0]}", "reset (--reset soft or hard: files look alike)"))
     timed = any(isinstance(node, _TIMED) for node in nodes.values())
-    charged = any(isinstance(node, nir.IF) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
+    charged = any(isinstance(node, (nir.IF, nir.I)) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
     if rules.time_step is None and (timed or (charged and not rules.unit_charge)):
         missing.append(("what the time step is", "the time step its numbers are for (--time-step DT)"))
     if tool is None and "membrane" not in told and numbers.of_other_dynamics(rules.time_step):

@@ -6,18 +6,21 @@ import nir
 
 from neurotool.errors import GraphError
 
-_PASS_THROUGH = (nir.Output, nir.Flatten)
-_SYNAPSES = (nir.Affine, nir.Linear)
+_STATELESS = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten)
+Edge = tuple[str, str]
 
 
 class Structure:
     """nodes: the computing nodes and the Inputs, by name. sources: for each, the nodes whose sum it reads.
-    outputs: for each Output of the graph, the nodes whose sum it is.
+    outputs: for each Output of the graph, the nodes whose sum it is. input_beside: see conventions.Rules. odd:
+    sentences on what is left open or contradicts itself, but changes no number.
 
     Raises GraphError: no Input, edges to nowhere, nodes without a source.
     """
 
-    def __init__(self, content: nir.NIRGraph) -> None:
+    def __init__(self, content: nir.NIRGraph, input_beside: bool = False) -> None:
+        self.odd: list[str] = []
+        self._input_beside = input_beside
         self.nodes: dict[str, nir.NIRNode] = {}
         self._all: dict[str, nir.NIRNode] = {}
         self._into: dict[str, list[str]] = {}
@@ -26,9 +29,8 @@ class Structure:
             raise GraphError("the NIR graph has no Input node: nothing can enter it")
         for name, node in self._all.items():
             inner = isinstance(node, nir.Input) and self._into[name]
-            if not isinstance(node, _PASS_THROUGH) and not inner:
+            if not isinstance(node, nir.Output) and not inner:
                 self.nodes[name] = node
-        self.open_orders: list[str] = []
         self.sources = {name: self._terms(name) for name in self.nodes}
         self.outputs = {
             name: self._terms(name)
@@ -42,8 +44,13 @@ class Structure:
                 )
 
     @property
-    def flattens(self) -> bool:
-        return any(isinstance(node, nir.Flatten) for node in self._all.values())
+    def ends(self) -> dict[str, nir.NIRNode]:
+        """Outputs, and the Inputs of subgraphs: they compute nothing."""
+        return {name: node for name, node in self._all.items() if name not in self.nodes}
+
+    def arriving(self, name: str) -> tuple[str, ...]:
+        """The nodes whose sum arrives at one of `ends`."""
+        return self._terms(name)
 
     def free(self, name: str) -> str:
         while name in self._all:
@@ -65,13 +72,27 @@ class Structure:
                 f"edge {prefix}{twice[0]} -> {prefix}{twice[1]} is there {content.edges.count(twice)} times: tools "
                 "take that as one edge or as a sum; leave one, or put the factor into a weight"
             )
-        for edge in content.edges:
+        for edge in self._as_computed(content, prefix):
             for end in edge:
                 if end not in content.nodes:
                     raise GraphError(f"edge {edge[0]} -> {edge[1]}: there is no node {prefix}{end}")
             starts = self._ends(content, edge[0], nir.Output, prefix)
             for end in self._ends(content, edge[1], nir.Input, prefix):
                 self._into[end] += starts
+
+    def _as_computed(self, content: nir.NIRGraph, prefix: str) -> list[Edge]:
+        """The edges; `input_beside`, of input -> weights <-> neurons -> output the first leads to the neurons."""
+        edges = list(content.edges)
+        kinds = {name: type(node) for name, node in content.nodes.items()}
+        for start, weights in content.edges if self._input_beside and len(edges) == 4 else ():
+            neurons = [end for source, end in edges if source == weights]
+            if kinds.get(start) is nir.Input and len(neurons) == 1 and (neurons[0], weights) in edges:
+                edges[edges.index((start, weights))] = (start, neurons[0])
+                self.odd.append(
+                    f"{prefix}{start} -> {prefix}{weights} is read as {prefix}{start} -> {prefix}{neurons[0]}, as the "
+                    "tool computes its recurrent layers"
+                )
+        return edges
 
     def _ends(self, content: nir.NIRGraph, name: str, side: type[nir.NIRNode], prefix: str) -> list[str]:
         """The node itself; for a subgraph its Outputs or Inputs, of which it must have one."""
@@ -96,17 +117,19 @@ class Structure:
                 terms += self._terms(source, seen | {source})
         return tuple(terms)
 
-    def order(self) -> tuple[list[str], set[str]]:
-        """Names so that each comes after its sources, and the synapses that read their source one step late instead."""
+    def order(self) -> tuple[list[str], set[Edge]]:
+        """Names so that each comes after its sources, and the edges (source, node) that are read one step late."""
         back_edges = set(self._back_edges())
-        self.open_orders = [
+        self.odd += [
             f"{source} -> {target} is read one step late; the cycle through {source} and {target} has more than one "
             "way in, and another tool may read another of its edges late: a Delay on one of them says which"
             for source, target in sorted(back_edges)
             if self._reached_without(target, source)
         ]
         late = self._late(back_edges)
-        waiting = {name: set() if name in late else set(sources) for name, sources in self.sources.items()}
+        waiting = {
+            name: {source for source in sources if (source, name) not in late} for name, sources in self.sources.items()
+        }
         order: list[str] = []
         while waiting:
             ready = [name for name, sources in waiting.items() if sources.isdisjoint(waiting)]
@@ -116,7 +139,7 @@ class Structure:
             waiting = {name: sources for name, sources in waiting.items() if name not in ready}
         return order, late
 
-    def _back_edges(self) -> Iterable[tuple[str, str]]:
+    def _back_edges(self) -> Iterable[Edge]:
         """Edges that close a cycle, seen from the Inputs (depth first)."""
         targets = self._targets()
         done: set[str] = set()
@@ -132,7 +155,6 @@ class Structure:
                 elif name not in done:
                     path.append(name)
                     todo.append(iter(targets[name]))
-            done.add(start)
         if unreached := sorted(set(self.nodes) - done):
             raise GraphError(
                 f"node {unreached[0]} ({type(self.nodes[unreached[0]]).__name__}) is not reached by any Input"
@@ -150,17 +172,21 @@ class Structure:
                 todo += targets[name]
         return end in seen and end != avoided
 
-    def _late(self, back_edges: set[tuple[str, str]]) -> set[str]:
-        """The synapses that back edges come from: a delay before the weights is the same as one behind them."""
-        targets = self._targets()
-        for source, target in back_edges:
-            only_back = all((source, other) in back_edges for other in targets[source])
-            if not (isinstance(self.nodes[source], _SYNAPSES) and len(self.sources[source]) == 1 and only_back):
-                raise GraphError(
-                    f"the edge {source} -> {target} closes a cycle: that is supported where {source} is an Affine or "
-                    "Linear with one input, which goes nowhere else"
-                )
-        return {source for source, _ in back_edges}
+    def _late(self, back_edges: set[Edge]) -> set[Edge]:
+        """The edges that close cycles; where they come from nodes without a state that go nowhere else, those into
+        these: tools' recurrent weights read what a layer sent in the step before, and add their bias in the first."""
+        targets, back, todo = self._targets(), set(back_edges), list(back_edges)
+        late: set[Edge] = set()
+        while todo:
+            source, target = todo.pop()
+            only_back = all((source, other) in back for other in targets[source])
+            if isinstance(self.nodes[source], _STATELESS) and len(self.sources[source]) == 1 and only_back:
+                before = (self.sources[source][0], source)
+                todo += [] if before in back else [before]
+                back.add(before)
+            else:
+                late.add((source, target))
+        return late
 
     def _targets(self) -> dict[str, list[str]]:
         targets: dict[str, list[str]] = {name: [] for name in self.nodes}

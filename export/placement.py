@@ -18,11 +18,14 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     GradedNeuron,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -182,7 +185,7 @@ def _population(
     ]
     nodes = {node: graph.nodes[node] for node in inside}
     soft = any(isinstance(node, Neuron) and node.reset == "soft" for node in nodes.values())
-    results = sum(PLACES.of(name, node).holds for name, node in nodes.items())
+    results = sum(PLACES.of(name, node).words(node) for name, node in nodes.items())
     return Population(
         name,
         tuple(inside),
@@ -195,10 +198,10 @@ def _population(
 
 
 def _elements(graph: Graph, name: str, tokens: int) -> int:
-    """Of one token: of an attention matrix the rows of one token."""
+    """Of one token: of an attention matrix the rows of one token. All, where there are no tokens."""
     shape = graph.shapes()[name]
     sizes = [tokens if size == TOKENS else int(size) for size in shape]
-    return math.prod(sizes) // tokens
+    return math.prod(sizes) // (tokens if TOKENS in shape else 1)
 
 
 def _wired(graph: Graph, source: str) -> list[str]:
@@ -237,15 +240,18 @@ class Place:
     """where: on the host; in place, that is in the neurons that receive what it reads; apart, in sums of its own; or
     nowhere, since it is wiring.
 
-    holds: whether it keeps a word of state: a potential, or a result that drives a window. connect: (graph, name, port,
-    tokens, part, source) -> synapses of a port; None: one to one. program: why a node needs a programmable neuron, or
-    empty.
+    holds: words of state that an element keeps, or a function of the node that says it: potentials, or a result that
+    drives a window. connect: (graph, name, port, tokens, part, source) -> synapses of a port; None: one to one.
+    program: why a node needs a programmable neuron, or empty.
     """
 
     where: Literal["host", "in place", "apart", "wiring"]
-    holds: bool = False
+    holds: int | Callable[[Any], int] = 0
     connect: Callable[..., Connection] | None = None
     program: Callable[[Any], str] = lambda node: ""
+
+    def words(self, node: Node) -> int:
+        return self.holds(node) if callable(self.holds) else int(self.holds)
 
 
 def _kind(node: Node) -> str:
@@ -261,6 +267,9 @@ PLACES: NodeTable[Place] = NodeTable(
         Linear: Place("apart", connect=_weighted),
         Conv1d: Place("apart", connect=_weighted),
         Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        CubaLIF: Place("in place", holds=2, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        Integrator: Place("in place", holds=2, program=_kind),
+        Delay: Place("apart", holds=lambda n: int(np.max(n.steps)), program=_kind),
         GradedNeuron: Place("in place", holds=True, program=lambda n: "graded messages"),
         MatMul: Place("apart", connect=_product, program=_kind),
         Softmax: FUNCTION,

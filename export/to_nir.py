@@ -1,7 +1,8 @@
 """Layer graph -> NIR graph. Every synapse and neuron layer is a standard node; what NIR lacks is kept in the metadata.
 
-One node stands for all tokens (a per-token template), so types are (width,). An operation X that NIR cannot express is
-where the NIR graph is cut: an Output `X.port` ends what it reads, an Input `X` begins what it gives.
+One node stands for all tokens (a per-token template), so types are (width,); without tokens they are whole shapes. An
+operation X that NIR cannot express is where the NIR graph is cut: an Output `X.port` ends what it reads, an Input `X`
+begins what it gives.
 """
 
 import json
@@ -19,11 +20,14 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     GradedNeuron,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -36,12 +40,10 @@ from neurotool.graph import (
     Softmax,
     Weighted,
 )
-from neurotool.graph.nodes import same_value
+from neurotool.graph.nodes import own_axes, same_value
 
 NIR_FORMAT_VERSION = 1
 METADATA_KEY = "neurotool"
-OUTPUTS_KEY = "outputs"
-"""In a graph's metadata: the node that gives each Output of the NIR file it was read from, by the Output's name."""
 # Stands for "no leak" where only some neurons of a layer have none: in double precision 1 - 1 / 2^60 is exactly 1.
 TAU_WITHOUT_LEAK = 2.0**60
 
@@ -66,30 +68,68 @@ def expressible(graph: Graph) -> set[str]:
     return {name for name, terms in translation.terms.items() if name in translation.nodes or terms != (name,)}
 
 
-def _input(node: Input, width: int, tokens: int) -> nir.NIRNode:
-    return nir.Input({"input": np.array([width])}, metadata={"spiking": node.spiking})
+def beyond(graph: Graph) -> list[str]:
+    """What the standard nodes of its file do not say, and the metadata do, in words."""
+    said = expressible(graph)
+    found: dict[str, list[str]] = {}
+    for name, node in graph.nodes.items():
+        if name not in said:
+            found.setdefault(type(node).__name__, []).append(name)
+        if isinstance(node, Neuron):
+            for what, differs in (
+                (f"reset {node.reset}", node.reset != "hard"),
+                (f"{node.spikes} spikes", node.spikes != "binary"),
+                ("v_init", np.any(node.v_init)),
+                ("v_min", node.v_min is not None),
+            ):
+                if differs:
+                    found.setdefault(what, []).append(name)
+    listed = [f"{what} ({names[0] if len(names) == 1 else f'{len(names)} nodes'})" for what, names in found.items()]
+    steps = f"{graph.time_steps} time steps of length 1, {graph.schedule}"
+    return [*listed, steps, "neurons fire at their threshold, not only above it"]
 
 
-def _weights(node: Weighted, width: int, tokens: int) -> nir.NIRNode:
+Sizes = tuple[int, ...]
+"""Of an activation without tokens: (width,), (channels, height, width), …"""
+
+
+def _input(node: Input, shape: Sizes, tokens: int) -> nir.NIRNode:
+    told = {} if node.spiking is None else {"spiking": node.spiking}
+    return nir.Input({"input": np.array(shape)}, metadata=told)
+
+
+def _weights(node: Weighted, shape: Sizes, tokens: int) -> nir.NIRNode | None:
+    if len(shape) > 1:  # NIR's act on vectors
+        return None
     return nir.Linear(node.weight) if node.bias is None else nir.Affine(node.weight, node.bias)
 
 
-def _conv1d(node: Conv1d, width: int, tokens: int) -> nir.NIRNode:
-    bias = np.zeros(width, node.weight.dtype) if node.bias is None else node.bias
+def _conv1d(node: Conv1d, shape: Sizes, tokens: int) -> nir.NIRNode:
+    bias = np.zeros(shape, node.weight.dtype) if node.bias is None else node.bias
     return nir.Conv1d(tokens, node.weight, stride=1, padding="same", dilation=1, groups=1, bias=bias)
 
 
-def _scale(node: Scale, width: int, tokens: int) -> nir.NIRNode:
-    return nir.Scale(_vector(node.factor, width))
+def _scale(node: Scale, shape: Sizes, tokens: int) -> nir.NIRNode:
+    return nir.Scale(_vector(node.factor, shape))
 
 
-def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
+def _neuron(node: Neuron, shape: Sizes, tokens: int) -> nir.NIRNode:
     """IF: v <- v + I. LIF: v <- leak v + I, which is NIR's Euler step of dt = 1 for tau = r = 1 / (1 - leak).
 
     A bias is v_leak / tau: with one, an IF becomes an LIF whose tau is so long that it does not leak.
     """
+    v_threshold, v_reset, settings = _firing(node, shape)
+    if np.all(np.asarray(node.leak) == 1) and not np.any(node.bias):
+        return nir.IF(r=np.ones(shape), v_threshold=v_threshold, v_reset=v_reset, metadata=settings)
+    tau = _tau(node.leak, shape)
+    v_leak = tau * _vector(node.bias, shape)
+    return nir.LIF(tau=tau, r=tau, v_leak=v_leak, v_threshold=v_threshold, v_reset=v_reset, metadata=settings)
+
+
+def _firing(node: Neuron, shape: Sizes) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """v_threshold, v_reset, and what NIR has no word for."""
     # A ternary neuron fires at half of what it subtracts; NIR's v_threshold is where a neuron fires.
-    threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, width)
+    threshold = _vector(node.v_threshold if node.firing_point == 1 else node.v_threshold * node.firing_point, shape)
     settings: dict[str, Any] = {
         "reset": node.reset,
         "spikes": node.spikes,
@@ -99,25 +139,53 @@ def _neuron(node: Neuron, width: int, tokens: int) -> nir.NIRNode:
         settings |= {"levels": node.levels, "dead_zone": float(node.dead_zone)}
     if node.v_min is not None:
         settings["v_min"] = node.v_min
-    v_reset = _vector(node.v_reset, width)
+    return threshold, _vector(node.v_reset, shape), settings
+
+
+def _cuba_lif(node: CubaLIF, shape: Sizes, tokens: int) -> nir.NIRNode:
+    """i <- current_leak i + I, v <- leak v + i: Euler steps of dt = 1 with tau_syn = w_in and tau_mem = r."""
+    v_threshold, v_reset, settings = _firing(node, shape)
+    tau_syn, tau_mem = _tau(node.current_leak, shape), _tau(node.leak, shape)
+    v_leak = tau_mem * _vector(node.bias, shape)
+    return nir.CubaLIF(tau_syn, tau_mem, tau_mem, v_leak, v_threshold, v_reset, w_in=tau_syn, metadata=settings)
+
+
+def _integrator(node: Integrator, shape: Sizes, tokens: int) -> nir.NIRNode:
+    """I: v <- v + I. LI and CubaLI: Euler steps of dt = 1 with tau = r, and tau_syn = w_in; a bias is v_leak / tau."""
+    settings = {"v_init": node.v_init}
+    if np.any(node.current_leak):
+        tau_syn, tau_mem = _tau(node.current_leak, shape), _tau(node.leak, shape)
+        rest = tau_mem * _vector(node.bias, shape)
+        return nir.CubaLI(tau_syn, tau_mem, r=tau_mem, v_leak=rest, w_in=tau_syn, metadata=settings)
     if np.all(np.asarray(node.leak) == 1) and not np.any(node.bias):
-        return nir.IF(r=np.ones(width), v_threshold=threshold, v_reset=v_reset, metadata=settings)
-    lost = 1 - _vector(node.leak, width).astype(np.float64)
-    tau = np.divide(1, lost, out=np.full(width, TAU_WITHOUT_LEAK), where=lost > 0)
-    v_leak = tau * _vector(node.bias, width)
-    return nir.LIF(tau=tau, r=tau, v_leak=v_leak, v_threshold=threshold, v_reset=v_reset, metadata=settings)
+        return nir.I(r=np.ones(shape), metadata=settings)
+    tau = _tau(node.leak, shape)
+    return nir.LI(tau=tau, r=tau, v_leak=tau * _vector(node.bias, shape), metadata=settings)
 
 
-def _vector(value: Any, width: int) -> np.ndarray:
-    return value if isinstance(value, np.ndarray) else np.full(width, float(value))
+def _delay(node: Delay, shape: Sizes, tokens: int) -> nir.NIRNode:
+    return nir.Delay(_vector(node.steps, shape))
+
+
+def _tau(leak: Any, shape: Sizes) -> np.ndarray:
+    """Time constant in time steps, for a state that keeps `leak` of itself in one."""
+    lost = 1 - _vector(leak, shape).astype(np.float64)
+    return np.divide(1, lost, out=np.full(shape, TAU_WITHOUT_LEAK), where=lost > 0)
+
+
+def _vector(value: Any, shape: Sizes) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value if value.shape == shape else np.broadcast_to(value, shape).copy()
+    return np.full(shape, float(value))
 
 
 @dataclass(frozen=True)
 class NirForm:
-    """write: (node, width, tokens) -> the NIR node that says the same for an output of that width; None where NIR has
-    none. per_token: it acts on (width,), and not on (channels, tokens). is_sum: several edges into a node say it."""
+    """write: (node, shape, tokens) -> the NIR node that says the same for an output of that shape, or None; None where
+    NIR has none. per_token: it acts on (width,), and not on (channels, tokens). is_sum: several edges into a node say
+    it."""
 
-    write: Callable[[Any, int, int], nir.NIRNode] | None = None
+    write: Callable[[Any, Sizes, int], nir.NIRNode | None] | None = None
     per_token: bool = True
     is_sum: bool = False
 
@@ -131,6 +199,9 @@ NIR_FORMS: NodeTable[NirForm] = NodeTable(
         Linear: NirForm(_weights),
         Conv1d: NirForm(_conv1d, per_token=False),
         Neuron: NirForm(_neuron),
+        CubaLIF: NirForm(_cuba_lif),
+        Integrator: NirForm(_integrator),
+        Delay: NirForm(_delay),
         GradedNeuron: NirForm(_neuron),
         MatMul: IN_METADATA,
         Softmax: IN_METADATA,
@@ -158,7 +229,9 @@ class _Translation:
             form = self.forms[name]
             self.terms[name] = self._sum(name) if form.is_sum else (name,)
             if form.write and (self._per_token(name) or node.at_end):
-                self.nodes[name] = form.write(node, self._width(name), graph.tokens)
+                written = form.write(node, self._sizes(name), graph.tokens)
+                if written is not None:
+                    self.nodes[name] = written
         # The NIR node that gives a signal. A Conv1d is (channels, tokens), not per token: the graph is cut around it.
         self.gives = {name: name for name in self.nodes if self.forms[name].per_token}
         self.joined = frozenset(self.gives)
@@ -166,11 +239,10 @@ class _Translation:
     def connect(self) -> None:
         graph = self.graph
         read = {source for sources in graph.inputs.values() for source in sources}
-        outputs: dict[str, str] = graph.metadata.get(OUTPUTS_KEY, {})
-        for output, source in outputs.items():
+        for output, source in graph.outputs.items():
             if self.joined.intersection(self.terms.get(source, ())):
                 self._end(output, source, "output of the graph")
-        read.update(outputs.values())
+        read.update(graph.outputs.values())
         for name, node in graph.nodes.items():
             kind = type(node).__name__
             for port, source in zip(node.ports, graph.inputs[name], strict=True):
@@ -184,15 +256,17 @@ class _Translation:
                 self._end(f"{name}.output", name, "output of the graph")
 
     def _per_token(self, name: str) -> bool:
-        return self.shapes[name][0] == TOKENS
+        return TOKENS not in self.shapes[name][1:]
 
-    def _width(self, name: str) -> int:
-        width = self.shapes[name][-1]
-        return width if isinstance(width, int) else 0
+    def _sizes(self, name: str) -> Sizes:
+        return own_axes(self.shapes[name]) or (0,)
 
     def _sum(self, name: str) -> tuple[str, ...]:
         """Several edges into a node mean a sum. Where that takes two edges from one source, an Add stays itself."""
-        terms = tuple(term for source in self.graph.inputs[name] for term in self.terms[source])
+        later = [source for source in self.graph.inputs[name] if source not in self.terms]  # fed back
+        if any(self.forms[source].is_sum for source in later):
+            return (name,)
+        terms = tuple(term for source in self.graph.inputs[name] for term in self.terms.get(source, (source,)))
         return terms if self._per_token(name) and len(set(terms)) == len(terms) else (name,)
 
     def _giver(self, signal: str) -> str:
@@ -200,16 +274,16 @@ class _Translation:
         if signal not in self.gives:
             kind = type(self.graph.nodes[signal]).__name__
             begin = signal if self.forms[signal].per_token else self._free(f"{signal}.y")
-            self.gives[signal] = self._place(begin, nir.Input, "input", (self._width(signal),), kind)
+            self.gives[signal] = self._place(begin, nir.Input, "input", self._sizes(signal), kind)
         return self.gives[signal]
 
     def _end(self, name: str, source: str, operation: str) -> None:
-        end = self._place(self._free(name), nir.Output, "output", (self._width(source),), operation)
+        end = self._place(self._free(name), nir.Output, "output", self._sizes(source), operation)
         self.edges += [(self._giver(term), end) for term in self.terms[source]]
 
     def _surround(self, name: str, node: Node) -> None:
         (source,), kind = self.graph.inputs[name], type(node).__name__
-        inside, outside = (self._width(source), self.graph.tokens), (self._width(name), self.graph.tokens)
+        inside, outside = ((*self._sizes(at), self.graph.tokens) for at in (source, name))
         begin = self._place(self._free(f"{name}.x.tokens"), nir.Input, "input", inside, kind)
         end = self._place(self._free(f"{name}.y.tokens"), nir.Output, "output", outside, kind)
         self.edges += [(begin, name), (name, end)]

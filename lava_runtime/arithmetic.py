@@ -1,24 +1,16 @@
 """What each node of a layer graph computes, in integers (fixed-point graphs) and in float64 (others).
 
 Emulator and Lava processes share it; they differ in when a node runs and on what. Arrays have any number of leading
-batch axes: activations (…, tokens, width), attention matrices (…, heads, tokens, tokens).
+batch axes: activations (…, tokens, width) or of a shape without tokens, attention matrices (…, heads, tokens, tokens).
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from neurotool.graph import Context, Graph, Neuron, Node
-
-
-class Membrane(Protocol):
-    """Potentials `u` of one neuron layer, stepped."""
-
-    u: np.ndarray
-
-    def step(self, drive: np.ndarray) -> np.ndarray:
-        """Spikes -1, 0, 1 for one step of a drive as `Arithmetic.at_port` gives it."""
+from neurotool.graph import Context, Graph, Neuron, Node, Stateful
+from neurotool.graph.nodes import State
 
 
 class Arithmetic(ABC):
@@ -32,7 +24,7 @@ class Arithmetic(ABC):
         self.graph = graph
 
     def evaluate(self, name: str, inputs: tuple[np.ndarray, ...], context: Context) -> np.ndarray:
-        """Output of any node but Input and Neuron, for what arrived at its ports."""
+        """Output of any node but Input and those with a state, for what arrived at its ports."""
         x = (self.at_port(name, port, value) for port, value in enumerate(inputs))
         return self.checked(name, self.compute(name, self.graph.nodes[name], context, *x))
 
@@ -57,8 +49,8 @@ class Arithmetic(ABC):
         """y, or what becomes of it where it leaves the range of a message."""
 
     @abstractmethod
-    def membrane(self, name: str, shape: tuple[int, ...]) -> Membrane:
-        """At rest, of a layer of `shape`."""
+    def membrane(self, name: str, shape: tuple[int, ...]) -> State:
+        """At rest, of a layer of `shape` that keeps a state; its drive is as `at_port` gives it."""
 
     @abstractmethod
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
@@ -74,7 +66,7 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Values of an Input, one for each step (…, steps, tokens, width), so that their sum is what it hands on."""
+        """Values of an Input, one for each step, so that their sum is what it hands on."""
 
     @abstractmethod
     def real(self, name: str, y: np.ndarray) -> np.ndarray:
@@ -82,17 +74,22 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def emission_weights(self, name: str) -> np.ndarray:
-        """(T, 1) or (T, width): what a spike of each step of a window counts in the value that is handed on."""
+        """(T, 1) or (T, …): what a spike of each step of a window counts in the value that is handed on."""
 
     @abstractmethod
     def rate_unit(self, name: str) -> float:
         """What 1 stands for in a sum of spikes times emission weights: their sum, as a rate."""
 
     def pooling_weights(self, name: str) -> np.ndarray:
-        """(T, 1) or (T, width): what the value of each step counts in the average that a MeanPool reads."""
+        """(T, 1) or (T, …): what the value of each step counts in the average that a MeanPool reads."""
         if isinstance(self.graph.nodes[name], Neuron):
             return self.emission_weights(name)
         return np.full((self.graph.time_steps, 1), self.one_step)
+
+    def stateful(self, name: str) -> Stateful:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Stateful)
+        return node
 
     def neuron(self, name: str) -> Neuron:
         node = self.graph.nodes[name]

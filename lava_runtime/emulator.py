@@ -4,6 +4,7 @@ A fixed-point graph gives bit for bit what the Lava processes give; any other gr
 `neurotool.simulate`. Windows of IF neurons are computed in closed form unless spikes are asked for.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,21 +12,25 @@ import numpy as np
 
 from neurotool.errors import DataError
 from neurotool.executor import Record, Run, joined
-from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Readout, Synapse
-from neurotool.graph.nodes import sizes
-from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Readout, Stateful, Synapse
+from neurotool.graph.nodes import State, is_size_of, sizes, text
+from neurotool.lava_runtime.arithmetic import Arithmetic
 from neurotool.lava_runtime.floating import FloatArithmetic
 from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
 
+ELEMENTS_AT_ONCE = 2**18
+"""Of the widest activation, where there are no tokens."""
 TOKENS_AT_ONCE = 256
 """A batch is worked off in parts whose activations stay in the processor's cache: 1.4 times as fast at 384 wide."""
 
 
 @dataclass(frozen=True)
 class Signal:
-    """value: (batch, tokens, width) or (batch, heads, tokens, tokens), in units of FixedPoint.scale where there is one.
+    """value: (batch, tokens, width), without tokens (batch, …), or (batch, heads, tokens, tokens); in units of
+    FixedPoint.scale where there is one.
 
-    sent: where these are spikes, how many each token sent, and how many of its neurons sent any: (2, batch, tokens, 1).
+    sent: where these are spikes, how many each token sent, and how many of its neurons sent any: (2, batch, tokens, 1);
+    or the same of each element, (2, batch, …).
     """
 
     value: np.ndarray
@@ -55,7 +60,7 @@ class Emulator:
     ) -> Run:
         """Run a batch: see `Executor.run`. record: steps through every window; observe: keep rates and largest."""
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
-        inputs_at_once = max(1, TOKENS_AT_ONCE // inputs.real.shape[1])
+        inputs_at_once = self._inputs_at_once(inputs.real.shape[1])
         starts = range(0, len(inputs.real), inputs_at_once)
         parts = (inputs.rows(slice(start, start + inputs_at_once)) for start in starts)
         recording = bool(record)
@@ -72,6 +77,11 @@ class Emulator:
         node = self.graph.nodes[layer]
         assert isinstance(node, Neuron)
         return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(node.spike_type)
+
+    def _inputs_at_once(self, tokens: int) -> int:
+        if self.graph.has_tokens:
+            return max(1, TOKENS_AT_ONCE // tokens)
+        return max(1, ELEMENTS_AT_ONCE // max(math.prod(sizes(s, tokens)) for s in self.graph.shapes().values()))
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,20 @@ def entering(
     if missing := [name for name in graph.of_type(Input) if name not in values]:
         raise DataError(f"values for Input {missing[0]} are missing")
     arrays = {name: np.asarray(values[name]) for name in graph.of_type(Input)}
-    shape = np.shape(input_ids) if embeddings else next((x.shape[0], x.shape[-2]) for x in arrays.values())
+    shapes = {name: graph.nodes[name].shape() for name in arrays}
+    for name, array in arrays.items():
+        wanted = [("batch", *steps, *shapes[name]) for steps in ((), (graph.time_steps,))]
+        if (
+            not any(is_size_of(array.shape, shape) for shape in wanted)
+            or not array.size
+            or not np.isfinite(array).all()
+        ):
+            raise DataError(
+                f"values for Input {name} have shape {array.shape}: they must be finite numbers, "
+                f"{' or '.join(map(text, wanted))}"
+            )
+    sizes_given = ((len(x), x.shape[-2] if graph.has_tokens else 1) for x in arrays.values())
+    shape = np.shape(input_ids) if embeddings else next(sizes_given)
     if len(shape) != 2 or not 1 <= shape[1] <= graph.tokens:
         raise DataError(f"inputs have shape {shape}: give (batch, tokens) with at most {graph.tokens} tokens")
     ids = {
@@ -115,12 +138,9 @@ def entering(
         if array.shape != shape or array.min() < 0 or array.max() >= rows:
             raise DataError(f"{node.ids} {array.shape}, {array.min()} … {array.max()}: {rows} rows, {shape}")
     for name, array in arrays.items():
-        width = graph.nodes[name].shape()[1]
-        steps = (graph.time_steps,) if array.ndim == 4 else ()
-        if array.shape != (shape[0], *steps, shape[1], width) or not np.isfinite(array).all():
-            raise DataError(
-                f"values for Input {name} have shape {array.shape}: give finite (batch, [T,] tokens, {width})"
-            )
+        given = len(array), array.shape[-2] if graph.has_tokens else 1
+        if given != tuple(shape):
+            raise DataError(f"values for Input {name} are of (batch, tokens) {given}, but others of {tuple(shape)}")
     real = np.ones(shape, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
     if real.shape != shape or not real.any(1).all():
         raise DataError(f"attention_mask {real.shape} must be {shape}, with a token in every row")
@@ -130,12 +150,14 @@ def entering(
 class _Run:
     def __init__(self, emulator: Emulator, inputs: Entering, observe: bool, record: bool) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
-        self.context = inputs.context
+        self.context, self.shapes = inputs.context, emulator.graph.shapes()
+        self.spiking = self.graph.spiking
         self.observe, self.record = observe, record
         self.phased = self.graph.schedule == "phased"
-        self.membranes: dict[str, Membrane] = {}
+        self.membranes: dict[str, State] = {}
+        self.sent: dict[str, State] = {}
+        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.analog if record}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
-        self.outputs: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.outputs if record}
         self.result = Run()
 
     def run(self) -> Run:
@@ -156,8 +178,8 @@ class _Run:
                 self._count(name, at_ports)
                 signals[name] = self._signal(name, t, at_ports)
                 self._observe(name, signals[name].value, t)
-                if name in self.outputs:
-                    self.outputs[name].append(self.arithmetic.real(name, signals[name].value))
+                if name in self.analog:
+                    self.analog[name].append(self.arithmetic.real(name, signals[name].value))
                 if name in gathered:
                     gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
             before = signals
@@ -165,8 +187,8 @@ class _Run:
         if self.record:
             self.result.messages = {name: signal.value for name, signal in before.items()}
             self.result.spikes = {name: self._recorded(name, steps) for name, steps in self.spikes.items()}
-            self.result.potentials = {name: membrane.u for name, membrane in self.membranes.items()}
-            self.result.outputs = {name: np.stack(given, 1) for name, given in self.outputs.items()}
+            self.result.potentials = {name: self.membranes[name].u for name in self.spikes}
+            self.result.analog = {name: np.stack(steps, 1) for name, steps in self.analog.items()}
         return self.result
 
     def _signal(self, name: str, t: int, at_ports: tuple[Signal, ...]) -> Signal:
@@ -176,37 +198,57 @@ class _Run:
                 return Signal(*self._enter(name, node, t))
             case Neuron():
                 return self._window(name, at_ports[0].value) if self.phased else self._step(name, at_ports[0].value)
+            case Stateful():
+                return self._stepped(name, node, at_ports[0])
         value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.context)
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
         hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
-        return Signal(value, np.sum(sent, 0) if hands_on else None)
+        if not hands_on:
+            return Signal(value)
+        return Signal(value, node.sent(self.context, *sent) if not self.graph.has_tokens else np.sum(sent, 0))
 
     def _enter(self, name: str, node: Input, t: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Value and, of a spiking Input, `Signal.sent`."""
         values, time_steps = self.inputs.values[name], self.graph.time_steps
-        if values.ndim == 3:
+        if values.ndim == 1 + len(node.shape()):
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
         steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
         value = self.arithmetic.checked(name, steps.sum(1))  # in a window, of T values that each fit
-        return value, _sent((steps != 0).sum(1)) if node.spiking else None
+        return value, self._sent((steps != 0).sum(1)) if node.spiking else None
+
+    def _sent(self, spikes: np.ndarray) -> np.ndarray:
+        """`Signal.sent` of the number of spikes of each element."""
+        if not self.graph.has_tokens:
+            return np.stack([spikes, spikes != 0]).astype(np.int64)
+        return np.stack([spikes.sum(-1, keepdims=True), np.count_nonzero(spikes, -1, keepdims=True)])
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive, node = drive.shape, self.arithmetic.at_port(name, 0, drive), self.arithmetic.neuron(name)
         if not self.record and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
-            return Signal(value, _sent(self.arithmetic.spike_count(name, value)))
+            return Signal(value, self._sent(self.arithmetic.spike_count(name, value)))
         self.membranes[name] = self.arithmetic.membrane(name, shape)  # a window starts afresh
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
         self.spikes[name] += steps if self.record else []
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, _sent(np.stack([node.events(s) for s in steps]).sum(0, np.int64)))
+        return Signal(value, self._sent(np.stack([node.events(s) for s in steps]).sum(0, np.int64)))
 
     def _step(self, name: str, drive: np.ndarray) -> Signal:
         if name not in self.membranes:
             self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
         s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
         self.spikes[name] += [s] if self.record else []
-        return Signal(s, _sent(self.arithmetic.neuron(name).events(s)))
+        return Signal(s, self._sent(self.arithmetic.neuron(name).events(s)))
+
+    def _stepped(self, name: str, node: Stateful, signal: Signal) -> Signal:
+        if name not in self.membranes:
+            self.membranes[name] = self.arithmetic.membrane(name, signal.value.shape)
+        value = self.membranes[name].step(self.arithmetic.at_port(name, 0, signal.value))
+        sent = signal.sent if node.hands_on_spikes else None
+        if sent is not None:
+            self.sent.setdefault(name, node.at_rest(sent.shape, np.int64))
+            sent = self.sent[name].step(sent)
+        return Signal(self.arithmetic.checked(name, value), sent)
 
     def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
         node = self.graph.nodes[name]
@@ -231,10 +273,13 @@ class _Run:
         return value if self.phased else before + value * self.arithmetic.pooling_weights(name)[t]
 
     def _fed_back(self, before: dict[str, Signal], name: str, port: str) -> Signal:
-        shape, (batch, tokens) = self.graph.nodes[name].feedback_shape(port), self.inputs.real.shape
-        assert shape is not None  # Graph.check
-        silence = np.zeros((batch, *sizes(shape, tokens)), self.arithmetic.dtype)
-        return before.get(self.graph.source(name, port), Signal(silence))
+        source, (batch, tokens) = self.graph.source(name, port), self.inputs.real.shape
+        silence = np.zeros((batch, *sizes(self.shapes[source], tokens)), self.arithmetic.dtype)
+        if (
+            source not in before and name in self.spiking
+        ):  # silence is no spikes, and no reason to take others for graded
+            return Signal(silence, self._sent(silence))
+        return before.get(source, Signal(silence))
 
     def _read_out(self, gathered: dict[str, np.ndarray]) -> None:
         for name, node in self.graph.nodes.items():
@@ -242,8 +287,8 @@ class _Run:
                 sources = tuple(gathered[source] for source in self.graph.inputs[name])
                 gathered[name] = self.arithmetic.evaluate(name, sources, self.context)
                 self._observe(name, gathered[name])
-                if name in self.outputs:
-                    self.outputs[name] = [self.arithmetic.real(name, gathered[name])]
+                if name in self.analog:
+                    self.analog[name] = [self.arithmetic.real(name, gathered[name])]
                 if isinstance(node, Readout):
                     self.result.logits = self.arithmetic.real(name, gathered[name])
 
@@ -253,7 +298,9 @@ class _Run:
             return
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None:
-                sent, active = signal.sent.astype(np.int64) * self.context.real[..., None]
+                sent, active = signal.sent.astype(np.int64)
+                if self.graph.has_tokens:
+                    sent, active = (spikes * self.context.real[..., None] for spikes in (sent, active))
                 reach, result = node.reach(self.context), self.result
                 for counts, caused in (
                     (result.events, sent),
@@ -261,9 +308,4 @@ class _Run:
                     (result.active, active),
                     (result.active_operations, active * reach),
                 ):
-                    counts[name, port] = counts.get((name, port), 0) + caused.sum((1, 2))
-
-
-def _sent(counts: np.ndarray) -> np.ndarray:
-    """`Signal.sent` of spike counts (batch, tokens, width)."""
-    return np.stack([counts.sum(-1, keepdims=True), np.count_nonzero(counts, -1, keepdims=True)])
+                    counts[name, port] = counts.get((name, port), 0) + caused.reshape(len(caused), -1).sum(1)

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from neurotool.graph import Context, GradedNeuron, Graph, Neuron, Node, Synapse
-from neurotool.lava_runtime.arithmetic import Arithmetic, Membrane
+from neurotool.graph import Context, GradedNeuron, Graph, Neuron, Node, Stateful, Synapse
+from neurotool.graph.nodes import State
+from neurotool.lava_runtime.arithmetic import Arithmetic
 
 
 class FloatArithmetic(Arithmetic):
@@ -28,14 +29,15 @@ class FloatArithmetic(Arithmetic):
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         node = self.graph.nodes[name]
-        return node.drive(x) if isinstance(node, Neuron) else x
+        return node.drive(x) if isinstance(node, Stateful) else x
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
         return y
 
-    def membrane(self, name: str, shape: tuple[int, ...]) -> Membrane:
-        node = self.neuron(name)
-        return node.at_rest(shape, window=self.graph.schedule == "phased" and node.has_closed_form)
+    def membrane(self, name: str, shape: tuple[int, ...]) -> State:
+        node = self.stateful(name)
+        window = isinstance(node, Neuron) and self.graph.schedule == "phased" and node.has_closed_form
+        return node.at_rest(shape, window=window)
 
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
         return self.neuron(name).has_closed_form

@@ -16,12 +16,15 @@ from neurotool.graph import (
     Concat,
     Context,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     FixedPoint,
     Gelu,
     GradedNeuron,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -36,18 +39,19 @@ from neurotool.graph import (
     Weighted,
 )
 from neurotool.graph.fixed_point import (
-    DECAY_BITS,
     LIMIT,
     RATE_BITS,
     STATE_BITS,
     dead_zone,
+    decay_mantissa,
+    decayed,
     emission_weights,
     initial_potential,
     leak_mantissa,
     rate_scale,
     rescaled,
 )
-from neurotool.graph.nodes import largest
+from neurotool.graph.nodes import State, largest
 from neurotool.lava_runtime import nonlinear
 from neurotool.lava_runtime.arithmetic import Arithmetic
 
@@ -99,8 +103,9 @@ class IntegerArithmetic(Arithmetic):
             y = in_range(y, self.overflow, f"node {name}")
         return y.astype(np.int32, copy=False)
 
-    def membrane(self, name: str, shape: tuple[int, ...]) -> "IntegerMembrane":
-        return INTEGER_FORMS.of(name, self.neuron(name))(self.neuron(name), shape, self.overflow, name)
+    def membrane(self, name: str, shape: tuple[int, ...]) -> State:
+        state: State = INTEGER_FORMS.of(name, self.stateful(name))(self, name, self.stateful(name), shape)
+        return state
 
     def has_closed_form(self, name: str, drive: np.ndarray) -> bool:
         """Where the potential would leave its range, it has to be watched step by step."""
@@ -142,21 +147,48 @@ class IntegerArithmetic(Arithmetic):
 class IntegerMembrane:
     """u <- decayed u + drive, in units of the drive; soft or hard reset; 24 bits."""
 
-    def __init__(self, node: Neuron, shape: tuple[int, ...], overflow: Overflow = "error", name: str = "") -> None:
-        self.node, self.overflow, self.name = node, overflow, name
+    def __init__(self, integers: IntegerArithmetic, name: str, node: Neuron, shape: tuple[int, ...]) -> None:
+        self.node, self.overflow, self.name = node, integers.overflow, name
         self.threshold = np.asarray(node.v_threshold, np.int64)
         self.leak = leak_mantissa(node)
         self.u = np.broadcast_to(initial_potential(node), shape).copy()
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        decayed = np.sign(self.u) * ((np.abs(self.u) * self.leak) >> DECAY_BITS)
-        u = in_range(decayed + drive, self.overflow, f"potential of {self.name}")
+        u = in_range(decayed(self.u, self.leak) + drive, self.overflow, f"potential of {self.name}")
         if self.node.spikes == "binary":
             s = (u >= self.threshold).astype(np.int64)
         else:
             s = (2 * u >= self.threshold).astype(np.int64) - (2 * u < -self.threshold)
         self.u = u - s * self.threshold if self.node.reset == "soft" else np.where(s == 0, u, 0)
         return s
+
+
+class IntegerCubaMembrane(IntegerMembrane):
+    """i <- decayed i + drive, then the membrane on i; 24 bits each."""
+
+    def __init__(self, integers: IntegerArithmetic, name: str, node: CubaLIF, shape: tuple[int, ...]) -> None:
+        super().__init__(integers, name, node, shape)
+        self.current_leak, self.i = decay_mantissa(node.current_leak), np.zeros(shape, np.int64)
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        self.i = in_range(decayed(self.i, self.current_leak) + drive, self.overflow, f"current of {self.name}")
+        return super().step(self.i)
+
+
+class IntegerIntegrator:
+    """i <- decayed i + drive; u <- decayed u + i + bias; 24 bits each."""
+
+    def __init__(self, integers: IntegerArithmetic, name: str, node: Integrator, shape: tuple[int, ...]) -> None:
+        self.overflow, self.name = integers.overflow, name
+        self.leak, self.current_leak = decay_mantissa(node.leak), decay_mantissa(node.current_leak)
+        self.bias, self.i = np.asarray(node.bias, np.int64), np.zeros(shape, np.int64)
+        self.u = np.broadcast_to(np.asarray(node.v_init, np.int64), shape).copy()
+
+    def step(self, drive: np.ndarray) -> np.ndarray:
+        self.i = in_range(decayed(self.i, self.current_leak) + drive, self.overflow, f"current of {self.name}")
+        u = decayed(self.u, self.leak) + self.i + self.bias
+        self.u = in_range(u, self.overflow, f"potential of {self.name}")
+        return self.u
 
 
 class GradedIntegerMembrane(IntegerMembrane):
@@ -212,6 +244,10 @@ def _entered(integers: IntegerArithmetic, name: str, node: Input, values: np.nda
     return integers.checked(name, np.rint(values / (integers.fixed(name).scale * steps)).astype(np.int64))
 
 
+def _waiting(integers: IntegerArithmetic, name: str, node: Delay, shape: tuple[int, ...]) -> State:
+    return node.at_rest(shape, np.int32)
+
+
 def _as_it_is(integers: IntegerArithmetic, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
     """Nodes whose equation is exact in whole numbers."""
     return node.compute(context, *x)
@@ -256,6 +292,9 @@ INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
         Linear: _synapse,
         Conv1d: _synapse,
         Neuron: IntegerMembrane,
+        CubaLIF: IntegerCubaMembrane,
+        Integrator: IntegerIntegrator,
+        Delay: _waiting,
         GradedNeuron: GradedIntegerMembrane,
         MatMul: _synapse,
         Softmax: _softmax,
@@ -269,4 +308,4 @@ INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
     },
 )
 """(arithmetic, name, node, context, *x) -> output, for x in the units that the node computes in. Of an Input
-(arithmetic, name, node, values) -> what enters; of a Neuron (node, shape, overflow, name) -> its membrane."""
+(arithmetic, name, node, values) -> what enters; of a node with a state (arithmetic, name, node, shape) -> at rest."""

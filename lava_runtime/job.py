@@ -20,7 +20,7 @@ from neurotool.lava_runtime.emulator import Entering
 from neurotool.lava_runtime.integer import Overflow
 
 DESCRIPTION, ARRAYS, ERROR = "job.json", "job.safetensors", "error.json"
-RECORDED = ("messages", "spikes", "potentials", "sent")
+RECORDED = ("messages", "spikes", "potentials", "analog", "sent")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,14 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     GradedNeuron,
     Graph,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -53,6 +56,9 @@ PART_KINDS: NodeTable[PartKind] = NodeTable(
         Linear: PartKind("synapse"),
         Conv1d: PartKind("synapse"),
         Neuron: PartKind("neurons"),
+        CubaLIF: PartKind("neurons"),
+        Integrator: PartKind("neurons"),
+        Delay: PartKind("operation"),
         GradedNeuron: PartKind("neurons"),
         MatMul: PartKind("attention"),
         Softmax: PartKind("operation"),
@@ -71,17 +77,18 @@ PART_KINDS: NodeTable[PartKind] = NodeTable(
 class Part:
     """The nodes of one process.
 
-    kind: "source" (what the host sends), "synapse" (all that reads the same spikes), "neurons", "attention",
-      "operation" or "readout".
+    kind: "source" (what the host sends), "synapse" (all that reads the same spikes), "neurons" (or another layer with
+      a state), "attention", "operation" or "readout".
     nodes: in emission order. reads: nodes of other parts; sends: its own nodes that other parts read.
-    feedback: what it reads comes from the step or sweep before, so it sends first and receives then.
+    reads_back: nodes of other parts whose messages of the step or sweep before it reads: it sends first and receives
+      these then.
     """
 
     kind: str
     nodes: tuple[str, ...]
     reads: tuple[str, ...] = ()
     sends: tuple[str, ...] = ()
-    feedback: bool = False
+    reads_back: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -182,7 +189,8 @@ def _phased(graph: Graph) -> TimeLine:
 def _passes(graph: Graph, name: str, acts: dict[str, int], complete: dict[str, int]) -> bool:
     """Whether a node may act on each step's spikes, so that the sum of its outputs is its output for the sum."""
     node, last = graph.nodes[name], len(graph.inputs[name]) - 1
-    if not isinstance(node, Synapse) or node.at_end or (name, node.ports[-1]) in graph.feedback:
+    fed_back = any((name, port) in graph.feedback for port in node.ports)
+    if not isinstance(node, Synapse) or node.at_end or fed_back:
         return False
     spikes = graph.inputs[name][last]
     if not isinstance(graph.nodes[spikes], (Neuron, Input)):
@@ -196,10 +204,13 @@ def _parts(graph: Graph) -> Iterator[Part]:
     groups = _groups(graph)
     part_of = {name: key for key, (_, nodes) in groups.items() for name in nodes}
     for key, (kind, nodes) in groups.items():
-        outside = [source for name in nodes for source in graph.inputs[name] if part_of[source] != key]
-        feedback = any((name, port) in graph.feedback for name in nodes for port in graph.nodes[name].ports)
+        outside: dict[bool, dict[str, None]] = {False: {}, True: {}}
+        for name in nodes:
+            for port, source in zip(graph.nodes[name].ports, graph.inputs[name], strict=True):
+                if part_of[source] != key:
+                    outside[(name, port) in graph.feedback][source] = None
         read_outside = {source for name, at in part_of.items() if at != key for source in graph.inputs[name]}
-        part = Part(kind, tuple(nodes), reads=tuple(dict.fromkeys(outside)), feedback=feedback)
+        part = Part(kind, tuple(nodes), reads=tuple(outside[False]), reads_back=tuple(outside[True]))
         yield replace(part, sends=tuple(name for name in nodes if name in read_outside))
 
 
@@ -216,7 +227,8 @@ def _groups(graph: Graph) -> dict[str, tuple[str, list[str]]]:
     for name, node in graph.nodes.items():
         sources, how = graph.inputs[name], PART_KINDS.of(name, node)
         reader = readers[name][0] if len(readers[name]) == 1 else ""
-        if how.kind == "source" or (how.joins == "source" and {key_of[source] for source in sources} == {"source"}):
+        at_source = {key_of.get(source) for source in sources} == {"source"}  # of feedback there is no key yet
+        if how.kind == "source" or (how.joins == "source" and at_source):
             put(name, "source", "source")
         elif how.kind == "synapse":
             fed_back = (name, node.ports[0]) in graph.feedback

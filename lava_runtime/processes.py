@@ -1,6 +1,7 @@
 """The Lava processes of a network, one for each part. To be imported in a worker only, after compatibility.prepare().
 
-Ports carry whole activations, (tokens, width) or (heads, tokens, tokens): float, or int32 for 24-bit messages.
+Ports carry whole activations, (tokens, width) or without tokens (…), or (heads, tokens, tokens): float, or int32 for
+24-bit messages.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ from neurotool.executor import Run, sent_in_passes
 from neurotool.graph.fixed_point import STATE_BITS
 from neurotool.lava_runtime.job import write_results
 from neurotool.lava_runtime.program import Program
-from neurotool.lava_runtime.stock import DU_WITHOUT_MEMORY, StockParameters
+from neurotool.lava_runtime.stock import StockParameters
 
 FLOAT, FIXED = "floating_pt", "fixed_pt"
 PORT_BITS = 32
@@ -40,7 +41,7 @@ class PartProcess(AbstractProcess):
     def __init__(self, program: Program, results: Path) -> None:
         part = program.part
         super().__init__(name=f"{part.kind} {part.name}", program=program, results=results)
-        for port, name in in_ports(program).items():
+        for port, name in (in_ports(program) | back_ports(program)).items():
             setattr(self, port, InPort(shape=program.silence(name).shape))
         for port, name in out_ports(program).items():
             setattr(self, port, OutPort(shape=program.silence(name).shape))
@@ -98,18 +99,15 @@ class PartModel(PyLoihiProcessModel):
     def run_spk(self) -> None:
         program = self.program
         program.begin_step()
-        if program.part.feedback:  # it has nothing to wait for, but others wait for it
-            self._send()
-            self._receive()
-        else:
-            self._receive()
-            self._send()
+        self._receive(in_ports(program))
+        self._send()
+        self._receive(back_ports(program))  # others wait for what it sends before they can send these
         program.end_step()
         if program.finished:
             write_results(self.results, program.results)
 
-    def _receive(self) -> None:
-        for port, name in in_ports(self.program).items():
+    def _receive(self, ports: dict[str, str]) -> None:
+        for port, name in ports.items():
             self.program.receive(name, getattr(self, port).recv())
 
     def _send(self) -> None:
@@ -132,7 +130,9 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
     """The floating_pt or fixed_pt model of a process: PartModel with the process's ports, which Lava wants declared."""
     number, bits = (np.int32, STATE_BITS) if precision == FIXED else (float, None)
     program = process.proc_params["program"]
-    members = {port: LavaPyType(PyInPort.VEC_DENSE, number, precision=bits) for port in in_ports(program)}
+    members = {
+        port: LavaPyType(PyInPort.VEC_DENSE, number, precision=bits) for port in in_ports(program) | back_ports(program)
+    }
     members |= {port: LavaPyType(PyOutPort.VEC_DENSE, number, precision=bits) for port in out_ports(program)}
     if isinstance(process, Neurons):
         members["u"] = LavaPyType(np.ndarray, number, precision=bits)
@@ -144,18 +144,26 @@ def model_of(process: PartProcess, precision: str) -> type[PartModel]:
 class StockLayer:
     """A stock Dense and LIF in place of a Linear and a neuron layer.
 
-    delay: steps by which the LIF runs later than the source; total: of the whole run; recorded: keep what it does.
+    shape: of its activations, to us; delay: steps by which the LIF runs later than the source; total: of the whole run;
+    recorded: keep what it does.
     """
 
     def __init__(
-        self, name: str, parameters: StockParameters, steps: int, delay: int, total: int, recorded: bool
+        self,
+        name: str,
+        parameters: StockParameters,
+        shape: tuple[int, ...],
+        steps: int,
+        delay: int,
+        total: int,
+        recorded: bool,
     ) -> None:
-        self.name, self.steps, self.delay = name, steps, delay
+        self.name, self.shape, self.steps, self.delay = name, shape, steps, delay
         width = parameters.weights.shape[:1]
         self.dense = Dense(weights=parameters.weights, weight_exp=parameters.weight_exp, name=f"dense of {name}")
         self.lif = LIFReset(
             shape=width,
-            du=DU_WITHOUT_MEMORY,
+            du=parameters.du,
             dv=parameters.dv,
             vth=parameters.vth,
             reset_interval=steps,
@@ -173,12 +181,12 @@ class StockLayer:
         monitored = {port: self._monitored(port) for port in self.monitors}
         results = []
         for end in range(self.delay + self.steps, self.delay + inputs * self.steps + 1, self.steps):
-            one = monitored["s_out"][end - self.steps : end, None].astype(np.int8)
-            results.append(Run(sent={self.name: sent_in_passes(np.abs(one)[None], len(one))[0]}))
+            one = monitored["s_out"][end - self.steps : end].reshape(-1, *self.shape).astype(np.int8)
+            results.append(Run(sent={self.name: sent_in_passes(np.abs(one)[None], len(one), len(self.shape) > 1)[0]}))
             if "v" in monitored:
                 results[-1].spikes[self.name] = one
                 results[-1].messages[self.name] = one[-1].astype(np.int32)
-                results[-1].potentials[self.name] = monitored["v"][end - 1, None].astype(np.int64)
+                results[-1].potentials[self.name] = monitored["v"][end - 1].reshape(self.shape).astype(np.int64)
         return results
 
     def _monitored(self, port: str) -> np.ndarray:
@@ -189,6 +197,11 @@ class StockLayer:
 def in_ports(program: Program) -> dict[str, str]:
     """Name of each port in, and of the node it reads."""
     return {f"in_{i}": name for i, name in enumerate(program.part.reads)}
+
+
+def back_ports(program: Program) -> dict[str, str]:
+    """The same of what it reads as feedback."""
+    return {f"back_{i}": name for i, name in enumerate(program.part.reads_back)}
 
 
 def out_ports(program: Program) -> dict[str, str]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.executor import Run
-from neurotool.graph import Input, Neuron, Node, Readout
-from neurotool.graph.nodes import sizes
-from neurotool.lava_runtime.arithmetic import Membrane
+from neurotool.executor import Run, sent_of
+from neurotool.graph import Input, Neuron, Node, Readout, Stateful
+from neurotool.graph.nodes import State, sizes
 from neurotool.lava_runtime.emulator import Entering, arithmetic
 from neurotool.lava_runtime.integer import Overflow
 from neurotool.lava_runtime.network import Network, Part
@@ -27,6 +26,7 @@ class Program:
         self.overflow = overflow
         self.arithmetic = arithmetic(self.graph, overflow)
         self.record = tuple(name for name in part.nodes if name in record and not self.graph.nodes[name].at_end)
+        self.shown = tuple(name for name in part.nodes if name in record and name in self.graph.analog)
         self.results: list[Run] = []
         self.t = -1 - network.delays[part.name]
         self.steps = len(inputs.real) * self.time_line.steps
@@ -53,8 +53,9 @@ class Program:
         self.sweep, self.at = divmod(step, self.time_line.sweep_steps)
         if step == 0:
             self.context = self.inputs.rows(self.input).context
-            self.membranes: dict[str, Membrane] = {}
+            self.membranes: dict[str, State] = {}
             self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.record}
+            self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.shown}
             self.gathered: dict[str, Any] = {}
             self.totals: dict[str, np.ndarray] = {}
             self.result = Run()
@@ -73,13 +74,15 @@ class Program:
             node, first = self.graph.nodes[name], self.time_line.acts[name]
             if node.at_end:
                 self._read_out(name, node)
-            elif isinstance(node, (Input, Neuron)):
+            elif isinstance(node, (Input, Stateful)):
                 if first <= self.at < first + self.time_line.window:
-                    self._enter(name) if isinstance(node, Input) else self._fire(name, self.at - first)
+                    self._enter(name) if isinstance(node, Input) else self._step(name, self.at - first)
             elif name in self.time_line.passing:
                 self._pass_on(name)
             elif self.at == first:
                 self._evaluate(name)
+            if name in self.shown and not node.at_end and self.at == self.time_line.sweep_steps - 1:
+                self.analog[name].append(self.arithmetic.real(name, self._total(name)))
         return self.leaving
 
     def end_step(self) -> None:
@@ -88,20 +91,23 @@ class Program:
             return
         for name in self.record:
             self.result.messages[name] = self._total(name)
-            if name in self.membranes:
-                node = self.graph.nodes[name]
-                assert isinstance(node, Neuron)
+            if isinstance(node := self.graph.nodes[name], Neuron):
                 self.result.spikes[name] = np.array(self.spikes[name], node.spike_type)
                 self.result.potentials[name] = self.membranes[name].u
+        self.result.analog = {name: np.array(values) for name, values in self.analog.items()}
         self.results.append(self.result)
 
     def _evaluate(self, name: str) -> None:
-        sources = self.graph.inputs[name]
-        if self.part.feedback:
-            at_ports = tuple(self.before.get(source, self.silence(source)) for source in sources)
-        else:
-            at_ports = tuple(self._total(source) for source in sources)
-        self._send(name, self.arithmetic.evaluate(name, at_ports, self.context))
+        self._send(name, self.arithmetic.evaluate(name, self._at_ports(name), self.context))
+
+    def _at_ports(self, name: str) -> tuple[np.ndarray, ...]:
+        """What is complete at each port: of feedback, what came in the step or sweep before."""
+        return tuple(
+            self.before.get(source, self.silence(source))
+            if (name, port) in self.graph.feedback
+            else self._total(source)
+            for port, source in zip(self.graph.nodes[name].ports, self.graph.inputs[name], strict=True)
+        )
 
     def _pass_on(self, name: str) -> None:
         """What the spikes of this step add to the output."""
@@ -114,22 +120,25 @@ class Program:
 
     def _enter(self, name: str) -> None:
         values = self.inputs.values[name][self.input]
-        if values.ndim == 3:
+        if values.ndim > len(self.graph.nodes[name].shape()):
             values = values[self.at if self.phased else self.sweep]
         self._send(name, self.arithmetic.enter(name, values))
 
-    def _fire(self, name: str, step: int) -> None:
-        """One step of a neuron layer: the `step`-th of its window."""
+    def _step(self, name: str, step: int) -> None:
+        """One step of a layer that keeps a state: the `step`-th of its window."""
         if name not in self.membranes or (self.phased and step == 0):
             self.membranes[name] = self.arithmetic.membrane(name, self.silence(name).shape)
         if step == 0:
-            self.drive = self.arithmetic.at_port(name, 0, self._total(self.graph.inputs[name][0]))
-        s = self.membranes[name].step(self.drive)
+            self.drive = self.arithmetic.at_port(name, 0, self._at_ports(name)[0])
+        node, s = self.graph.nodes[name], self.membranes[name].step(self.drive)
+        if not isinstance(node, Neuron):
+            self._send(name, self.arithmetic.checked(name, s))
+            return
         if name in self.record:
             self.spikes[name].append(s)
-        sent = self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, len(s), 2), np.int64))
-        self.counts: np.ndarray = np.abs(s) + (self.counts if step else 0)  # of the window so far
-        sent[self.sweep] = np.stack([self.counts.sum(-1), np.count_nonzero(self.counts, -1)], -1)
+        self.counts: np.ndarray = node.events(s) + (self.counts if step else 0)  # of the window so far
+        sent = sent_of(self.counts, self.graph.has_tokens)
+        self.result.sent.setdefault(name, np.zeros((self.time_line.sweeps, *sent.shape), np.int64))[self.sweep] = sent
         self._send(name, s * self.arithmetic.emission_weights(name)[step] if self.phased else s)
 
     def _read_out(self, name: str, node: Node) -> None:
@@ -141,6 +150,8 @@ class Program:
             self.gathered[source] = value
         if (self.t + 1) % self.time_line.steps == 0:
             self.gathered[name] = self.arithmetic.evaluate(name, (self.gathered[source],), self.context)
+            if name in self.shown:
+                self.analog[name].append(self.arithmetic.real(name, self.gathered[name]))
             if isinstance(node, Readout):
                 self.result.logits = self.arithmetic.real(name, self.gathered[name])
 

@@ -1,14 +1,15 @@
 """Lava's own fixed-point Dense and LIF processes: what they compute, and which of our layers they can stand in for.
 
-Checked against lava-nc 0.10.0 (tests/test_stock.py). They know one token, no bias and only hard reset.
+Checked against lava-nc 0.10.0 (tests/test_stock.py). They know one token, no bias and only hard reset; LIF has a
+synaptic current, so it stands in for CubaLIF, too.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from neurotool.graph import Graph, Linear, Neuron
-from neurotool.graph.fixed_point import DECAY_BITS, LIMIT, leak_mantissa
+from neurotool.graph import TOKENS, CubaLIF, Graph, Linear, Neuron
+from neurotool.graph.fixed_point import DECAY_BITS, LIMIT, decay_mantissa, leak_mantissa
 
 ALIGN = 6
 """Inputs and thresholds are shifted to the left by so many bits, to the units of u and v."""
@@ -81,6 +82,7 @@ class StockParameters:
     weight_exp: int
     dv: int
     vth: int
+    du: int = DU_WITHOUT_MEMORY
 
 
 def stock_parameters(graph: Graph, neuron: str) -> StockParameters | None:
@@ -92,22 +94,39 @@ def stock_parameters(graph: Graph, neuron: str) -> StockParameters | None:
     node, linear = graph.nodes[neuron], graph.source(neuron, "x")
     synapse = graph.nodes[linear]
     assert isinstance(node, Neuron)
-    if not graph.fixed_point or graph.schedule != "concurrent" or graph.tokens != 1 or not isinstance(synapse, Linear):
+    if (
+        not graph.fixed_point
+        or graph.schedule != "concurrent"
+        or _more_tokens(graph, neuron)
+        or not isinstance(synapse, Linear)
+    ):
         return None
     fixed, source = graph.fixed_point[linear], graph.nodes[graph.source(linear, "x")]
     exponents = np.unique(0 if fixed.exponents is None else fixed.exponents)
     leak, threshold = np.unique(leak_mantissa(node)), np.unique(node.v_threshold)
+    current = np.unique(decay_mantissa(node.current_leak)) if isinstance(node, CubaLIF) else np.zeros(1, np.int64)
     alone = sum(linear in sources for sources in graph.inputs.values()) == 1
     binary = getattr(source, "spikes", None) == "binary"
     if not (alone and binary and synapse.bias is None and node.spikes == "binary" and node.reset == "hard"):
         return None
-    if np.any(node.v_init) or node.more_than_plain or len(exponents) > 1 or len(leak) > 1 or len(threshold) > 1:
+    if np.any(node.v_init) or node.more_than_plain or len(exponents) > 1:
+        return None
+    if max(map(len, (leak, threshold, current))) > 1:
         return None
     # Inputs are whole multiples of 2^6, and so are potentials without leak: v >= threshold is v > the multiple below.
     vth, rest = divmod(int(threshold[0]) - 1, 2**ALIGN)
     exact = graph.fixed_point[neuron].rescale == ((2**ALIGN, 0),) and fixed.rescale == ((1, 0),)
-    in_range = graph.time_steps * fixed.bound << ALIGN <= LIMIT and vth < VTH_LIMIT
-    if not exact or not in_range or leak[0] == 0 or (rest and leak[0] != 2**DECAY_BITS):
+    kept = graph.time_steps if current[0] else 1  # steps in which a current grows, at most
+    in_range = graph.time_steps * kept * fixed.bound << ALIGN <= LIMIT and vth < VTH_LIMIT
+    decays = leak[0] != 2**DECAY_BITS or 0 < current[0] < 2**DECAY_BITS
+    if not exact or not in_range or leak[0] == 0 or current[0] == 2**DECAY_BITS or (rest and decays):
         return None
     weights = 2 * synapse.weight.astype(np.int32)  # Dense makes weights of both signs even
-    return StockParameters(weights, int(exponents[0]) - 1, 2**DECAY_BITS - int(leak[0]), vth)
+    du = DU_WITHOUT_MEMORY - int(current[0])
+    return StockParameters(weights, int(exponents[0]) - 1, 2**DECAY_BITS - int(leak[0]), vth, du)
+
+
+def _more_tokens(graph: Graph, neuron: str) -> bool:
+    """Whether there is more than one vector for the layer: tokens, or axes."""
+    shape = graph.shapes()[neuron]
+    return graph.tokens != 1 if TOKENS in shape else len(shape) > 1

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file, write_results
 from neurotool.lava_runtime.network import Network
@@ -67,16 +68,17 @@ def run(folder: Path) -> None:
 
 def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any]]:
     """Our processes and the stock ones, connected."""
-    from neurotool.lava_runtime.processes import KINDS, StockLayer, in_ports, out_ports
+    from neurotool.lava_runtime.processes import KINDS, StockLayer, back_ports, in_ports, out_ports
 
     stock_nodes = {node for name in network.stock for node in (name, network.graph.source(name, "x"))}
     parts = [part for part in network.parts if part.name not in stock_nodes]
     programs = [Program(network, part, job.inputs, job.record, job.overflow) for part in parts]
     processes = [KINDS[p.part.kind](p, result_file(folder, i)) for i, p in enumerate(programs)]
     steps, delays = network.time_line.steps, network.delays
+    shapes = {name: sizes(shape, 1) for name, shape in network.graph.shapes().items()}
     total = len(job.inputs.real) * steps + max(delays.values())
     stock = {
-        name: StockLayer(name, parameters, steps, delays[name], total, name in job.record)
+        name: StockLayer(name, parameters, shapes[name], steps, delays[name], total, name in job.record)
         for name, parameters in network.stock.items()
     }
     sending = {
@@ -85,7 +87,7 @@ def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any
         for port, name in out_ports(program).items()
     } | {name: layer.lif.s_out for name, layer in stock.items()}
     for process, program in zip(processes, programs, strict=True):
-        for port, name in in_ports(program).items():
+        for port, name in (in_ports(program) | back_ports(program)).items():
             connect(sending[name], getattr(process, port))
     for name, layer in stock.items():
         connect(sending[network.graph.source(network.graph.source(name, "x"), "x")], layer.dense.s_in)

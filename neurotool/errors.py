@@ -55,6 +55,10 @@ class TrainingError(NeurotoolError):
     exit_code = 1
 
 
+class NeurotoolWarning(UserWarning):
+    """Something the user should know before trusting a result; the command line prints it on one line."""
+
+
 def one_line(error: BaseException) -> str:
     """The error's text on one line; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -12,14 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neurotool.graph import Context, Graph, Input, Synapse
+from neurotool.graph import Context, Graph, Input, Node, Stateful, Synapse
+from neurotool.graph.nodes import State
 
 Inputs = dict[str, Any]
 """Keyword arguments of `simulate` for one input, of `Executor.run` for a batch."""
 Record = bool | Collection[str]
 """Names of the nodes whose spikes, rates, potentials and messages are kept; True for all, False for none."""
 COUNTS = ("events", "synaptic_operations", "active", "active_operations")
-PER_NODE = ("rates", "messages", "spikes", "potentials", "outputs")
+PER_NODE = ("rates", "messages", "spikes", "potentials", "analog")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Simulation:
     events: per (node, port) that reads spikes.
     logits: (labels,); None where the graph has no Readout.
     messages: per node its last output.
-    outputs: per node of Graph.outputs what it gave in each step (phased: sweep), (steps, …); a MeanPool once.
+    analog: per node of Graph.analog its value in every step (phased: sweep), real numbers, (steps, …); of one that acts
+      at the end, once.
     """
 
     spikes: dict[str, np.ndarray]
@@ -65,7 +67,7 @@ class Simulation:
     events: dict[tuple[str, str], SynapseEvents]
     logits: np.ndarray | None
     messages: dict[str, np.ndarray] = field(default_factory=dict)
-    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    analog: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,11 +84,12 @@ class Run:
       phased schedule T * feedback_sweeps, and step 0 is the first of the layer's own window.
     potentials: (inputs, tokens, width) after the last step; in units of the threshold for a graph of real numbers.
     messages: last output of every node; torch has none.
-    outputs: of nodes of Graph.outputs, real numbers, (inputs, steps or sweeps, …); a MeanPool once. Torch has none.
+    analog: of nodes of Graph.analog, real numbers, (inputs, steps or sweeps, …), see Simulation. Torch has none.
 
     largest: max |output| of every node, padding included, real numbers; of an emulator that observes.
     sent: spikes that each token of a neuron layer sent in each sweep (phased) or step (concurrent), and its neurons
-      that sent any, int64 (inputs, passes, tokens, 2); of executors whose events are counted from it.
+      that sent any, int64 (inputs, passes, tokens, 2); of executors whose events are counted from it. Without tokens
+      of each neuron, (inputs, passes, …, 2).
     """
 
     logits: np.ndarray | None = None
@@ -101,6 +104,7 @@ class Run:
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
+    analog: dict[str, np.ndarray] = field(default_factory=dict)
 
     def keep(self, record: Record) -> "Run":
         """The same with no other nodes than these."""
@@ -113,21 +117,21 @@ class Run:
     def one(self, i: int) -> Simulation:
         """What the i-th input did."""
         per_node = ({name: x[i] for name, x in getattr(self, kind).items()} for kind in PER_NODE)
-        rates, messages, spikes, potentials, outputs = per_node
+        rates, messages, spikes, potentials, analog = per_node
         events = {port: SynapseEvents(*(int(getattr(self, kind)[port][i]) for kind in COUNTS)) for port in self.events}
         logits = None if self.logits is None else self.logits[i]
-        return Simulation(spikes, potentials, rates, events, logits, messages, outputs)
+        return Simulation(spikes, potentials, rates, events, logits, messages, analog)
 
     def count_events(self, graph: Graph, inputs: Inputs, real: np.ndarray) -> "Run":
         """Fills the counts of events from `sent`; real: (inputs, tokens), False for padding."""
         sent = self.sent | {name: _entered(graph, name, inputs) for name in graph.of_type(Input)}
-        for (name, port), spikes in _arriving(graph, sent).items():
+        context = Context(real)
+        for (name, port), (spikes, active) in _arriving(graph, sent, context).items():
             node = graph.nodes[name]
             assert isinstance(node, Synapse)
-            reach = node.reach(Context(real))
-            sent, active = (spikes[..., kind].sum(1, keepdims=True).swapaxes(1, 2) * real[..., None] for kind in (0, 1))
-            for counts, caused in zip(COUNTS, (sent, sent * reach, active, active * reach), strict=True):
-                getattr(self, counts)[name, port] = caused.sum((1, 2))
+            reach = node.reach(context)
+            for counts, caused in zip(COUNTS, (spikes, spikes * reach, active, active * reach), strict=True):
+                getattr(self, counts)[name, port] = caused.reshape(len(caused), -1).sum(1)
         return self
 
 
@@ -147,11 +151,12 @@ class Executor(Protocol):
         """Run a batch.
 
         input_ids, token_type_ids, attention_mask (1 = token, 0 = padding): (inputs, tokens) integers; values: for every
-        Input node (inputs, tokens, width), constant, or (inputs, T, tokens, width).
+        Input node (inputs, tokens, width), or its shape behind the inputs, constant, or (inputs, T, …), one a step.
         """
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
-        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width)."""
+        """Spikes (T, n, width) of one neuron layer by itself under constant currents (n, width); without tokens, under
+        (n, …) in the shape of the layer."""
 
 
 def batched(inputs: list[Simulation]) -> Run:
@@ -214,11 +219,18 @@ def runs(executor: Executor, inputs: Iterable[Inputs], at_once: int = 1) -> Iter
         yield from ((one, run.one(i)) for i, one in enumerate(part))
 
 
-def sent_in_passes(spikes: np.ndarray, passes: int) -> np.ndarray:
-    """`Run.sent` of one layer from what it sent, `Neuron.events` (inputs, steps, tokens, width)."""
-    inputs, _, tokens, width = spikes.shape
-    counts = spikes.astype(np.int64).reshape(inputs, passes, -1, tokens, width).sum(2)
-    return np.stack([counts.sum(-1), np.count_nonzero(counts, -1)], -1)
+def sent_of(spikes: np.ndarray, has_tokens: bool) -> np.ndarray:
+    """One pass in `Run.sent` from the numbers of spikes (…, tokens, width), or without tokens of each neuron."""
+    active = (spikes != 0).astype(np.int64)
+    if has_tokens:
+        return np.stack([spikes.sum(-1), active.sum(-1)], -1)
+    return np.stack([spikes, active], -1)
+
+
+def sent_in_passes(spikes: np.ndarray, passes: int, has_tokens: bool = True) -> np.ndarray:
+    """`Run.sent` of one layer from what it sent, `Neuron.events` (inputs, steps, …)."""
+    inputs, _, *shape = spikes.shape
+    return sent_of(spikes.astype(np.int64).reshape(inputs, passes, -1, *shape).sum(2), has_tokens)
 
 
 def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
@@ -228,23 +240,47 @@ def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
     if not node.spiking:
         return None
     spikes = np.asarray(inputs["values"][name]) != 0
-    steps = spikes if spikes.ndim == 4 else np.repeat(spikes[:, None], graph.time_steps, 1)
+    steps = spikes if spikes.ndim == 2 + len(node.shape()) else np.repeat(spikes[:, None], graph.time_steps, 1)
     if graph.schedule == "concurrent":
-        return sent_in_passes(steps, graph.time_steps)
-    return sent_in_passes(steps, 1).repeat(graph.feedback_sweeps, 1)
+        return sent_in_passes(steps, graph.time_steps, graph.has_tokens)
+    return sent_in_passes(steps, 1, graph.has_tokens).repeat(graph.feedback_sweeps, 1)
 
 
-def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None]) -> dict[tuple[str, str], np.ndarray]:
-    """(inputs, passes, tokens, 2) for each (node, port) that adds up spikes, which nodes such as Add hand on."""
-    known = dict(sent)
-    for name, node in graph.nodes.items():
-        if node.hands_on_spikes:
-            parts = [known.get(source) for source in graph.inputs[name]]
-            known[name] = None if any(part is None for part in parts) else np.sum(parts, 0)  # type: ignore[arg-type]
-    return {
-        (name, port): spikes[:, :-1] if (name, port) in graph.feedback else spikes
-        for name, node in graph.nodes.items()
-        if isinstance(node, Synapse)
-        for port, source in zip(node.ports, graph.inputs[name], strict=True)
-        if (spikes := known.get(source)) is not None
-    }
+def _arriving(
+    graph: Graph, sent: Mapping[str, np.ndarray | None], context: Context
+) -> dict[tuple[str, str], np.ndarray]:
+    """(2, inputs, tokens, 1), or (2, inputs, …) without tokens, for each (node, port) that adds up spikes, which nodes
+    such as Add hand on: spikes and active neurons, of all passes."""
+    known = {name: np.moveaxis(counts, -1, 0) for name, counts in sent.items() if counts is not None}
+    states: dict[str, State] = {}
+    arrived: dict[tuple[str, str], np.ndarray] = {}
+    before: dict[str, np.ndarray] = {}
+    for i in range(next((counts.shape[2] for counts in known.values()), 0)):
+        passing = {name: counts[:, :, i] for name, counts in known.items()}
+        if graph.has_tokens:
+            passing = {name: counts[..., None] * context.real[..., None] for name, counts in passing.items()}
+        for name, node in graph.nodes.items():
+            ports = list(zip(node.ports, graph.inputs[name], strict=True))
+            back = [(name, port) in graph.feedback for port, _ in ports]
+            at_ports = [
+                (before if late else passing).get(source) for late, (_, source) in zip(back, ports, strict=True)
+            ]
+            if isinstance(node, Synapse):
+                for (port, _), spikes in zip(ports, at_ports, strict=True):
+                    if spikes is not None:
+                        arrived[name, port] = arrived.get((name, port), 0) + spikes
+            elif node.hands_on_spikes and name in graph.spiking:
+                there = [spikes for spikes in at_ports if spikes is not None]
+                passing[name] = _handed_on(graph, node, context, there, states, name)
+        before = passing
+    return arrived
+
+
+def _handed_on(
+    graph: Graph, node: Node, context: Context, there: list[np.ndarray], states: dict[str, State], name: str
+) -> np.ndarray:
+    """Numbers of spikes behind a node, from those at its ports."""
+    if isinstance(node, Stateful):
+        return states.setdefault(name, node.at_rest(there[0].shape, np.int64)).step(there[0])
+    silent = [np.zeros_like(there[0])] * (len(node.ports) - len(there))  # of feedback in the first pass
+    return np.sum(there, 0) if graph.has_tokens else node.sent(context, *there, *silent)

@@ -1,76 +1,96 @@
-"""Arrays as inputs of a network: read from files and fitted to what its graph takes. A format is a reader."""
+"""Recordings as inputs of a network: fitted to what its graph takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, Literal
 
 import numpy as np
 
-from neurotool.errors import DataError, one_line
+from neurotool.errors import DataError
 from neurotool.executor import Inputs
-from neurotool.files import replacing
-from neurotool.graph import Embedding, Graph, Input
+from neurotool.graph import TOKENS, Embedding, Graph, Input
+from neurotool.graph.nodes import sizes
+from neurotool.recordings import Content, Events, Gridded, of_node, on_grid, read_recording
 
 TOKEN_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+InputKind = Literal["spikes", "currents"]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | np.ndarray:
-    """What a file of inputs holds: arrays by name (.npz), or one array (.npy). Raises DataError."""
-    if not path.is_file():
-        raise DataError(
-            f"{path}: {'is not a file' if path.exists() else 'no such file'}; give a {' or '.join(READERS)}"
-        )
-    if path.suffix not in READERS:
-        raise DataError(f"{path}: inputs are read from {' and '.join(READERS)}, by the ending of the name")
-    try:
-        return READERS[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix}: {one_line(error)}") from error
+@dataclass(frozen=True)
+class Given:
+    """What a network without text is run on.
+
+    files: FILE, or NAME=FILE for one Input of several. kind: what the values are; None: spikes where all are 0 or 1.
+    random: random spikes, where there are no files.
+    """
+
+    files: tuple[str, ...] = ()
+    kind: InputKind | None = None
+    random: bool = False
+
+    def read(self) -> Content:
+        """What the files hold, together. Raises DataError."""
+        named = [_named(file) for file in self.files]
+        if len(named) == 1 and not named[0][0]:
+            return read_recording(named[0][1])
+        content: dict[str, Any] = {}
+        for name, path in named:
+            found = read_recording(path)
+            if not name and not isinstance(found, dict):
+                raise DataError(f"{path}: of several files each says which Input it is for: NAME={path}")
+            if name and isinstance(found, dict) and len(found) != 1:
+                raise DataError(f"{name}={path}: the file holds {', '.join(found)}: leave out NAME=, or give one array")
+            parts = {name: next(iter(found.values()))} if name and isinstance(found, dict) else found
+            content |= parts if isinstance(parts, dict) else {name: parts}
+        return content
+
+    @property
+    def source(self) -> str:
+        return ", ".join(self.files)
+
+    def time_steps(self) -> int | None:
+        """Of files (inputs, T, width) or (inputs, T, channels, height, width); None where they do not say it."""
+        content = self.read() if self.files else {}
+        for found in content.values() if isinstance(content, dict) else [content]:
+            x = found.values if isinstance(found, Gridded) else found
+            if not isinstance(x, Events) and x.ndim in (3, 5):
+                return int(x.shape[1])
+        return None
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+def _named(file: str) -> tuple[str, Path]:
+    """("", FILE) or (NAME, FILE)."""
+    name, equals, path = file.partition("=")
+    return (name, Path(path)) if equals and not Path(file).exists() else ("", Path(file))
 
 
-def _npy(path: Path) -> np.ndarray:
-    return np.asarray(np.load(path, allow_pickle=False))
+def fitted(graph: Graph, given: Mapping[str, Any] | Any) -> Inputs:
+    """A batch as executors take it, from recordings by name, or the one of a graph with one Input.
 
-
-READERS: dict[str, Callable[[Path], Any]] = {".npz": _npz, ".npy": _npy}
-"""By the ending of the name."""
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], force: bool = False) -> None:
-    """As .npz. Raises ExportError."""
-    with replacing(path, force) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
-def fitted(graph: Graph, given: Mapping[str, Any] | np.ndarray) -> Inputs:
-    """A batch as executors take it, from arrays by name, or the one array of a graph with one Input.
-
-    input_ids, attention_mask, token_type_ids: (inputs, tokens) integers. Of every Input node (inputs, tokens, width),
-    or (inputs, T, tokens, width) for a value a step; a graph of one token takes them without the axis of tokens, too.
-    Raises DataError, which names the array, its shape and the one that is wanted.
+    input_ids, attention_mask, token_type_ids: (inputs, tokens) integers. Of every Input node (inputs, …), constant, or
+    (inputs, T, …) for a value a step, for its shape (…): (tokens, width), or any without tokens; (width,) will do for
+    one token; the axes of a shape may be flattened. Raises DataError, which names the array, its shape and the one
+    that is wanted.
     """
     wanted = graph.of_type(Input)
     if not isinstance(given, Mapping):
         if len(wanted) != 1:
             raise DataError(
-                f"one array is given, and the network reads {_names(graph)}: give arrays by name, in a .npz"
+                f"one array is given, and the network reads {_names(graph)}: give arrays by name, in a .npz or as "
+                "NAME=FILE"
             )
         given = {wanted[0]: given}
-    if unknown := sorted(set(given) - set(wanted) - set(TOKEN_NAMES)):
+    keys = {name: of_node(given, name) for name in wanted}
+    if unknown := sorted(set(given) - set(keys.values()) - set(TOKEN_NAMES)):
         raise DataError(f"{unknown[0]}: the network has no such input; it reads {_names(graph)}")
-    if missing := [name for name in wanted if name not in given]:
+    if missing := [name for name in wanted if keys[name] is None]:
         raise DataError(f"{missing[0]} is missing, wanted is {_wanted(graph, missing[0])}; given: {', '.join(given)}")
     batch: Inputs = {name: _tokens(name, np.asarray(given[name])) for name in TOKEN_NAMES if name in given}
     if graph.of_type(Embedding) and "input_ids" not in batch:
         raise DataError(f"input_ids are missing, wanted is (inputs, tokens) of integers; given: {', '.join(given)}")
     if wanted:
-        batch["values"] = {name: _values(graph, name, np.asarray(given[name])) for name in wanted}
+        batch["values"] = {name: _values(graph, name, given[keys[name] or name]) for name in wanted}
     counts = {name: len(array) for name, array in (batch | batch.get("values", {})).items() if name != "values"}
     if len(set(counts.values())) > 1 or not all(counts.values()):
         found = ", ".join(f"{name} has {count}" for name, count in counts.items())
@@ -78,32 +98,62 @@ def fitted(graph: Graph, given: Mapping[str, Any] | np.ndarray) -> Inputs:
     return batch
 
 
+def with_kinds(graph: Graph, values: Mapping[str, np.ndarray], kind: InputKind | None) -> Graph:
+    """The graph with every Input said to hold spikes or currents: as `kind` says, else as the file does, else spikes
+    where all values are 0 or 1."""
+    nodes = dict(graph.nodes)
+    for name in graph.of_type(Input):
+        node = graph.nodes[name]
+        assert isinstance(node, Input)
+        if kind is None and node.spiking is not None:
+            continue
+        x = np.asarray(values[name])
+        spikes = kind == "spikes" if kind else bool(np.all((x == 0) | (x == 1)))
+        if kind == "spikes" and not np.all(np.isin(x, (-1, 0, 1))):
+            raise DataError(f"{name} has values such as {x[~np.isin(x, (-1, 0, 1))][0]:g}: spikes are 0 and 1 (or -1)")
+        nodes[name] = replace(node, spiking=spikes)
+    return replace(graph, nodes=nodes)
+
+
+def time_step(graph: Graph) -> float | None:
+    """Of the network, in the unit of time of the file it was read from; None where times are in steps."""
+    step = graph.metadata.get("time_step")
+    return None if step is None else float(step)
+
+
 def _names(graph: Graph) -> str:
     tokens = ["input_ids"] if graph.of_type(Embedding) else []
     return ", ".join(tokens + graph.of_type(Input))
 
 
+def _shape(graph: Graph, name: str) -> tuple[Any, ...]:
+    """Of an Input, TOKENS among it where there are several."""
+    shape = graph.nodes[name].shape()
+    return shape if graph.tokens > 1 else tuple(size for size in shape if size != TOKENS)
+
+
 def _wanted(graph: Graph, name: str) -> str:
     """The shapes that an Input takes, in words."""
-    node = graph.nodes[name]
-    assert isinstance(node, Input)
-    tokens = "" if graph.tokens == 1 else f"tokens <= {graph.tokens}, "
-    return f"(inputs, {tokens}{node.width}), or (inputs, T = {graph.time_steps}, {tokens}{node.width}) step by step"
+    shape = ", ".join(f"tokens <= {graph.tokens}" if size == TOKENS else str(size) for size in _shape(graph, name))
+    return f"(inputs, {shape}), or (inputs, T = {graph.time_steps}, {shape}) step by step"
 
 
-def _values(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
-    node, steps = graph.nodes[name], graph.time_steps
-    assert isinstance(node, Input)
+def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
+    steps, shape = graph.time_steps, _shape(graph, name)
+    size = int(np.prod([axis for axis in shape if axis != TOKENS]))
+    x = on_grid(name, given, steps, size, time_step(graph))
     if x.dtype.kind not in "fiub":
         raise DataError(f"{name} has type {x.dtype}: numbers are wanted")
-    given = x.shape
-    if graph.tokens == 1 and x.ndim == 2:
-        x = x[:, None]
-    elif graph.tokens == 1 and x.ndim == 3 and (x.shape[1] != 1 or steps == 1):
-        x = x[:, :, None]
-    fits = x.ndim in (3, 4) and x.shape[-1] == node.width and 1 <= x.shape[-2] <= graph.tokens
-    if not fits or (x.ndim == 4 and x.shape[1] != steps):
-        raise DataError(f"{name} has shape {given}, wanted is {_wanted(graph, name)}")
+    whole, found = sizes(graph.nodes[name].shape(), 1), x.shape
+    for before in ((), (steps,)):
+        if TOKENS not in shape and x.ndim > 0 and found[1:] in ((*before, *shape), (*before, size), (*before, *whole)):
+            x = x.reshape(len(x), *before, *whole)
+            break
+        fits = x.ndim == 1 + len(before) + len(shape) and found[-1] == shape[-1] and found[1:-2] == before
+        if TOKENS in shape and fits and 1 <= found[-2] <= graph.tokens:
+            break
+    else:
+        raise DataError(f"{name} has shape {found}, wanted is {_wanted(graph, name)}")
     if not np.isfinite(x).all():
         raise DataError(f"{name} has values that are not finite")
     return x.astype(np.float64) if x.dtype.kind in "b" else x

@@ -6,6 +6,7 @@ import numpy as np
 
 from neurotool.errors import DataError
 from neurotool.graph import Embedding, Graph, Input
+from neurotool.graph.nodes import own_axes
 from neurotool.texts import INPUTS, encode, pad
 
 if TYPE_CHECKING:
@@ -44,17 +45,17 @@ def random_inputs(graph: Graph, count: int, seed: int = 0) -> list[dict[str, Any
     rng = np.random.default_rng(seed)
     tokens = min(graph.tokens, 16)
     tables = {node.ids: len(node.weight) for node in graph.nodes.values() if isinstance(node, Embedding)}
-    widths = {name: node.width for name, node in graph.nodes.items() if isinstance(node, Input)}
+    widths = {name: own_axes(node.shape()) for name, node in graph.nodes.items() if isinstance(node, Input)}
     if tables and widths:
         raise DataError(f"the graph has Embedding nodes and Input {next(iter(widths))}: no inputs are known for both")
     made = []
     for i in range(count):
         mask = np.ones(tokens, int)
         mask[tokens - (i % 2) * (tokens // 3) :] = 0
-        one: dict[str, Any] = {"attention_mask": mask}
+        one: dict[str, Any] = {"attention_mask": mask} if graph.has_tokens else {}
         if widths:
-            shape = (graph.time_steps, tokens)
-            one["values"] = {name: rng.integers(0, 2, (*shape, width)) for name, width in widths.items()}
+            shape = (graph.time_steps, tokens) if graph.has_tokens else (graph.time_steps,)
+            one["values"] = {name: rng.integers(0, 2, (*shape, *width)) for name, width in widths.items()}
         else:
             one["input_ids"] = rng.integers(0, tables.get("input_ids", 1), tokens)
         made.append(one)

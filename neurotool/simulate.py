@@ -11,8 +11,8 @@ import numpy as np
 
 from neurotool.errors import DataError, GraphError
 from neurotool.executor import Record, Run, Simulation, SynapseEvents, batched, unstacked
-from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Synapse
-from neurotool.graph.nodes import sizes
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Stateful, Synapse
+from neurotool.graph.nodes import State, is_size_of, sizes, text
 
 
 def simulate(
@@ -26,9 +26,9 @@ def simulate(
     """Run one input, without batch axis.
 
     Args: input_ids, token_type_ids, attention_mask (1 = token, 0 = padding; default no padding): (tokens,) integers;
-    values: for every Input node (tokens, width), constant, or (T, tokens, width); dtype: of what nodes hand on, and of
-    potentials. A node computes in float64 and its result is rounded once: float32 then means the same in whatever order
-    a library adds up.
+    values: for every Input node (tokens, width), or its shape, constant, or (T, …), one for each step; dtype: of what
+    nodes hand on, and of potentials. A node computes in float64 and its result is rounded once: float32 then means the
+    same in whatever order a library adds up.
     Raises DataError for an input the graph cannot take, GraphError for a fixed-point graph: its integers mean nothing
     without their units, and `neurotool.lava_runtime` runs them.
     """
@@ -66,7 +66,12 @@ class Interpreter:
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         """See `Executor.drive`."""
-        nodes = {"current": Input(currents.shape[1]), layer: self.graph.nodes[layer]}
+        if not self.graph.has_tokens:
+            return np.stack([self._driven(layer, Input(one.shape), one) for one in currents], 1)
+        return self._driven(layer, Input(currents.shape[1]), currents)
+
+    def _driven(self, layer: str, source: Input, currents: np.ndarray) -> np.ndarray:
+        nodes = {"current": source, layer: self.graph.nodes[layer]}
         steps, schedule = self.graph.time_steps, self.graph.schedule
         alone = Graph(nodes, {"current": (), layer: ("current",)}, steps, schedule, tokens=len(currents))
         return simulate(alone, values={"current": currents}, dtype=self.dtype).spikes[layer]
@@ -107,10 +112,11 @@ class _Run:
     def __init__(
         self, graph: Graph, ids: Any, mask: Any, types: Any, values: dict[str, np.ndarray], dtype: np.dtype
     ) -> None:
-        self.graph, self.dtype = graph, dtype
+        self.graph, self.dtype, self.shapes, self.spiking = graph, dtype, graph.shapes(), graph.spiking
         self.values = {name: _input(graph, name, values, dtype) for name in graph.of_type(Input)}
         self.ids = _ids(graph, ids, types)
-        lengths = {name: len(x) for name, x in self.ids.items()} | {n: x.shape[-2] for n, x in self.values.items()}
+        lengths = {name: len(x) for name, x in self.ids.items()}
+        lengths |= {n: x.shape[-2] if graph.has_tokens else 1 for n, x in self.values.items()}
         if mask is not None:
             lengths["attention_mask"] = len(mask)
         self.tokens = max(lengths.values())
@@ -123,6 +129,8 @@ class _Run:
             raise DataError("attention_mask has no token: at least one must be 1")
         self.context = Context(real, self.ids)
         self.layers: dict[str, _Layer] = {}
+        self.states: dict[str, tuple[State, State]] = {}
+        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in graph.analog}
         self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in graph.of_type(Neuron)}
         self.events: dict[tuple[str, str], SynapseEvents] = {}
 
@@ -130,7 +138,6 @@ class _Run:
         graph = self.graph
         phased = graph.schedule == "phased"
         before: dict[str, _Signal] = {}
-        outputs: dict[str, list[np.ndarray]] = {name: [] for name in graph.outputs}
         at_end = [name for name, node in graph.nodes.items() if node.at_end]
         pooled = {source for name in at_end for source in graph.inputs[name] if source not in at_end}
         total: dict[str, np.ndarray] = dict.fromkeys(pooled, np.zeros((), self.dtype))
@@ -146,8 +153,8 @@ class _Run:
                 ]
                 self._count(name, node, at_ports)
                 signals[name] = self._apply(name, node, t, *at_ports)
-                if name in outputs:
-                    outputs[name].append(signals[name].value)
+                if name in self.analog:
+                    self.analog[name].append(signals[name].value)
                 if name in pooled:
                     total[name] = total[name] + signals[name].value
             before = signals
@@ -162,13 +169,17 @@ class _Run:
             events=self.events,
             logits=logits,
             messages={name: signal.value for name, signal in before.items()},
-            outputs={name: np.stack(given or [averages[name]]) for name, given in outputs.items()},
+            analog={name: np.stack(steps or [averages[name]]) for name, steps in self.analog.items()},
         )
 
     def _fed_back(self, before: dict[str, _Signal], name: str, port: str) -> _Signal:
-        shape = self.graph.nodes[name].feedback_shape(port)
-        assert shape is not None  # Graph.check
-        return before.get(self.graph.source(name, port), _Signal(np.zeros(sizes(shape, self.tokens), self.dtype)))
+        source = self.graph.source(name, port)
+        silence = np.zeros(sizes(self.shapes[source], self.tokens), self.dtype)
+        if (
+            source not in before and name in self.spiking
+        ):  # silence is no spikes, and no reason to take others for graded
+            return _spikes(silence, silence)
+        return before.get(source, _Signal(silence))
 
     def _apply(self, name: str, node: Node, t: int, *at_ports: _Signal) -> _Signal:
         match node:
@@ -176,11 +187,13 @@ class _Run:
                 return self._enter(node, self.values[name], t)
             case Neuron():
                 return self._neurons(name, node, node.drive(at_ports[0].value))
+            case Stateful():
+                return self._stepped(name, node, at_ports[0])
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
         active = [signal.active for signal in at_ports if signal.active is not None]
         value = self._compute(node, *(signal.value for signal in at_ports))
         if node.hands_on_spikes and len(sent) == len(at_ports):
-            return _Signal(value, node.compute(self.context, *sent), node.compute(self.context, *active))
+            return _Signal(value, node.sent(self.context, *sent), node.sent(self.context, *active))
         return _Signal(value)
 
     def _compute(self, node: Node, *x: np.ndarray) -> np.ndarray:
@@ -201,8 +214,19 @@ class _Run:
         self.spikes[name].extend(layer.spikes)
         return _spikes(layer.rate, node.events(np.array(layer.spikes)).sum(0, np.int64))
 
+    def _stepped(self, name: str, node: Stateful, signal: _Signal) -> _Signal:
+        """One step of a layer that keeps a state, and of a second one through which the numbers of spikes pass."""
+        shape = signal.value.shape
+        if name not in self.states:
+            self.states[name] = node.at_rest(shape, self.dtype), node.at_rest((2, *shape), np.int64)
+        values, spikes = self.states[name]
+        value = values.step(node.drive(signal.value))
+        if not node.hands_on_spikes or signal.sent is None or signal.active is None:
+            return _Signal(value)
+        return _Signal(value, *spikes.step(np.stack([signal.sent, signal.active])))
+
     def _enter(self, node: Input, values: np.ndarray, t: int) -> _Signal:
-        constant = values.ndim == 2
+        constant = values.ndim == len(node.shape())
         if self.graph.schedule == "concurrent":
             value, sent = (values, values != 0) if constant else (values[t], values[t] != 0)
         elif constant:
@@ -226,9 +250,9 @@ class _Run:
         reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None and signal.active is not None:
-                sent, active = (
-                    (spikes * self.context.real[:, None]).astype(np.int64) for spikes in (signal.sent, signal.active)
-                )
+                # The axis of tokens, where there is one, is the last but one of what spikes can be.
+                real = self.context.real[:, None] if self.graph.has_tokens else 1
+                sent, active = ((spikes * real).astype(np.int64) for spikes in (signal.sent, signal.active))
                 arrived = (sent, sent * reach, active, active * reach)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))
                 self.events[name, port] = so_far + SynapseEvents(*(int(each.sum()) for each in arrived))
@@ -256,16 +280,15 @@ def _ids(graph: Graph, input_ids: Any, token_type_ids: Any) -> dict[str, np.ndar
 
 
 def _input(graph: Graph, name: str, values: dict[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
-    """Values of one Input node, (tokens, width) or (T, tokens, width)."""
-    node = graph.nodes[name]
-    assert isinstance(node, Input)
+    """Values of one Input node: its shape, or one such for each time step."""
+    shape = graph.nodes[name].shape()
     if name not in values:
-        raise DataError(f"values for Input {name} are missing: give (tokens, {node.width}) or one such per time step")
+        raise DataError(f"values for Input {name} are missing: give {text(shape)} or one such per time step")
     x = np.asarray(values[name], dtype)
-    steps = (graph.time_steps,) if x.ndim == 3 else ()
-    if x.ndim not in (2, 3) or x.shape != (*steps, x.shape[-2], node.width) or not np.isfinite(x).all():
+    wanted = [(*steps, *shape) for steps in ((), (graph.time_steps,))]
+    if not any(is_size_of(x.shape, to) for to in wanted) or not np.isfinite(x).all():
         raise DataError(
             f"values for Input {name} have shape {np.shape(values[name])}: they must be finite numbers, "
-            f"(tokens, {node.width}) or ({graph.time_steps}, tokens, {node.width})"
+            f"{' or '.join(map(text, wanted))}"
         )
     return x

@@ -11,6 +11,7 @@ from neurotool.errors import ConfigError
 from neurotool.executor import Executor, Inputs, Simulation, runs
 from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron, Readout
 from neurotool.graph.fixed_point import DECAY_BITS, dead_zone, initial_potential, leak_mantissa, rescaled
+from neurotool.graph.nodes import own_axes
 
 # Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
 _DRIVES = (1.0, 0.5, 0.25, 0.3, 0.7, 0.8, 1.3, 2.0, -0.3, -1.0, -1.2)
@@ -32,7 +33,7 @@ class Difference:
 @dataclass
 class LayerComparison:
     """spikes_a, spikes_b: |spikes| of tokens that are not padding; compared: neurons x tokens x steps x inputs; rates:
-    neurons x tokens x inputs."""
+    neurons x tokens x inputs; late: steps that B was moved by, which sends that much later."""
 
     spikes_a: int = 0
     spikes_b: int = 0
@@ -42,6 +43,7 @@ class LayerComparison:
     sum_of_rate_differences: float = 0.0
     max_rate_difference: float = 0.0
     first_difference: Difference | None = None
+    late: int = 0
 
     @property
     def agreement(self) -> float:
@@ -54,7 +56,7 @@ class LayerComparison:
 
 @dataclass
 class OutputComparison:
-    """What a node of `Graph.outputs` gave in both: real numbers, every one of every step. largest: |value|."""
+    """What a node of `Graph.analog` gave in both: real numbers, every one of every step. largest: |value|."""
 
     values: int = 0
     sum_of_differences: float = 0.0
@@ -150,20 +152,20 @@ def compare(
     inputs_a, inputs_b = tee(inputs)
     for (one, run_a), (_, run_b) in zip(runs(a, inputs_a, at_once), runs(b, inputs_b, at_once), strict=True):
         for name, layer in result.layers.items():
-            _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"))
+            _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"), a.graph.has_tokens)
         for name, output in result.outputs.items():
-            if name in run_a.outputs and name in run_b.outputs:
-                real = (_of_tokens(run.outputs[name], one.get("attention_mask")) for run in (run_a, run_b))
-                output.add(*real)
+            if name in run_a.analog and name in run_b.analog:
+                mask = one.get("attention_mask") if a.graph.has_tokens else None
+                output.add(*(_of_tokens(run.analog[name], mask) for run in (run_a, run_b)))
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1
     if not result.inputs:
         raise ConfigError("no inputs to compare on: give at least one")
-    if nothing := _nothing_compared(result):
+    if nothing := nothing_compared(result):
         result.decided = False
         result.problems.append(f"{nothing}: no verdict")
-    result.first_difference = _first(result, a.graph)
-    result.problems += _far_apart(result) if quantised else _beyond(result, rounding, scale)
+    result.first_difference = first_difference(result, a.graph)
+    result.problems += _far_apart(result) if quantised else beyond(result, rounding, scale)
     if tolerance == 0 and not quantised:
         result.problems += [problem for name in result.layers if (problem := _try_neurons(a, b, name))]
     return result
@@ -178,10 +180,10 @@ def _common_layers(a: Graph, b: Graph) -> list[str]:
 def _common_outputs(a: Graph, b: Graph) -> list[str]:
     """Outputs of the same name and shape."""
     shapes_a, shapes_b = a.shapes(), b.shapes()
-    return [name for name in a.outputs if name in b.outputs and shapes_a[name] == shapes_b[name]]
+    return [name for name in a.analog if name in b.analog and shapes_a[name] == shapes_b[name]]
 
 
-def _nothing_compared(result: Comparison) -> str:
+def nothing_compared(result: Comparison) -> str:
     """Why two networks that agree have not been shown to be alike; empty where they have."""
     if result.layers:
         return "nothing fired" if len(result.silent) == len(result.layers) else ""
@@ -252,9 +254,9 @@ def _structure(a: Graph, b: Graph) -> list[str]:
 def _outputs_apart(a: Graph, b: Graph) -> list[str]:
     common = _common_outputs(a, b)
     apart = {
-        "only in A": [name for name in a.outputs if name not in b.outputs],
-        "only in B": [name for name in b.outputs if name not in a.outputs],
-        "of another shape": [name for name in a.outputs if name in b.outputs and name not in common],
+        "only in A": [name for name in a.analog if name not in b.analog],
+        "only in B": [name for name in b.analog if name not in a.analog],
+        "of another shape": [name for name in a.analog if name in b.analog and name not in common],
     }
     return [f"outputs {how}: {_listing(names)}" for how, names in apart.items() if names]
 
@@ -267,8 +269,14 @@ def _outputs(graph: Graph) -> int:
     return sum(len(node.weight) for node in graph.nodes.values() if isinstance(node, Readout))
 
 
-def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Simulation, run_b: Simulation, mask: Any) -> None:
+def _compare_layer(
+    layer: LayerComparison, name: str, i: int, run_a: Simulation, run_b: Simulation, mask: Any, tokens_axis: bool
+) -> None:
     a, b = run_a.spikes[name], run_b.spikes[name]
+    rates = run_a.rates[name], run_b.rates[name]
+    if not tokens_axis:
+        a, b = (spikes.reshape(len(spikes), 1, -1) for spikes in (a, b))
+        rates = rates[0].reshape(1, -1), rates[1].reshape(1, -1)
     steps, tokens = min(len(a), len(b)), a.shape[1]
     real = np.ones(tokens, bool) if mask is None else np.asarray(mask).astype(bool)
     a, b = a[:steps, real], b[:steps, real]
@@ -281,7 +289,7 @@ def _compare_layer(layer: LayerComparison, name: str, i: int, run_a: Simulation,
         step, token, neuron = (int(k) for k in places[0])
         values = int(a[step, token, neuron]), int(b[step, token, neuron])
         layer.first_difference = Difference(name, i, step, int(np.flatnonzero(real)[token]), neuron, *values)
-    difference = np.abs(run_a.rates[name][real] - run_b.rates[name][real])
+    difference = np.abs(rates[0][real] - rates[1][real])
     layer.rates += difference.size
     layer.sum_of_rate_differences += float(difference.sum())
     layer.max_rate_difference = max(layer.max_rate_difference, float(difference.max()))
@@ -297,7 +305,7 @@ def _compare_logits(result: Comparison, a: np.ndarray | None, b: np.ndarray | No
     return float(np.abs(a).max())
 
 
-def _first(result: Comparison, graph: Graph) -> Difference | None:
+def first_difference(result: Comparison, graph: Graph) -> Difference | None:
     """The earliest: in the phased schedule the first layer's, in the concurrent one the first step's."""
     found = [layer.first_difference for layer in result.layers.values() if layer.first_difference]
     if graph.schedule == "concurrent":
@@ -305,7 +313,7 @@ def _first(result: Comparison, graph: Graph) -> Difference | None:
     return found[0] if found else None
 
 
-def _beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
+def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
     problems = []
     for name, layer in result.layers.items():
         if layer.differing > result.tolerance * layer.compared:
@@ -344,20 +352,20 @@ def _far_apart(result: Comparison) -> list[str]:
 def _try_neurons(a: Executor, b: Executor, layer: str) -> str:
     """Real sentences hardly ever put a neuron exactly at its threshold; this does."""
     node = a.graph.nodes[layer]
-    width = a.graph.shapes()[layer][-1]
+    shape = own_axes(a.graph.shapes()[layer])
     assert isinstance(node, Neuron)
-    assert isinstance(width, int)
     least = _least_firing_message(a.graph, layer, node) if a.graph.fixed_point else _least_firing_current(node)
-    currents = np.array(_DRIVES)[:, None] * np.broadcast_to(least, (width,))
+    currents = np.array(_DRIVES).reshape(-1, *[1] * len(shape)) * np.broadcast_to(least, shape)
     spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
     steps = min(len(spikes_a), len(spikes_b))
     places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
     if not len(places):
         return ""
-    step, drive, neuron = places[0]
+    step, drive, *at = (int(k) for k in places[0])
+    neuron = (drive, *at)
     return (
-        f"{layer}: neuron {neuron} under a current of {currents[drive, neuron]:.17g} sends "
-        f"{spikes_a[step, drive, neuron]} in A and {spikes_b[step, drive, neuron]} in B in step {step}"
+        f"{layer}: neuron {', '.join(map(str, at))} under a current of {currents[neuron]:.17g} sends "
+        f"{spikes_a[step][neuron]} in A and {spikes_b[step][neuron]} in B in step {step}"
     )
 
 

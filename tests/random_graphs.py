@@ -9,11 +9,14 @@ from neurotool.graph import (
     Add,
     Concat,
     Conv1d,
+    CubaLIF,
+    Delay,
     Embedding,
     Gelu,
     Graph,
     GraphBuilder,
     Input,
+    Integrator,
     LayerNorm,
     Linear,
     MatMul,
@@ -23,6 +26,7 @@ from neurotool.graph import (
     Scale,
     Softmax,
 )
+from neurotool.graph.nodes import sizes
 
 VOCABULARY, TOKENS, WIDTH = 7, 5, 4
 
@@ -106,11 +110,68 @@ def graphs(draw: Any) -> Graph:
     )
 
 
+SHAPES = ((3,), (2, 3), (2, 4, 3))
+
+
+@st.composite
+def shaped_graphs(draw: Any) -> Graph:
+    """Networks without tokens: layers with any state, feedback of any kind, outputs by name, sometimes a Readout."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.sampled_from(SHAPES))
+
+    def leak() -> Any:
+        one = st.sampled_from([0.0, 0.31, 0.75, 1.0])
+        each = st.just(None).map(lambda _: rng.uniform(0, 1, (shape[0], *[1] * (len(shape) - 1))))
+        return draw(one | each)
+
+    def spiking() -> Neuron:
+        kind = draw(st.sampled_from([Neuron, CubaLIF]))
+        settings = {"v_threshold": draw(st.sampled_from([0.31, 0.73, 1.07])), "leak": leak()}
+        settings |= {"reset": draw(st.sampled_from(["soft", "hard"]))}
+        settings |= {"spikes": draw(st.sampled_from(["binary", "ternary"]))}
+        return kind(**settings | ({"current_leak": leak()} if kind is CubaLIF else {}))
+
+    build = GraphBuilder()
+    x = build.add("spikes_in", Input(shape, spiking=draw(st.booleans())))
+    for i in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(["linear", "neurons", "recurrent", "scaled back", "delay", "integrator", "joined"]))
+        name = f"{i}.{kind}"
+        if kind == "linear":
+            x = build.add(name, Linear(rng.normal(size=(shape[-1], shape[-1]))), x)
+        elif kind == "neurons":
+            x = build.add(name, spiking(), x)
+        elif kind in ("recurrent", "scaled back"):
+            back, source = f"{name}.sum", f"{name}.neurons"
+            if kind == "scaled back":
+                source = build.add_feedback(f"{name}.back", Scale(draw(factors)), source)
+            else:
+                build.feedback.append((back, "b"))
+            x = build.add(f"{name}.neurons", spiking(), build.add(back, Add(), x, source))
+        elif kind == "delay":
+            x = build.add(name, Delay(draw(st.integers(0, 3)) if draw(st.booleans()) else rng.integers(0, 4, shape)), x)
+        elif kind == "integrator":
+            x = build.add(name, Integrator(leak(), leak(), draw(st.sampled_from([0.0, 0.25]))), x)
+        else:
+            joined = build.add(f"{name}.joined", Concat(2, axis=-len(shape)), x, x)
+            half = Linear(rng.normal(size=(shape[-1], 2 * shape[-1])))
+            x = build.add(name, half, joined) if len(shape) == 1 else joined
+            shape = (shape[0] * (1 + (len(shape) > 1)), *shape[1:])
+    last = build.add("last", spiking(), x)
+    if len(shape) == 1 and draw(st.booleans()):
+        build.add("readout", Readout(rng.normal(size=(3, shape[0]))), last)
+    return build.build(
+        time_steps=draw(st.integers(1, 6)),
+        schedule="concurrent",
+        outputs={"out": last, "sum": x} if draw(st.booleans()) else {},
+    )
+
+
 def random_input(graph: Graph, seed: int, tokens: int = TOKENS) -> dict[str, Any]:
     """Keyword arguments for `simulate`, padding left to the caller."""
     rng = np.random.default_rng(seed)
     if graph.of_type(Input):
-        return {"values": {"spikes_in": rng.integers(-1, 2, size=(graph.time_steps, tokens, WIDTH))}}
+        shape = sizes(graph.nodes["spikes_in"].shape(), tokens)
+        return {"values": {"spikes_in": rng.integers(-1, 2, size=(graph.time_steps, *shape))}}
     return {"input_ids": rng.integers(0, VOCABULARY, size=tokens)}
 
 
@@ -119,7 +180,7 @@ def random_batch(graph: Graph, seed: int, inputs: int = 3, tokens: int = TOKENS)
     one = [random_input(graph, seed + i, tokens) for i in range(inputs)]
     mask = np.ones((inputs, tokens), int)
     mask[1:2, -2:] = 0
-    batch: dict[str, Any] = {"attention_mask": mask}
+    batch: dict[str, Any] = {"attention_mask": mask} if graph.has_tokens else {}
     if "values" in one[0]:
         return batch | {"values": {"spikes_in": np.stack([x["values"]["spikes_in"] for x in one])}}
     return batch | {"input_ids": np.stack([x["input_ids"] for x in one])}

@@ -99,6 +99,9 @@ def test_options_that_would_do_nothing(bundle: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is not in fixed point, nothing overflows; leave it out" in result.stderr
     result = emulate(path)
+    assert result.exit_code == 2
+    assert "reads no text: give recordings with --input, or random inputs with --random" in result.stderr
+    result = emulate(path, "--random")
     assert result.exit_code == 0, result.stderr
     assert "has no readout and predicts nothing; --record LAYER" in result.stdout
 
@@ -158,7 +161,7 @@ def test_a_manifest_without_task_is_damage(bundle: Path, tmp_path: Path) -> None
 def test_a_bundle_without_tokenizer_runs_on_random_inputs(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "bare.lava"
     write_bundle(path, Bundle(read_bundle(bundle).graph))
-    report = json.loads(emulate(path, "--samples", 3, "--json").stdout)
+    report = json.loads(emulate(path, "--samples", 3, "--random", "--json").stdout)
     assert np.shape(report["logits"]) == (3, 2)
     assert emulate(path, "a text").exit_code == 2
 

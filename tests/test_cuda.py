@@ -34,11 +34,12 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": 32,
     "initializer_range": 0.3,
 }
+# Thresholds that no sum meets exactly: on a tie the last digit decides, and that is another on each device.
 KINDS: dict[str, dict[str, Any]] = {
-    "phased": {"v_init": 0.5},
+    "phased": {"v_init": 0.5, "v_threshold": 0.9},
     "ternary": {"spikes": "ternary", "learn_v_threshold": True, "v_threshold": 1.5},
     "concurrent": {"schedule": "concurrent", "leak": 0.9},
-    "feedback": {"feedback": True},
+    "feedback": {"feedback": True, "v_threshold": 0.9, "v_init": 0.25},
     "spikebert": {"model_type": "spikebert"},
     "snn-textcnn": {"model_type": "snn-textcnn", "time_steps": 6},
 }

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs
+from random_graphs import TOKENS, VOCABULARY, WIDTH, graphs, random_batch, random_input, shaped_graphs
 
+from neurotool.executor import Run, SynapseEvents
 from neurotool.graph import Graph, Input
 from neurotool.lava_runtime.emulator import Emulator
-from neurotool.simulate import SynapseEvents, simulate
+from neurotool.simulate import simulate
 
 
 def rows(graph: Graph, seed: int) -> list[dict[str, Any]]:
@@ -39,6 +40,12 @@ def padded(inputs: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     return {"values": {"spikes_in": values}, "attention_mask": mask}
 
 
+def executed(result: Run, i: int) -> dict[tuple[str, str], SynapseEvents]:
+    """Events of the i-th input."""
+    kinds = (result.events, result.synaptic_operations, result.active, result.active_operations)
+    return {port: SynapseEvents(*(int(counts[port][i]) for counts in kinds)) for port in result.events}
+
+
 @given(graphs(), st.integers(0, 2**32 - 1))
 @settings(max_examples=150)
 def test_batches_with_padding_equal_the_oracle_one_by_one(graph: Graph, seed: int) -> None:
@@ -54,16 +61,7 @@ def test_batches_with_padding_equal_the_oracle_one_by_one(graph: Graph, seed: in
             np.testing.assert_allclose(
                 result.potentials[name][i][:tokens], oracle.potentials[name], rtol=1e-9, atol=1e-9
             )
-        executed = {
-            port: SynapseEvents(
-                *(
-                    int(counts[port][i])
-                    for counts in (result.events, result.synaptic_operations, result.active, result.active_operations)
-                )
-            )
-            for port in result.events
-        }
-        assert executed == oracle.events
+        assert executed(result, i) == oracle.events
 
 
 @given(graphs(), st.integers(0, 2**32 - 1))
@@ -79,3 +77,18 @@ def test_recording_changes_nothing(graph: Graph, seed: int) -> None:
     assert set(observed.largest) == set(graph.nodes)
     for name, largest in observed.largest.items():
         np.testing.assert_allclose(recorded.largest[name], largest, rtol=1e-9, atol=1e-12)
+
+
+@given(shaped_graphs(), st.integers(0, 2**32 - 10))
+@settings(max_examples=150)
+def test_networks_without_tokens_equal_the_oracle(graph: Graph, seed: int) -> None:
+    result = Emulator(graph).run(**random_batch(graph, seed), record=True)
+    for i in range(3):
+        oracle = simulate(graph, **random_input(graph, seed + i))
+        if oracle.logits is not None:
+            np.testing.assert_allclose(result.logits[i], oracle.logits, rtol=1e-9, atol=1e-12)
+        for kind in ("spikes", "potentials", "rates", "analog"):
+            assert getattr(result, kind).keys() == getattr(oracle, kind).keys()
+            for name, array in getattr(oracle, kind).items():
+                np.testing.assert_allclose(getattr(result, kind)[name][i], array, rtol=1e-9, atol=1e-9, err_msg=name)
+        assert executed(result, i) == oracle.events

@@ -99,6 +99,23 @@ def test_latency_on_a_chip(checkpoint: Path, tmp_path: Path) -> None:
         assert f"{name} (switched off)" in run("latency", checkpoint, "--without", name, "--batch", "8").stdout
 
 
+def test_every_command_measures_alike() -> None:
+    """What a model is measured on, and by what, is asked in the same words."""
+    asked = [
+        "--data",
+        "--samples",
+        "--executor",
+        "--skip-zero-weights",
+        "--input",
+        "--random",
+        "--tokenizer",
+        "--dataflow",
+    ]
+    for name in ("report", "audit", "compare", "sweep", "latency"):
+        said = run(name, "--help").output
+        assert [option for option in asked if option not in said] == [], name
+
+
 def test_placement_is_that_of_the_fit_report(checkpoint: Path, tmp_path: Path) -> None:
     """The same cores as `neurotool export --chip` gives one copy, from the bundle and from the checkpoint."""
     bundle = tmp_path / "m.lava"
@@ -120,6 +137,7 @@ def test_placement_is_that_of_the_fit_report(checkpoint: Path, tmp_path: Path) -
         (["--cost-model", "horowitz-45nm"], "energies of two technologies are not added"),
         (["--constant", "speed=3"], "'speed' is not known"),
         (["-o", "time.csv"], "time is written as"),
+        (["--dataflow", "spike,batched"], "name one"),
     ],
 )
 def test_errors_of_latency_are_one_line(arguments: list[str], message: str, checkpoint: Path) -> None:
@@ -137,6 +155,8 @@ def test_sweep(checkpoint: Path, tmp_path: Path) -> None:
     stored = json.loads(run("report", checkpoint, "--json").stdout)
     share = next(c["share"] for c in stored["comparisons"] if c["rival"].startswith("its dense twin"))
     assert lines[1]["of its twin"] == pytest.approx(share) and lines[1]["int8: of the fair rival"] > 0
+    teacher = next(c for c in stored["comparisons"] if c["rival"] == "its teacher")
+    assert lines[1]["of its teacher"] == pytest.approx(teacher["share"]) and "fp32" in teacher["model"]
     assert lines[1]["accuracy"] == pytest.approx(stored["metrics"]["accuracy"])
     assert lines[1]["SOPs"] == pytest.approx(stored["synaptic_operations"] / stored["inputs"])
     assert (tmp_path / "plot.svg").read_text("utf-8").count("<svg") == 1

@@ -18,6 +18,7 @@ from neurotool.energy.report import build_report, rate_code_bits
 from neurotool.errors import ConfigError, DataError
 from neurotool.graph import (
     Add,
+    CubaLIF,
     Embedding,
     Graph,
     GraphBuilder,
@@ -253,6 +254,20 @@ def test_a_window_lies_in_a_register() -> None:
     assert {reads[name].value_writes for name in ("batched", "graded", "output-stationary")} == {layer.active.spikes}
     stepping = node(counted(attention_graph("concurrent"), OUTPUT_STATIONARY), "k").spiking
     assert stepping.state_reads == 4 * 24  # they live on from step to step
+
+
+@pytest.mark.parametrize("schedule", ["phased", "concurrent"])
+def test_a_current_is_a_second_state(schedule: Any) -> None:
+    """T = 4, 6 tokens of 4 neurons: two decays an update, and a current that lies where the potential lies."""
+    build = GraphBuilder()
+    build.add("k", CubaLIF(0.6, leak=0.5, current_leak=0.25), build.add("word", Embedding(np.ones((9, 4)))))
+    graph = build.build(time_steps=4, schedule=schedule, tokens=6)
+    updates, flows = 4 * 6 * 4, ("spike", "batched", "output-stationary")
+    found = {name: node(counted(graph, DATAFLOWS[name]), "k") for name in flows}
+    assert all(each.spiking.leaks == 2 * updates and each.spiking.adds == updates for each in found.values())
+    lying = (updates, updates // 4, 0) if schedule == "phased" else (updates,) * 3
+    assert tuple(each.spiking.state_reads for each in found.values()) == tuple(2 * each for each in lying)
+    assert all(each.dense == Operations() for each in found.values())
 
 
 def test_whose_memory_is_read() -> None:

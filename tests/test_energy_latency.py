@@ -193,7 +193,7 @@ def test_a_page_of_pairs_with_weights_outside() -> None:
     assert ours == theirs == (5100 * 32 - 8000) / 64 * 1300
     before, after = shares[f"{pair.spiking.numbers.name}: {pair.rival}"]
     assert before != after and as_dict(timed)["off_chip"][0]["rival_pJ"] == theirs
-    assert "latency (it is no chip with cores)" in page.notes[0]
+    assert "latency (it is no chip with cores)" in page.notes[-1]
 
 
 @pytest.mark.parametrize("name", machines())

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from neurotool.checkpoint import write_checkpoint
+from neurotool.cli.main import cli
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import Task
 
@@ -19,13 +21,33 @@ def run(repository: Path, name: str, monkeypatch: pytest.MonkeyPatch, *arguments
 
 
 def test_every_example_is_tested(repository: Path) -> None:
-    assert {path.name for path in (repository / "examples").glob("*.py")} == {"arrays.py", "tour.py"}
+    assert {path.name for path in (repository / "examples").glob("*.py")} == {"arrays.py", "nir_digits.py", "tour.py"}
 
 
 def test_arrays(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(repository, "arrays.py", monkeypatch)
     shown = capsys.readouterr().out
     assert "spikes of the output neurons [" in shown and shown.endswith("as a bundle: True\n")
+
+
+@pytest.mark.parametrize(("tool", "options"), [("snntorch", ["--reset", "hard"]), ("norse", [])])
+def test_a_network_of_another_tool(
+    tool: str,
+    options: list[str],
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It spikes here as it did there: what docs/first_hour_nir.md begins with."""
+    pytest.importorskip(tool)
+    monkeypatch.setattr("sys.argv", ["nir_digits.py", tool, str(tmp_path), "1"])
+    runpy.run_path(str(repository / "examples" / "nir_digits.py"), run_name="__main__")
+    assert f"wrote {tmp_path}/digits.nir, test.npz and recorded.npz" in capsys.readouterr().out
+    files = [str(tmp_path / name) for name in ("digits.nir", "recorded.npz", "test.npz")]
+    result = CliRunner().invoke(cli, ["validate", *files[:2], "--from", tool, *options, "--input", files[2]])
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert "PASS: exactly the same spikes" in result.stdout
 
 
 def test_tour_of_a_checkpoint(

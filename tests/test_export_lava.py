@@ -164,10 +164,10 @@ def test_a_foreign_nir_file_becomes_a_bundle(tmp_path: Path) -> None:
         "output": nir.Output(np.array([6])),
     }
     nir.write(tmp_path / "other.nir", nir.NIRGraph(nodes, [("input", "dense"), ("dense", "lif"), ("lif", "output")]))
-    known = ("--target", "lava", "--reset", "hard", "--time-step", 1, "-T", 20, "--samples", 8)
+    known = ("--target", "lava", "--reset", "hard", "--time-step", 1, "-T", 20, "--samples", 8, "--random")
     result = run("export", tmp_path / "other.nir", *known)
     assert result.exit_code == 0, result.stderr
-    assert "random inputs: the file holds no tokenizer" in result.stdout
+    assert "calibrated on 8 inputs: random inputs" in result.stdout
     bundle = read_bundle(tmp_path / "other.lava")
     assert (bundle.graph.schedule, bundle.graph.time_steps, bundle.tokenizer) == ("concurrent", 20, {})
     (rates,) = (row for row in bundle.record["quantisation"]["layers"] if "rate_error" in row)

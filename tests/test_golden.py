@@ -194,7 +194,8 @@ def spread(graph: Graph) -> dict[str, Any]:
     network = Network(graph)
     line = network.time_line
     times = [line.sweeps, line.sweep_steps, line.window, line.acts, sorted(line.passing)]
-    return {"parts": [dataclasses.astuple(part) for part in network.parts], "times": times}
+    parts = [(p.kind, p.nodes, p.reads + p.reads_back, p.sends, bool(p.reads_back)) for p in network.parts]
+    return {"parts": parts, "times": times}
 
 
 def placed(graph: Graph) -> dict[str, Any]:

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from random_graphs import graphs, random_batch, random_input
 
 from neurotool.errors import ConfigError, GraphError
+from neurotool.executor import Run, Simulation
 from neurotool.export.drawing import to_dot
 from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.export.placement import message_bits
 from neurotool.graph import GradedNeuron, Graph, GraphBuilder, Input, Linear, MeanPool, Neuron, Readout
 from neurotool.graph.graded import graded
-from neurotool.lava_runtime.emulator import Emulation, Emulator
-from neurotool.simulate import Simulation, simulate
+from neurotool.lava_runtime.emulator import Emulator
+from neurotool.simulate import simulate
 
 IDS = np.array([[2, 7, 9, 4, 3, 0], [2, 8, 11, 3, 0, 0], [2, 5, 13, 21, 6, 3]])
 MASK = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1] * 6])
@@ -153,7 +154,7 @@ def test_the_same_integers(make_student: Callable[..., Any], kind: dict[str, Any
     assert_same_events(b, stepped)
 
 
-def assert_same_events(a: Emulation, b: Emulation) -> None:
+def assert_same_events(a: Run, b: Run) -> None:
     assert a.events.keys() == b.events.keys()
     assert all(np.array_equal(a.events[port], b.events[port]) for port in a.events)
 

@@ -141,7 +141,6 @@ NAN = np.array([[1.0, np.nan], [1, 1], [1, 1]])
         (changed(inputs=tiny().inputs | {"linear": ("ghost",)}), "node linear .*port x reads 'ghost', but there is no"),
         (out_of_order, "node neurons .*port x reads 'linear', which comes later: out of emission order"),
         (loop(declare=False), r"node back \(Linear\): port x reads 'late', which comes later: a cycle"),
-        (loop(declare=True, through=Gelu()), r"node back \(Gelu\): port x .*feedback enters Linear or Conv1d"),
         (
             loop(declare=True, through=Linear(np.ones((3, 2)))),
             r"node back \(Linear\): feedback port x .*needs \(tokens, 2",
@@ -288,7 +287,7 @@ def damage(change: Callable[[dict[str, Any], dict[str, np.ndarray]], Any]) -> Gr
         (lambda d, a: d.clear(), "graph format version None"),
         (lambda d, a: d.pop("schedule"), "differ in 'schedule'"),
         (lambda d, a: d.update(extra=1), "differ in 'extra'"),
-        (lambda d, a: d["nodes"][0].update(type="Lif"), "node in has type 'Lif': known types are Input"),
+        (lambda d, a: d["nodes"][0].update(type="Lif"), "node in has type 'Lif': known types are .*Input"),
         (lambda d, a: d["nodes"][0]["parameters"].pop("width"), "parameter width is missing or unknown"),
         (lambda d, a: d["nodes"][0]["parameters"].update(depth=1), "parameter depth is missing or unknown"),
         (lambda d, a: d["nodes"].append(d["nodes"][0]), "the name is taken by a Input"),

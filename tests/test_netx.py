@@ -303,7 +303,7 @@ def test_a_chain_of_another_tool_is_exported(tmp_path: Path) -> None:
     }
     edges = [("input", "weight"), ("weight", "lif"), ("lif", "output")]
     nir.write(tmp_path / "chain.nir", nir.NIRGraph(nodes, edges))
-    options = ["--target", "netx", "--reset", "hard", "--time-step", "1", "-T", "8", "--per-layer"]
+    options = ["--target", "netx", "--reset", "hard", "--time-step", "1", "-T", "8", "--per-layer", "--random"]
     result = CliRunner().invoke(cli, ["export", str(tmp_path / "chain.nir"), *options])
     assert result.exit_code == 0, result.stderr
     with h5py.File(tmp_path / "chain.hdf5") as file:

@@ -1,5 +1,6 @@
 """Files by norse and snnTorch, read here; files written here, run in norse and through nirtorch: same spikes."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from neurotool.errors import GraphError
-from neurotool.export.nir import read_nir, write_nir
-from neurotool.graph import Graph, GraphBuilder, Input, Linear, Neuron
+from neurotool.errors import ExportError, GraphError
+from neurotool.export.nir import read_nir, write_for, write_nir
+from neurotool.graph import CubaLIF, Graph, GraphBuilder, Input, Linear, Neuron
 from neurotool.simulate import simulate
 
 # norse and snnTorch keep threads of their own tensors; their deprecation warnings are not ours.
@@ -26,7 +27,9 @@ def inputs(width: int, seed: int = 0) -> np.ndarray:
 def simulated(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
     """Spikes (steps, width) of every neuron layer."""
     (name,) = graph.of_type(Input)
-    return {layer: s[:, 0] for layer, s in simulate(graph, values={name: x}).spikes.items()}
+    x = x if graph.has_tokens else x[:, 0]
+    found = simulate(graph, values={name: x}).spikes
+    return {layer: s[:, 0] for layer, s in found.items()} if graph.has_tokens else found
 
 
 def busy(spikes: np.ndarray) -> bool:
@@ -205,3 +208,62 @@ def test_a_whole_file_by_us_runs_through_nirtorch(reset: str, leak: Any, tmp_pat
     expected = simulated(graph, x)
     assert np.array_equal(spikes, expected["second"])
     assert all(busy(layer) for layer in expected.values())
+
+
+# Files for one tool, run there
+
+
+def network_for_tools(kind: str, steps: int = STEPS) -> Graph:
+    rng = np.random.default_rng(0)
+
+    def neurons(n: int) -> Neuron:
+        if kind == "cuba":
+            return CubaLIF(1.3, 0.8, "hard", current_leak=0.6)
+        return Neuron(1.3, 1.0 if kind == "if" else 0.8, "hard")
+
+    build = GraphBuilder()
+    first = build.add("l.0", Linear(rng.normal(0.1, 0.8, (9, 6)).astype("f")), build.add("x", Input((6,))))
+    weight, bias = rng.normal(0.1, 0.8, (5, 9)), rng.normal(0, 0.1, 5)
+    second = build.add("l.1", Linear(weight.astype("f"), bias.astype("f")), build.add("n.0", neurons(9), first))
+    build.add("n.1", neurons(5), second)
+    return build.build(time_steps=steps, schedule="concurrent")
+
+
+@pytest.mark.parametrize("kind", ["if", "lif", "cuba"])
+@pytest.mark.parametrize("tool", ["snntorch", "norse"])
+def test_files_for_a_tool_spike_there_as_here(tool: str, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip(tool)
+    graph, x = network_for_tools(kind), inputs(6)[:, 0]
+    told = write_for(graph, tmp_path / "for.nir", tool)
+    assert any(text.startswith("dt is") for text in told)
+    content = nir.read(tmp_path / "for.nir")
+    if tool == "norse":
+        import norse.torch as norse
+
+        module = norse.from_nir(content)
+    else:
+        from snntorch.import_nir import import_from_nir
+
+        module = import_from_nir(content)
+    spikes, state = [], None
+    with torch.no_grad():
+        for step in torch.from_numpy(x):
+            out, state = module(step[None]) if state is None else module(step[None], state)
+            spikes.append(out[0].numpy())
+    expected = simulate(graph, values={"x": x}).spikes["n.1"]
+    assert np.array_equal(spikes, expected) and busy(expected)
+    # And our own reading of it, which needs no option: the file names the tool.
+    read = read_nir(tmp_path / "for.nir", reset="hard")
+    assert np.array_equal(simulate(read, values={"x": x}).spikes["n_1"], expected)
+
+
+def test_what_a_tool_cannot_be_given(tmp_path: Path) -> None:
+    graph = network_for_tools("lif")
+    soft = dataclasses.replace(graph, nodes=graph.nodes | {"n.1": Neuron(1.3, 0.8, "soft")})
+    assert "n.1 has reset soft; the import of norse makes that hard" in write_for(soft, tmp_path / "a.nir", "norse")
+    several = dataclasses.replace(graph, nodes=graph.nodes | {"n.1": Neuron(np.arange(1.0, 6.0), 0.8, "hard")})
+    with pytest.raises(ExportError, match=r"node n\.1: the tool's import takes one threshold for a layer"):
+        write_for(several, tmp_path / "b.nir", "snntorch")
+    with pytest.raises(ExportError, match="--for lava-dl: files are written for snntorch, norse"):
+        write_for(graph, tmp_path / "b.nir", "lava-dl")
+    assert not (tmp_path / "b.nir").exists()

@@ -4,12 +4,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from neurotool.api.executors import EXECUTORS, Precision
 from neurotool.api.measuring import no_track
-from neurotool.api.model import Model, open_model
+from neurotool.api.model import NOTHING, Model, open_model
 from neurotool.api.reading import ModelInputs
 from neurotool.errors import ConfigError
 from neurotool.executor import Inputs
+from neurotool.graph import Input
+from neurotool.inputs import Given
+from neurotool.recorded import compare_recorded
+from neurotool.recordings import read_recording
 from neurotool.validate import Comparison
 from neurotool.validate import compare as compare_runs
 
@@ -37,6 +43,7 @@ def compare(
     *,
     data: Path | str | None = None,
     samples: int = 32,
+    given: Given = NOTHING,
     tolerance: float | None = None,
     precision: Precision = "float64",
     track: Callable[[Iterable[Inputs], str], Iterable[Inputs]] = no_track,
@@ -44,11 +51,12 @@ def compare(
     """What `neurotool validate` prints: run both on the same inputs and compare spikes, rates and logits.
 
     a, b: a file or an opened model, by its own executor, or a pair of it and another's name: ("model.ckpt", "lava").
-    data: texts for both, by default `samples` of the validation data. tolerance: see `neurotool.validate.compare`.
+    data: texts for both, by default `samples` of the validation data. given: what networks that read no text are run
+    on. tolerance: see `neurotool.validate.compare`.
     Raises ConfigError, and what opening a file raises.
     """
     (model_a, name_a), (model_b, name_b) = _side(a), _side(b)
-    inputs = _inputs(model_a, model_b, None if data is None else Path(data), samples)
+    model_a, model_b, inputs = _ready(model_a, model_b, None if data is None else Path(data), samples, given)
     executor_a, executor_b = (
         model.executor(name, precision=precision) for model, name in ((model_a, name_a), (model_b, name_b))
     )
@@ -64,18 +72,43 @@ def compare(
     return Compared(result, inputs.source, (name_a, name_b))
 
 
+def compare_with_recorded(
+    a: Side,
+    recording: Path | str,
+    *,
+    given: Given = NOTHING,
+    tolerance: float | None = None,
+    precision: Precision = "float64",
+) -> Compared:
+    """A model on `given` inputs against what another tool, or a chip, recorded there: see `compare_recorded`.
+
+    Raises ConfigError without inputs, DataError for recordings that do not fit.
+    """
+    if not given.files:
+        raise ConfigError(f"{recording}: holds spikes, but not what the network was given: name it with --input")
+    model, name = _side(a)
+    told, inputs = model.ready(given=given)
+    executor = told.executor(name, precision=precision)
+    recorded = read_recording(Path(recording))
+    result = compare_recorded(executor, inputs.inputs, recorded, tolerance)
+    return Compared(result, inputs.source, (name, "recorded"))
+
+
 def _side(side: Side) -> tuple[Model, str]:
     model, name = side if isinstance(side, tuple) else (side, None)
     opened = model if isinstance(model, Model) else open_model(model)
     return opened, name or opened.default_executor
 
 
-def _inputs(a: Model, b: Model, data: Path | None, samples: int) -> ModelInputs:
-    """As the first reads them that reads texts, cut to what both take."""
+def _ready(a: Model, b: Model, data: Path | None, samples: int, given: Given) -> tuple[Model, Model, ModelInputs]:
+    """Inputs as the first reads them that reads texts, cut to what both take; and the two told what they are."""
     reading = a if a.reader is not None else b
-    if reading.reader is None:
+    if reading.reader is None or given.files:
         if data is not None:
             raise ConfigError(f"--data {data}: neither file is a checkpoint or a bundle, which hold a tokenizer")
-        return replace(a.samples(None, samples), source="random inputs: neither file holds a tokenizer")
+        told, inputs = a.ready(None, samples, given)
+        values = {name: np.stack([one["values"][name] for one in inputs.inputs]) for name in b.graph.of_type(Input)
+                  if name in a.graph.nodes}  # fmt: skip
+        return told, b.told(values, given.kind) if len(values) == len(b.graph.of_type(Input)) else b, inputs
     length = min(reading.reader.max_length, a.graph.tokens, b.graph.tokens)
-    return replace(reading.reader, max_length=length).data(data, samples)
+    return a, b, replace(reading.reader, max_length=length).data(data, samples)

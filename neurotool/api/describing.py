@@ -7,6 +7,7 @@ import numpy as np
 
 from neurotool.api.model import is_nir
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
+from neurotool.graph.nodes import own_axes
 
 
 def describe(path: Path | str, **conventions: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def _network(graph: Graph) -> dict[str, Any]:
     about |= {
         "weights": sum(array.size for array in graph.to_arrays()[1].values()),
         "numbers": "integers" if graph.fixed_point else "real",
-        "tokens": graph.tokens,
+        **({"tokens": graph.tokens} if graph.has_tokens else {}),
         "reads": [*(["text tokens"] if graph.of_type(Embedding) else []), *_inputs(graph)],
     }
     if readouts := [node for node in graph.nodes.values() if isinstance(node, Readout)]:
@@ -54,7 +55,8 @@ def _network(graph: Graph) -> dict[str, Any]:
 
 
 def _inputs(graph: Graph) -> list[str]:
-    return [f"{name} ({graph.nodes[name].shape()[1]} wide)" for name in graph.of_type(Input)]
+    sizes = {name: " x ".join(map(str, own_axes(graph.nodes[name].shape()))) for name in graph.of_type(Input)}
+    return [f"{name} ({size} wide)" if graph.has_tokens else f"{name} ({size})" for name, size in sizes.items()]
 
 
 def _bundle(bundle: Any) -> dict[str, Any]:

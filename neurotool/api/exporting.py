@@ -1,13 +1,15 @@
 """Writing a model in another format, and what was written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from neurotool import files
-from neurotool.api.model import Model
+from neurotool.api.model import NOTHING, Model
 from neurotool.errors import ConfigError
 from neurotool.graph import Graph
+from neurotool.inputs import Given
 
 LOWERED = ("lava", "netx")
 """Targets of integers: weights are quantised and calibrated."""
@@ -21,23 +23,33 @@ def export(
     *,
     calibration: Path | str | None = None,
     samples: int = 128,
+    given: Given = NOTHING,
     precision: str = "fixed",
     per_layer: bool = False,
     softmax: str = "polynomial",
     chip: str | None = None,
     part: str = "",
+    for_tool: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write `model`; returns what was written: output, target, bytes, nodes, and what quantisation and fit found.
 
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
-    calibrate on (lava, netx), by default `samples` of the validation data. precision: fixed, or float for a bundle of
-    real numbers; per_layer: one weight exponent a layer; softmax: polynomial or shift. chip: report how the network
-    fits it. part: draw only the nodes of this name (dot, svg). force: replace the output.
+    calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
+    text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
+    polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    for_tool: a .nir file in the units and by the rules of that tool (nir). force: replace the output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
-    check_options(target, calibration, precision, per_layer, softmax, chip, part)
+    check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part)
     path = path or model.path.with_suffix(f".{'hdf5' if target == 'netx' else target}")
+    if for_tool is not None:
+        from neurotool.export.nir import write_for
+
+        if target != "nir":
+            raise ConfigError(f"--for {for_tool}: tools read .nir files; leave out --target {target}")
+        told = write_for(model.graph, path, for_tool, force=force)
+        return {"output": str(path), "target": target} | _described(model.graph, path) | {"told": told}
     if target not in LOWERED:
         return {"output": str(path), "target": target} | _WRITERS[target](model.graph, path, part, force)
     from neurotool.api.lowering import Quantisation, make_bundle
@@ -48,7 +60,9 @@ def export(
     limits = load_chip(chip) if chip else None
     (check_free if target == "lava" else files.check_free)(path, force)  # before the work
     data = None if calibration is None else Path(calibration)
-    how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, target == "netx")
+    if target == "netx":  # it holds layers that read spikes
+        given = replace(given, kind="spikes")
+    how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, given)
     bundle = make_bundle(model, how)
     if target == "lava":
         write_bundle(path, bundle, force)
@@ -77,7 +91,7 @@ def check_options(
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
     integers = calibration is not None or per_layer or softmax != "polynomial"
     if target not in LOWERED and (integers or chip or precision != "fixed"):
-        options = "--data, --per-layer, --softmax, --precision and --chip"
+        options = "--data, --input, --per-layer, --softmax, --precision and --chip"
         raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
     if (target == "netx" or chip) and precision != "fixed":
         raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
@@ -85,16 +99,16 @@ def check_options(
         raise ConfigError(f"--softmax {softmax}: netx holds no softmax; leave it out")
     if integers and precision != "fixed":
         raise ConfigError(
-            f"--precision {precision}: --data, --per-layer and --softmax are about integers; leave them out"
+            f"--precision {precision}: --data, --input, --per-layer and --softmax are about integers; leave them out"
         )
 
 
 def _nir(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:
     from neurotool.export.nir import write_nir
-    from neurotool.export.to_nir import expressible
+    from neurotool.export.to_nir import beyond, expressible
 
     write_nir(graph, path, force=force)
-    return _described(graph, path) | {"standard_nodes": len(expressible(graph))}
+    return _described(graph, path) | {"standard_nodes": len(expressible(graph)), "beyond_nir": beyond(graph)}
 
 
 def _dot(graph: Graph, path: Path, part: str, force: bool) -> dict[str, Any]:

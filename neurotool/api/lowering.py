@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from neurotool.api.model import Model
+from neurotool.api.model import NOTHING, Model
 from neurotool.api.reading import ModelInputs, TextReader
 from neurotool.errors import ConfigError, ExportError
 from neurotool.executor import Run
 from neurotool.graph import Graph, Input, Neuron
+from neurotool.inputs import Given
 from neurotool.lava_runtime.bundle import MANIFEST, Bundle
 from neurotool.lava_runtime.emulator import Emulator
 
@@ -79,15 +80,15 @@ class Errors:
 
 class Quantisation(NamedTuple):
     """fixed: integers, else the rest does not matter. data, samples: what to calibrate on; the validation data by
-    default. per_layer, shift_softmax: as in `neurotool.export.lower.lower`. spiking_inputs: what Input nodes read are
-    spikes, which files of other tools do not say."""
+    default; given: what else, for a network that reads no text. per_layer, shift_softmax: as in
+    `neurotool.export.lower.lower`."""
 
     fixed: bool = True
     per_layer: bool = False
     shift_softmax: bool = False
     data: Path | None = None
     samples: int = 128
-    spiking_inputs: bool = False
+    given: Given = NOTHING
 
 
 def make_bundle(model: Model, how: Quantisation) -> Bundle:
@@ -98,7 +99,8 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
     path, graph = model.path, model.graph
     if graph.fixed_point:
         asked = {"--precision float": not how.fixed, "--per-layer": how.per_layer, "--softmax shift": how.shift_softmax}
-        for option, given in (asked | {f"--data {how.data}": how.data is not None}).items():
+        asked |= {f"--data {how.data}": how.data is not None, f"--input {how.given.source}": bool(how.given.files)}
+        for option, given in asked.items():
             if given:
                 raise ConfigError(f"{option}: {path} holds integers already; export the checkpoint with it")
         assert model.bundle is not None
@@ -108,9 +110,6 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
             f"{path} has no neurons, and integers with the bits of a spiking chip are too coarse for a dense network: "
             "--target lava --precision float runs it in simulation, --target nir keeps it"
         )
-    if how.spiking_inputs:
-        inputs = {name: node for name, node in graph.nodes.items() if isinstance(node, Input)}
-        graph = replace(graph, nodes=graph.nodes | {name: replace(node, spiking=True) for name, node in inputs.items()})
     content = (path / MANIFEST if path.is_dir() else path).read_bytes()
     record: dict[str, Any] = {
         "source": {"name": path.name.encode(errors="replace").decode(), "sha256": hashlib.sha256(content).hexdigest()}
@@ -124,7 +123,8 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
     if how.fixed:
         from neurotool.export.lower import WEIGHT_BITS, lower
 
-        texts = model.samples(how.data, how.samples)
+        told, texts = model.ready(how.data, how.samples, how.given)
+        graph = told.graph
         exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax)
         errors = Errors(exact, graph).run(texts.batches())
         record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}

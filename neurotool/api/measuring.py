@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurotool.api.executors import EXECUTORS, check_executor
-from neurotool.api.model import Model
+from neurotool.api.model import NOTHING, Model
 from neurotool.api.reading import ModelInputs
 from neurotool.errors import ConfigError, DataError
 from neurotool.executor import Executor, Inputs, Run
+from neurotool.inputs import Given
 from neurotool.texts import INPUTS, PAIR, pad
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Source:
     """data: a table or folder of labelled texts, or one text itself; None for the activity in the checkpoint.
 
     skip_zero: weights that are zero cost nothing. afresh: measured anew even where the checkpoint stores the activity.
+    given: what a network that reads no text is run on.
     """
 
     data: str | None = None
     samples: int | None = None
     skip_zero: bool = False
     afresh: bool = False
+    given: Given = NOTHING
 
     @property
     def file(self) -> Path | None:
@@ -82,6 +85,7 @@ def energy(
     executor: str | None = None,
     samples: int | None = None,
     skip_zero: bool = False,
+    given: Given = NOTHING,
     cost_models: Iterable[str] = (),
     numbers: str | None = None,
     dense_cost_model: str | None = None,
@@ -92,13 +96,14 @@ def energy(
     """Operations and energy of `model`, beside its dense rivals.
 
     data: a table or folder of texts, or one text; by default the activity that a checkpoint stores. executor: what runs
-    it, by default the model's own. The others are those of `neurotool energy report`.
+    it, by default the model's own. given: what a network that reads no text is run on. The others are those of
+    `neurotool energy report`.
     """
     from neurotool.energy.costs import load_cost_model
     from neurotool.energy.dataflow import named_dataflows
     from neurotool.energy.report import DEFAULT_MODELS
 
-    source = Source(None if data is None else str(data), samples, skip_zero)
+    source = Source(None if data is None else str(data), samples, skip_zero, given=given)
     models = [load_cost_model(name) for name in cost_models or DEFAULT_MODELS]
     dense = load_cost_model(dense_cost_model) if dense_cost_model else None
     how = {"chosen": None if dataflows is None else named_dataflows(dataflows), "hybrid": hybrid}
@@ -137,7 +142,7 @@ def measure(model: Model, source: Source, executor: str | None = None, track: Tr
     file = source.file
     executor = executor or model.default_executor
     check_executor(executor)
-    if executor != "torch" or model.student is None:
+    if executor != "torch" or model.student is None or source.given.files:
         return _executed(model, source, file, executor, track)
     trained = model.student.model.config.time_steps == model.graph.time_steps
     if source.data is None and source.samples is None and trained and not source.afresh:
@@ -206,7 +211,7 @@ def _executed(model: Model, source: Source, file: Path | None, executor: str, tr
     if source.data is not None and file is None:
         inputs, measured = model.reading().given([source.data], ["--data"]), f"the text {source.data!r}"
     else:
-        inputs = model.samples(file, samples)
+        model, inputs = model.ready(file, samples, source.given)
         measured = f"{len(inputs.inputs)} inputs: {inputs.source}"
     seen = _Kept(model.executor(executor))
     activity, events = _add_up(model, seen, inputs, executor, track)

@@ -11,10 +11,10 @@ from neurotool.api.executors import Settings, make_executor
 from neurotool.api.reading import ModelInputs, Text, TextReader
 from neurotool.errors import BundleError, ConfigError, DataError, GraphError
 from neurotool.executor import Executor, Record, Run, stacked, unstacked
-from neurotool.graph import Embedding, Graph, Neuron
+from neurotool.graph import Embedding, Graph, Input, Neuron
 from neurotool.graph.names import in_group
 from neurotool.graph.part import part
-from neurotool.inputs import fitted, read_arrays
+from neurotool.inputs import Given, InputKind, fitted, with_kinds
 from neurotool.sentences import random_inputs
 from neurotool.texts import longest, tokenizer_from_files
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from neurotool.tasks import Task
 
 Kind = Literal["checkpoint", "NIR file", "bundle", "part"]
+NOTHING = Given()
 SAMPLES = 8
 """Random inputs for networks that read no text."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -105,6 +106,7 @@ class Model:
         inputs: Sequence[Text] | Mapping[str, Any] | np.ndarray | ModelInputs,
         executor: str | None = None,
         record: Record = True,
+        input_kind: InputKind | None = None,
         **settings: Any,
     ) -> Run:
         """Run texts, or arrays, all together.
@@ -116,7 +118,13 @@ class Model:
         Raises DataError for inputs that the network cannot take, ConfigError for an executor that cannot run it.
         """
         names = record if isinstance(record, bool) else self.named(record)
-        return self.executor(executor, **settings).run(**self.batch(inputs), record=names)
+        batch = self.batch(inputs)
+        told = self.told(batch.get("values") or {}, input_kind)
+        return told.executor(executor, **settings).run(**batch, record=names)
+
+    def told(self, values: Mapping[str, np.ndarray], kind: InputKind | None = None) -> "Model":
+        """The same, its Inputs said to hold spikes or currents: as `kind` says, or the file, or the values."""
+        return replace(self, graph=with_kinds(self.graph, values, kind))
 
     def named(self, groups: Sequence[str] | Any) -> tuple[str, ...]:
         """Nodes of these names, or in these groups. Raises ConfigError for one that is not there."""
@@ -148,21 +156,45 @@ class Model:
         what = "a part of the network reads arrays" if self.kind == "part" else "the bundle holds no tokenizer"
         raise ConfigError(f"{self.path}: {what}: leave out texts and --data")
 
-    def samples(self, data: Path | str | None = None, count: int | None = None) -> ModelInputs:
-        """Labelled texts of `data`, or of the validation data, or built-in sentences; random inputs for a network that
-        reads no text. Raises ConfigError for data that it cannot read."""
+    def samples(self, data: Path | str | None = None, count: int | None = None, given: Given = NOTHING) -> ModelInputs:
+        """What to run on: what is given, or labelled texts of `data`, of the validation data, or built-in sentences.
+
+        given: recordings, or random inputs for a network that reads no text, which are not made unless asked for.
+        Raises ConfigError, and DataError for what cannot be read or does not fit.
+        """
+        if given.files:
+            if data is not None:
+                raise ConfigError(f"--data {data}: --input is given, too; leave out one of the two")
+            return self._recorded(given)
         if self.reader is None and data is None:
-            random = random_inputs(self.graph, count or SAMPLES)
-            return ModelInputs(random, None, "random inputs: the file holds no tokenizer")
+            if not given.random:
+                raise ConfigError(
+                    f"{self.path}: reads no text: give recordings with --input, or random inputs with --random"
+                    + ("; or a .ckpt with --tokenizer" if self.graph.of_type(Embedding) else "")
+                )
+            return ModelInputs(random_inputs(self.graph, count or SAMPLES), None, "random inputs")
         return self.reading().data(None if data is None else Path(data), count)
 
-    def arrays(self, path: Path | str) -> ModelInputs:
-        """Inputs from a file (.npz, .npy; see `neurotool.inputs`). Raises DataError for arrays that do not fit."""
-        path = Path(path)
+    def arrays(self, *files: Path | str) -> ModelInputs:
+        """Recordings (neurotool/recordings.py) as inputs. Raises DataError for those that do not fit."""
+        return self.samples(given=Given(tuple(map(str, files))))
+
+    def ready(
+        self, data: Path | str | None = None, count: int | None = None, given: Given = NOTHING
+    ) -> "tuple[Model, ModelInputs]":
+        """`samples`, and this model told what they are."""
+        inputs = self.samples(data, count, given)
+        values: dict[str, Any] = {}
+        for name in self.graph.of_type(Input):
+            values[name] = np.stack([one["values"][name] for one in inputs.inputs])
+        return self.told(values, given.kind), inputs
+
+    def _recorded(self, given: Given) -> ModelInputs:
         try:
-            return ModelInputs(unstacked(fitted(self.graph, read_arrays(path))), None, str(path))
+            return ModelInputs(unstacked(fitted(self.graph, given.read())), None, given.source)
         except DataError as error:
-            raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+            known = any(file in str(error) for file in given.files)
+            raise DataError(str(error) if known else f"{given.source}: {error}") from error
 
     def logits(self, texts: Sequence[Text], executor: str | None = None) -> np.ndarray:
         """(texts, labels); by torch, unless another executor is asked for, in single precision and fast."""
@@ -205,34 +237,40 @@ class Model:
 
 
 def open_model(
-    path: Path | str, *, tokenizer: Path | str | None = None, time_steps: int | None = None, **conventions: Any
+    path: Path | str,
+    *,
+    tokenizer: Path | str | None = None,
+    time_steps: int | None = None,
+    given: Given = NOTHING,
+    **conventions: Any,
 ) -> Model:
     """Open a .ckpt, a .nir file or a Lava bundle.
 
-    tokenizer: a .ckpt whose tokenizer and task read texts for a .nir file, which has none. time_steps: another T.
+    tokenizer: a .ckpt whose tokenizer and task read texts for a .nir file, which has none. time_steps: another T; of a
+    .nir file of another tool by default that of the recordings that are given.
     conventions: what a .nir file of another tool leaves open (neurotool.export.nir.read_nir).
     Raises CheckpointError, GraphError or BundleError for a file that cannot be read, ConfigError for options that do
     not fit the kind of file.
     """
     path = Path(path)
-    given = [
-        "--from" if name == "tool" else f"--{name.replace('_', '-')}"
-        for name, value in conventions.items()
-        if value not in (None, False)
-    ]
+    options = [_option(name) for name, value in conventions.items() if value not in (None, False)]
     if path.is_dir() or not is_nir(path):
-        if given:
-            raise ConfigError(f"{path}: {given[0]} is for foreign .nir files; this file says it itself, leave it out")
+        if options:
+            raise ConfigError(f"{path}: {options[0]} is for foreign .nir files; this file says it itself, leave it out")
         if tokenizer is not None:
             raise ConfigError(f"--tokenizer {tokenizer}: {path} has its own; the option is for a .nir file")
         return (_open_bundle(path) if path.is_dir() else _open_checkpoint(path)).at(time_steps)
     from neurotool.export.nir import read_nir
 
-    graph = read_nir(path, time_steps=time_steps, **conventions)
+    graph = read_nir(path, time_steps=time_steps or given.time_steps(), **conventions)
     reader = None if tokenizer is None else _open_checkpoint(Path(tokenizer)).reader
     if reader is not None:
         reader = replace(reader, max_length=min(reader.max_length, graph.tokens))
     return Model(path, "NIR file", graph, reader)
+
+
+def _option(convention: str) -> str:
+    return "--from" if convention == "tool" else f"--{convention.replace('_', '-')}"
 
 
 def is_nir(path: Path) -> bool:

@@ -15,6 +15,7 @@ from neurotool.cli.numbers import SAMPLES, TIME_STEPS_LIST
 from neurotool.cli.options import (
     PATH,
     executor_option,
+    input_options,
     layers_option,
     open_file,
     opening_options,
@@ -37,8 +38,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 WIDE = 132  # columns that every table needs
 FORMATS = {".json": "json", ".csv": "csv", ".html": "html", ".tex": "latex"}
 NUMBERS = click.Choice(["fp32", "fp16", "int8"])
-PRICING = ("cost_models", "numbers", "data", "samples", "skip_zero", "executor", "output_format", "as_json", "output",
-           "dataflow", "hybrid", "force")  # fmt: skip
+PRICING = (
+    "cost_models", "numbers", "data", "samples", "skip_zero", "executor", "given", "output_format", "as_json", "output",
+    "dataflow", "hybrid", "force",
+)  # fmt: skip
 
 
 class NotCountedError(NeurotoolError):
@@ -78,7 +81,7 @@ def _pricing_options(command: Command) -> Command:
         click.option("-o", "--output", type=PATH, help="File to write.  [default: the terminal]"),
         click.option("--force", is_flag=True, help="Replace the output."),
     )
-    return with_options(command, options)
+    return with_options(input_options(command), options)
 
 
 class _Pricing:
@@ -95,13 +98,13 @@ class _Pricing:
         asked = pricing["output_format"], pricing["as_json"], pricing["output"]
         self.chosen, self.output = _destination(*asked, self.force, read)
         self.models, self.numbers = _models(pricing["cost_models"]), pricing["numbers"]
-        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"])
+        self.source = Source(pricing["data"], pricing["samples"], pricing["skip_zero"], given=pricing["given"])
         self.source.file  # noqa: B018  a wrong name is told before anything is loaded
         self.flows, self.hybrid = _dataflows(pricing["dataflow"]), bool(pricing["hybrid"])
         self.executor: str | None = pricing["executor"]
 
     def open(self, path: Path) -> "Model":
-        return open_file(path, **self.opening)
+        return open_file(path, given=self.source.given, **self.opening)
 
     def report(
         self, model: "Model", dense: "CostModel | None" = None, force: bool = False, said: bool = False, **source: Any
@@ -179,6 +182,7 @@ Examples:
 @click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
 @executor_option("as for `energy report`")
 @_dataflow_options
+@input_options
 @click.option("-o", "--output", type=PATH, help="CSV to write.  [default: the terminal]")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @opening_options
@@ -277,7 +281,7 @@ Examples:
 @click.option("--constant", "constants", multiple=True, help="NAME=VALUE in ns, pJ or mW (docs/energy.md).")
 @click.option("--cost-model", help="Prices of its operations.  [default: the machine's first]")
 @click.option("--dataflow", help="As for `energy report`, one.  [default: spike; output-stationary for 45nm]")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Inputs, one after the other.")
+@click.option("--batch", type=SAMPLES, default=1, show_default=True, help="Inputs, one after the other.")
 @click.option(
     "--without",
     multiple=True,
@@ -286,12 +290,14 @@ Examples:
 )
 @click.option("--on-chip", type=click.IntRange(min=0), help="KB of weights that fit, of a machine that is no chip.")
 @click.option("--data", help="As for `energy report`.")
-@click.option("--samples", type=click.IntRange(min=1), help="As for `energy report`.")
+@click.option("--samples", type=SAMPLES, help="As for `energy report`.")
+@click.option("--skip-zero-weights", "skip_zero", is_flag=True, help="As for `energy report`.")
 @executor_option("as for `energy report`")
+@input_options
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "html"]), help="As for `energy report`.")
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.option("-o", "--output", type=PATH, help="As for `energy report`.")
-@click.option("--force", is_flag=True, help="As for `energy report`.")
+@click.option("--force", is_flag=True, help="Replace the output.")
 @opening_options
 @time_steps_option
 def latency(
@@ -313,7 +319,10 @@ def latency(
     from neurotool.energy.machine import load_machine
 
     computer = load_machine(machine).giving(constants)
-    pricing = _Pricing(options | {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow}, model)
+    prices = {"cost_models": (cost_model or computer.cost_models[0],), "dataflow": dataflow}
+    pricing = _Pricing(options | prices, model, *([Path(machine)] if machine.endswith(".json") else []))
+    if pricing.flows is not None and len(pricing.flows) > 1:
+        raise ConfigError(f"--dataflow {dataflow}: time is that of one dataflow; name one")
     if pricing.chosen in ("csv", "latex"):
         raise ConfigError(f"-o {pricing.output}: time is written as .json, .html or a table in text")
     opened = pricing.open(model)

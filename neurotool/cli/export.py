@@ -3,18 +3,29 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from neurotool.api.exporting import TARGETS
 from neurotool.cli.numbers import SAMPLES
-from neurotool.cli.options import PATH, json_option, layers_option, open_file, opening_options, time_steps_option
+from neurotool.cli.options import (
+    PATH,
+    input_options,
+    json_option,
+    layers_option,
+    open_file,
+    opening_options,
+    time_steps_option,
+)
 from neurotool.cli.printing import one_by_one, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
 from neurotool.terminal import console
+
+if TYPE_CHECKING:
+    from neurotool.inputs import Given
 
 
 @click.command(
@@ -24,6 +35,8 @@ Examples:
   neurotool export model.ckpt --target lava -o model.lava
   neurotool export model.ckpt --target lava --chip loihi2
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
+  neurotool export model.ckpt --from-node encoder.0.key.linear --to-node encoder.0.key -o part.nir
+  neurotool export other.nir --from norse -T 100 --for snntorch -o ours.nir
   neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
 )
@@ -37,6 +50,9 @@ Examples:
 )
 @click.option("-o", "--output", type=PATH, help="File or bundle.  [default: MODEL with the target's ending]")
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
+@click.option("--for", "for_tool", type=click.Choice(["snntorch", "norse"]), help="As this tool reads .nir files.")
+@click.option("--from-node", help="Write a part of the network alone: from this node or group on …")
+@click.option("--to-node", help="… to this one, in the order of emission.")
 @click.option(
     "--precision",
     type=click.Choice(["fixed", "float"]),
@@ -57,6 +73,7 @@ Examples:
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")
 @click.option("--force", is_flag=True, help="Replace the output.")
+@input_options
 @layers_option
 @opening_options
 @time_steps_option
@@ -73,11 +90,15 @@ def export(
     layers: bool,
     as_json: bool,
     part: str,
+    for_tool: str | None,
+    from_node: str | None,
+    to_node: str | None,
     precision: str,
     per_layer: bool,
     softmax: str,
     samples: int,
     force: bool,
+    given: "Given",
     **opening: Any,
 ) -> None:
     """Write a model as NIR or as a Lava bundle, or draw its layer graph."""
@@ -94,8 +115,12 @@ def export(
         "chip": chip,
         "part": part,
     }
-    check_options(target, **options)
-    report = open_file(model, **opening).export(output, target, samples=samples, force=force, **options)
+    check_options(target, **options | {"calibration": data or given.source or None})
+    opened = open_file(model, given=given, **opening)
+    if from_node or to_node:
+        names = list(opened.graph.nodes)
+        opened = opened.part(from_node or names[0], to_node or names[-1])
+    report = opened.export(output, target, samples=samples, given=given, for_tool=for_tool, force=force, **options)
     fit = report.pop("fit", None)
     report |= {"fit": fit.to_dict()} if fit and as_json else {}
     report |= {"seconds": round(time.perf_counter() - start, 2)}
@@ -117,8 +142,12 @@ def _print(report: dict[str, Any]) -> None:
         f"wrote {report['output']}: {_size(report['bytes'])} for {_size(report['weight_bytes'])} of weights, "
         f"{report['nodes']} nodes, {report['seconds']:.1f} s with loading libraries"
     )
+    for told in report.get("told", ()):
+        click.echo(f"- beside the file: {told}")
     if "standard_nodes" in report:
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
+        for what in report["beyond_nir"]:
+            click.echo(f"- NIR alone does not carry: {what}")
 
 
 def _print_quantisation(report: dict[str, Any], each: bool) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from neurotool import __version__
-from neurotool.errors import NeurotoolError
+from neurotool.errors import NeurotoolError, NeurotoolWarning
 
 LONGEST_ERROR = 260
 """Characters: errors quote what was given, which may be anything. With what is put around it a line has at most 300."""
@@ -117,6 +118,23 @@ def _line(message: str) -> str:
     return f"{message[:half]} … {message[-half:]}"
 
 
+@contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Our own; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, NeurotoolWarning):
+                click.echo(f"Warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = say
+        warnings.simplefilter("always", NeurotoolWarning)
+        yield
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message for the user."""
     if isinstance(error, KeyboardInterrupt):
@@ -153,6 +171,7 @@ def _describe_bug(error: BaseException) -> str:
 @click.version_option(__version__, prog_name="neurotool")
 def cli(debug: bool) -> None:
     """Distil a BERT teacher into a spiking student, export it, run it, account for its energy."""
+    click.get_current_context().with_resource(_warnings_on_one_line())
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries without a network end in one error of ours
     if not os.environ.get("XDG_CACHE_HOME", "unset"):  # empty means unset, but not to every library
         del os.environ["XDG_CACHE_HOME"]

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ import click
 
 from neurotool.api.executors import EXECUTORS
 from neurotool.cli.numbers import POTENTIAL, TIME_STEP, TIME_STEPS
+from neurotool.errors import ConfigError
 from neurotool.export.conventions import TOOLS, Integration
 from neurotool.graph.nodes import Reset
+from neurotool.inputs import Given, InputKind
 
 if TYPE_CHECKING:
     from neurotool.api.model import Model
@@ -45,9 +48,33 @@ def opening_options(command: Command) -> Command:
         click.option("--spikes", type=click.Choice(["binary", "several"]), help="Of a foreign neuron in one step."),
         click.option("--membrane", type=click.Choice(membranes), help="How foreign potentials are stepped."),
         click.option("--lowest", type=POTENTIAL, help="What no foreign potential falls below."),
+        click.option("--repair", is_flag=True, help="Take shapes that a foreign .nir file lacks from its weights."),
         click.option("--standard-nodes", is_flag=True, help="Pass over neurotool's metadata in a .nir file."),
     )
     return with_options(command, options)
+
+
+def input_options(command: Command) -> Command:
+    """--input, --input-kind, --random: what a network that reads no text is run on, as one argument `given`."""
+
+    @functools.wraps(command)
+    def with_given(*args: Any, files: tuple[str, ...], kind: Any, random: bool, **more: Any) -> Any:
+        if random and files:
+            raise ConfigError(f"--random: --input {files[0]} is given, too; leave out one of the two")
+        return command(*args, given=Given(files, kind, random), **more)
+
+    kinds = click.Choice(get_args(InputKind))
+    options = (
+        click.option(
+            "--input", "files", multiple=True, metavar="[NAME=]FILE",
+            help="Spikes or currents: .npz, .npy, events as .csv, NIRData as .h5; one of several Inputs as NAME=FILE.",
+        ),
+        click.option(
+            "--input-kind", "kind", type=kinds, help="Of Inputs.  [default: the file's, else spikes if all are 0 or 1]"
+        ),
+        click.option("--random", is_flag=True, help="Random spikes, where a network reads no text."),
+    )  # fmt: skip
+    return with_options(with_given, options)  # type: ignore[return-value]
 
 
 tokenizer_option = click.option(

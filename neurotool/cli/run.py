@@ -13,17 +13,27 @@ from rich.progress import Progress
 
 from neurotool import terminal
 from neurotool.cli.numbers import SAMPLES, SECONDS
-from neurotool.cli.options import PATH, executor_option, json_option, open_file, opening_options, time_steps_option
+from neurotool.cli.options import (
+    PATH,
+    executor_option,
+    input_options,
+    json_option,
+    open_file,
+    opening_options,
+    time_steps_option,
+)
 from neurotool.cli.predict import shown
 from neurotool.errors import ConfigError
 from neurotool.files import check_free
 from neurotool.graph import Neuron
-from neurotool.inputs import write_arrays
+from neurotool.inputs import time_step
+from neurotool.recordings import check_writable, write_recording
 
 if TYPE_CHECKING:
     from neurotool.api.model import Model
     from neurotool.api.reading import ModelInputs
     from neurotool.executor import Run
+    from neurotool.inputs import Given
 
 EXAMPLES = """\b
 Examples:
@@ -31,13 +41,15 @@ Examples:
   neurotool run model.lava --data reviews.tsv --executor emulator
   neurotool run model.ckpt "a film" --record encoder.0 --raster spikes.png
   neurotool run model.nir --input spikes.npz -o spikes_out.npz
+  neurotool run other.nir --from norse --input events.csv -T 100 -o out.h5
   neurotool run model.nir --part encoder.0 --input embedding.npy -o out.npz
 
 Lava runs on the CPU, one input after another: a sentence takes seconds. The emulator gives the same numbers, bit for
 bit in fixed point, without Lava. --input is a .npz with an array for each Input of the network, or the .npy of its only
-one: (inputs, [steps,] [tokens,] width). A recording holds NAME.spikes (inputs, steps, tokens, width), from the first
-step of the layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every
-layer.
+one, (inputs, [steps,] [tokens,] width); NIRData (.h5); or events, a .csv with columns time (in steps), neuron and, if
+needed, sample, node, value. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of the
+layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer; and
+NAME.values, one a step, of integrators and of outputs that are no neurons. As .h5 and .csv: what has a value a step.
 """
 
 
@@ -45,7 +57,6 @@ layer.
 @click.argument("model", type=PATH)
 @click.argument("texts", nargs=-1)
 @click.option("--data", type=PATH, help="File or folder with labelled text.")
-@click.option("--input", "arrays", type=PATH, help="Arrays to run in place of texts (.npz, .npy).")
 @click.option("--samples", type=SAMPLES, default=8, show_default=True, help="Texts of --data to run.")
 @executor_option("lava for a bundle, torch for a .ckpt, interpreter for a .nir", "--executor", "--backend")
 @click.option("--part", help="Run these nodes alone: FIRST or FIRST:LAST, names or groups such as encoder.0.")
@@ -61,6 +72,7 @@ layer.
 )
 @click.option("--timeout", type=SECONDS, help="Seconds after which Lava is stopped.")
 @click.option("--force", is_flag=True, help="Replace output and raster.")
+@input_options
 @opening_options
 @time_steps_option
 @json_option
@@ -68,7 +80,6 @@ def run(
     model: Path,
     texts: tuple[str, ...],
     data: Path | None,
-    arrays: Path | None,
     samples: int,
     executor: str | None,
     part: str | None,
@@ -79,24 +90,26 @@ def run(
     timeout: float | None,
     force: bool,
     as_json: bool,
+    given: "Given",
     **opening: Any,
 ) -> None:
     """Run a model on any executor: texts or arrays in, predictions and spikes out."""
-    given = {"texts": bool(texts), f"--data {data}": data is not None, f"--input {arrays}": arrays is not None}
-    if len(found := [name for name, there in given.items() if there]) > 1:
+    sources = {"texts": bool(texts), f"--data {data}": data is not None, f"--input {given.source}": bool(given.files)}
+    if len(found := [name for name, there in sources.items() if there]) > 1:
         are = "are" if found[0] == "texts" else "is"
         raise ConfigError(f"{found[1]}: {found[0]} {are} given, too; leave out one of the two")
-    opened = open_file(model, **opening)
+    opened = open_file(model, given=given, **opening)
     executor = executor or ("lava" if opened.kind == "bundle" else opened.default_executor)
     if part:
         opened = opened.part(*part.split(":", 1))
-    everything = arrays is not None and output is not None and not record
-    recorded = tuple(opened.graph.of_type(Neuron)) if everything else opened.named(record)
+    everything = bool(given.files or given.random) and output is not None and not record
+    graph = opened.graph
+    recorded = (*graph.of_type(Neuron), *graph.analog) if everything else opened.named(record)
     drawn = _drawn(opened, recorded, raster)
     recording = _outputs(model, record or recorded, output, raster, force)
     settings = {"overflow": overflow, "timeout": timeout}
     opened.executor(executor, **settings)  # refuses what does not fit before any work
-    inputs = _inputs(opened, texts, data, arrays, samples)
+    opened, inputs = _ready(opened, texts, data, samples, given)
     start = time.perf_counter()
     with _progress(len(inputs.inputs), as_json) as progress:
         names = tuple(dict.fromkeys(recorded + drawn))
@@ -114,13 +127,18 @@ def run(
         report |= {"processes": len(network.parts), "steps_per_input": network.time_line.steps}
     if recording:
         report["recording"] = str(recording)
-        write_arrays(recording, _recording(result, recorded, inputs, arrays is not None), force)
+        kept = _recording(result, recorded, inputs, bool(given.files))
+        write_recording(recording, kept, time_step(opened.graph), force)
     if raster:
         from neurotool.api.raster import draw_spikes
 
         draw_spikes(raster, opened.graph, {name: result.spikes[name][0] for name in drawn}, force)
         report["raster"] = str(raster)
     click.echo(json.dumps(report, ensure_ascii=False) if as_json else _text(report))
+
+
+_RECORDED = {"spikes": "spikes", "potentials": "potentials", "messages": "messages", "analog": "values"}
+"""Of a Run, and what a recording calls it."""
 
 
 def _drawn(model: "Model", recorded: tuple[str, ...], raster: Path | None) -> tuple[str, ...]:
@@ -150,15 +168,15 @@ def _outputs(
         check_raster(raster, force)
         if recording and recording.resolve() == raster.resolve():
             raise ConfigError(f"-o {output}: is the name of the raster, too; choose another")
+    if recording:
+        check_writable(recording, "-o")
     return recording
 
 
-def _inputs(
-    model: "Model", texts: tuple[str, ...], data: Path | None, arrays: Path | None, samples: int
-) -> "ModelInputs":
-    if arrays is not None:
-        return model.arrays(arrays)
-    return model.reading().given(texts) if texts else model.samples(data, samples)
+def _ready(
+    model: "Model", texts: tuple[str, ...], data: Path | None, samples: int, given: "Given"
+) -> "tuple[Model, ModelInputs]":
+    return (model, model.reading().given(texts)) if texts else model.ready(data, samples, given)
 
 
 @contextmanager
@@ -188,9 +206,9 @@ def _report(model: "Model", result: "Run", texts: tuple[str, ...], inputs: "Mode
 
 def _recording(result: "Run", record: tuple[str, ...], inputs: "ModelInputs", logits: bool) -> dict[str, np.ndarray]:
     arrays = {
-        f"{name}.{kind}": getattr(result, kind)[name]
+        f"{name}.{_RECORDED[kind]}": getattr(result, kind)[name]
         for name in record
-        for kind in ("spikes", "potentials", "messages")
+        for kind in _RECORDED
         if name in getattr(result, kind)
     }
     if "attention_mask" in inputs.inputs[0]:

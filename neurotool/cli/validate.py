@@ -11,6 +11,7 @@ from neurotool.cli.numbers import SAMPLES, TOLERANCE
 from neurotool.cli.options import (
     EXECUTORS,
     PATH,
+    input_options,
     json_option,
     layers_option,
     open_file,
@@ -20,9 +21,12 @@ from neurotool.cli.options import (
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
 from neurotool.graph.names import by_kind
+from neurotool.recordings import is_recording
 from neurotool.terminal import console
 
 if TYPE_CHECKING:
+    from neurotool.api.model import Model
+    from neurotool.inputs import Given
     from neurotool.validate import Comparison
 
 
@@ -42,7 +46,8 @@ Examples:
   neurotool validate model.ckpt model.nir
   neurotool validate model.ckpt model.nir --data test.tsv --samples 200 --json
   neurotool validate model.lava model.lava --executor emulator,lava
-  neurotool validate a.nir b.nir --tolerance 0.01
+  neurotool validate a.nir b.nir --random --tolerance 0.01
+  neurotool validate other.nir recorded.h5 --from norse --input spikes.npz
 
 Exit code 0: the same within the tolerance; 1: not the same; 2: bad input. Both sides compute in double precision;
 --float32 hands on single precision, sums still made in double. --as-used runs a
@@ -68,6 +73,7 @@ in another order flip a few spikes, and these others.
 )
 @click.option("--float32", is_flag=True, help="Single instead of double precision.")
 @click.option("--as-used", is_flag=True, help="A checkpoint as torch runs it, in single precision.")
+@input_options
 @layers_option
 @opening_options
 @time_steps_option
@@ -86,47 +92,54 @@ def validate(
     layers: bool,
     as_json: bool,
     tokenizer: Path | None,
+    given: "Given",
     **opening: Any,
 ) -> None:
     """Compare two models spike by spike on real sentences."""
-    from neurotool.api.comparing import compare
+    from neurotool.api.comparing import compare, compare_with_recorded
+
+    precision: Any = "as used" if as_used else "float32" if float32 else "float64"
+    steps, how = opening.pop("time_steps"), {"given": given, "tolerance": tolerance, "precision": precision}
+    if is_recording(b):
+        model = open_file(a, time_steps=steps, given=given, tokenizer=tokenizer, **opening)
+        compared = compare_with_recorded((model, executors[0]), b, **how)
+    else:
+        models = _open((a, b), steps, given, opening | {"tokenizer": tokenizer}, as_used)
+        sides = zip(models, executors, strict=True)
+        compared = compare(*sides, data=data, samples=samples, track=shown_progress(as_json), **how)
+        model = models[0]
+    result, on = compared.result, compared.executors
+    if as_json:
+        about = {"a": str(a), "b": str(b), "executors": on, "source": compared.source, "precision": precision}
+        click.echo(json.dumps(about | result.to_dict()))
+    else:
+        click.echo(f"A {a} on {on[0]}\nB {b} {'on ' if on[1] in EXECUTORS else ''}{on[1]}")
+        if result.layers:
+            _print_layers(console(), result, layers)
+        _print(result, compared.source, model.graph.time_steps)
+    context.exit(0 if result.passed else 1)
+
+
+def _open(
+    files: tuple[Path, Path], steps: int | None, given: "Given", foreign: dict[str, Any], as_used: bool
+) -> "list[Model]":
+    """Both; what is said of foreign files is for .nir files, if there is one."""
     from neurotool.api.model import is_nir
 
-    steps = opening.pop("time_steps")
-    there = {path: is_nir(path) and not path.is_dir() for path in (a, b)}
-    foreign = opening | {"tokenizer": tokenizer}
+    there = {path: is_nir(path) and not path.is_dir() for path in files}
     models = [
-        open_file(path, time_steps=steps, **foreign if there[path] or not any(there.values()) else {})
-        for path in (a, b)
+        open_file(path, time_steps=steps, given=given, **foreign if there[path] or not any(there.values()) else {})
+        for path in files
     ]
     reading = [model for model in models if model.kind != "NIR file"]
-    if opening["standard_nodes"] and reading:
+    if foreign["standard_nodes"] and reading:
         raise ConfigError(
             "--standard-nodes: the standard nodes of a .nir file are pieces of a network that read values, not "
             "sentences, and cannot be run beside a checkpoint or bundle; leave it out, or give two .nir files"
         )
     if as_used and not reading:
         raise ConfigError("--as-used: neither file is a checkpoint; leave it out")
-    compared = compare(
-        (models[0], executors[0]),
-        (models[1], executors[1]),
-        data=data,
-        samples=samples,
-        tolerance=tolerance,
-        precision="as used" if as_used else "float32" if float32 else "float64",
-        track=shown_progress(as_json),
-    )
-    result, source, on = compared.result, compared.source, compared.executors
-    if as_json:
-        precision = "as used" if as_used else "float32" if float32 else "float64"
-        about = {"a": str(a), "b": str(b), "executors": on, "source": source, "precision": precision}
-        click.echo(json.dumps(about | result.to_dict()))
-    else:
-        click.echo(f"A {a} on {on[0]}\nB {b} on {on[1]}")
-        if result.layers:
-            _print_layers(console(), result, layers)
-        _print(result, source, models[0].graph.time_steps)
-    context.exit(0 if result.passed else 1)
+    return models
 
 
 def _print(result: "Comparison", source: str, time_steps: int) -> None:
@@ -145,6 +158,9 @@ def _print(result: "Comparison", source: str, time_steps: int) -> None:
             f"first difference: layer {first.layer}, input {first.input}, step {first.step}, token {first.token}, "
             f"neuron {first.neuron}: A sends {first.a}, B {first.b}"
         )
+    for name, layer in result.layers.items():
+        if layer.late:
+            say(f"{name}: B is {layer.late} {'step' if layer.late == 1 else 'steps'} late, and compared so")
     for problem in result.problems:
         say(f"- {problem}")
     if result.quantised:

@@ -79,9 +79,19 @@ def rescaled(x: Whole, multiplier: int, shift: int) -> Whole:
     return x if shift == 0 else (x + (1 << (shift - 1))) >> shift
 
 
+def decay_mantissa(leak: float | np.ndarray) -> np.ndarray:
+    """leak * 2^12, whole."""
+    return np.rint(np.asarray(leak) * 2**DECAY_BITS).astype(np.int64)
+
+
 def leak_mantissa(node: Neuron) -> np.ndarray:
     """leak * 2^12, whole."""
-    return np.rint(np.asarray(node.leak) * 2**DECAY_BITS).astype(np.int64)
+    return decay_mantissa(node.leak)
+
+
+def decayed(x: np.ndarray, mantissa: np.ndarray) -> np.ndarray:
+    """x * leak for `mantissa` leak * 2^12, towards 0, as Loihi decays its states."""
+    return np.sign(x) * (np.abs(x) * mantissa >> DECAY_BITS)
 
 
 def initial_potential(node: Neuron) -> np.ndarray:
@@ -122,7 +132,7 @@ def row_mantissas(weight: np.ndarray, spread: int = SPREAD) -> tuple[np.ndarray,
 
 
 def emission_weights(node: Neuron, time_steps: int) -> np.ndarray:
-    """What a spike of step 1 … T counts in the neuron's average spiking rate: (T, 1) or (T, width), whole.
+    """What a spike of step 1 … T counts in the neuron's average spiking rate: (T, 1) or (T, …), whole.
 
     1 without leak. With leak, leak^(T-t) / sum_t leak^(T-t) with RATE_BITS fraction bits: the spike's graded payload.
     """

@@ -8,7 +8,18 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.fixed_point import FixedPoint
-from neurotool.graph.nodes import NODE_TYPES, Embedding, GradedNeuron, Input, Node, Readout, Shape, same_value
+from neurotool.graph.nodes import (
+    NODE_TYPES,
+    TOKENS,
+    Embedding,
+    GradedNeuron,
+    Input,
+    Node,
+    Readout,
+    Shape,
+    Stateful,
+    same_value,
+)
 
 FORMAT_VERSION = 1
 MAX_TIME_STEPS = 1_000_000
@@ -29,10 +40,12 @@ class Graph:
         Windows start from v_init. With feedback the whole sequence of windows runs `feedback_sweeps` times.
       concurrent: in each of T steps every node runs once, in order, on the spikes of the same step; potentials persist.
     feedback: (node, port) pairs that read what their source gave in the step before (concurrent) or the sweep before
-      (phased), at first 0. They enter Linear or Conv1d nodes.
+      (phased), at first 0.
     tokens: the most tokens an input may have. The tokens of an input that are padding are computed like others, but no
       other token reads them: Softmax, MatMul, Conv1d and MeanPool leave them out.
     labels: class names; empty for regression or where unknown.
+    outputs: for every declared output, by its name, the node that gives it: what others are to see of the network, be
+      it read inside or not.
     metadata: anything JSON, for instance the model type.
     fixed_point: for a graph in integers the FixedPoint of every node; else empty.
 
@@ -47,6 +60,7 @@ class Graph:
     feedback: tuple[tuple[str, str], ...] = ()
     feedback_sweeps: int = 1
     labels: tuple[str, ...] = ()
+    outputs: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     fixed_point: dict[str, FixedPoint] = field(default_factory=dict)
 
@@ -60,6 +74,33 @@ class Graph:
             for a, b in [(getattr(self, f.name), getattr(other, f.name))]
         )
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether activations are (tokens, width); else they have a shape of their own, and no token axis."""
+        return not any(isinstance(node, Input) and isinstance(node.width, tuple) for node in self.nodes.values())
+
+    @property
+    def spiking(self) -> set[str]:
+        """Nodes that send spikes or hand on spikes alone."""
+        found = {name for name, node in self.nodes.items() if node.sends_spikes or node.hands_on_spikes}
+        while graded := {
+            name for name in found if not self.nodes[name].sends_spikes and not found.issuperset(self.inputs[name])
+        }:
+            found -= graded
+        return found
+
+    @property
+    def analog(self) -> list[str]:
+        """Nodes whose real numbers are to be seen, in every step (phased: sweep): that nobody reads, that are declared
+        outputs, or that keep a state. Neurons and the Readout are left out: spikes and logits are given in any case."""
+        shown = set(self.nodes).difference(*self.inputs.values()).union(self.outputs.values())
+        graded = ((n, node) for n, node in self.nodes.items() if not node.sends_spikes)
+        return [
+            name
+            for name, node in graded
+            if not isinstance(node, (Input, Readout)) and (isinstance(node, Stateful) or name in shown)
+        ]
+
     def source(self, node: str, port: str) -> str:
         """Name of the node that `port` of `node` reads."""
         return self.inputs[node][self.nodes[node].ports.index(port)]
@@ -67,16 +108,6 @@ class Graph:
     def of_type(self, kind: type[Node]) -> list[str]:
         """Names of the nodes of one type, in emission order."""
         return [name for name, node in self.nodes.items() if isinstance(node, kind)]
-
-    @property
-    def outputs(self) -> list[str]:
-        """Nodes whose real numbers the network gives: that nobody reads, or that metadata["outputs"] name, as those of
-        a .nir file do. Neurons and the Readout are left out: spikes and logits are given in any case."""
-        read = {source for sources in self.inputs.values() for source in sources}
-        said = self.metadata.get("outputs")
-        named = [name for name in said.values() if isinstance(name, str)] if isinstance(said, dict) else []
-        ends = ((name, node) for name, node in self.nodes.items() if name not in read or name in named)
-        return [name for name, node in ends if not (node.sends_spikes or isinstance(node, (Input, Readout)))]
 
     @property
     def is_spiking(self) -> bool:
@@ -98,22 +129,29 @@ class Graph:
     def shapes(self) -> dict[str, Shape]:
         """Output shape of every node, without batch; nodes.TOKENS stands for the number of tokens."""
         shapes: dict[str, Shape] = {}
-        for name, node in self.nodes.items():
-            # What a feedback port reads is only known later: take the shape that it asks for, and check below.
-            at_ports = [
-                (node.feedback_shape(port) if (name, port) in self.feedback else None) or shapes[source]
-                for port, source in zip(node.ports, self.inputs[name], strict=True)
-            ]
-            try:
-                shapes[name] = node.shape(*at_ports)
-            except GraphError as error:
-                raise GraphError(f"{self._title(name)}: {error}") from None
-        for name, port in self.feedback:
-            try:
-                self.nodes[name].shape(shapes[self.source(name, port)])
-            except GraphError as error:
-                raise GraphError(f"{self._title(name)}: feedback {error}") from None
-        return shapes
+        while missing := [name for name in self.nodes if name not in shapes]:
+            for name in missing:
+                node, known = self.nodes[name], [shapes[source] for source in self.inputs[name] if source in shapes]
+                if len(known) == len(node.ports):
+                    shapes[name] = self._shape(name, *known)
+                elif known and node.one_shape:  # what a feedback port reads is only known later
+                    shapes[name] = known[0]
+            if missing == [name for name in self.nodes if name not in shapes]:
+                alone = ((name, self.nodes[name].shape_alone(self.has_tokens)) for name in missing)
+                found = next(((name, shape) for name, shape in alone if shape), None)
+                if found is None:
+                    raise GraphError(f"{self._title(missing[0])}: its shape depends on feedback alone")
+                shapes[found[0]] = found[1]
+        for name, _ in self.feedback:
+            shapes[name] = self._shape(name, *(shapes[source] for source in self.inputs[name]))
+        return {name: shapes[name] for name in self.nodes}
+
+    def _shape(self, name: str, *at_ports: Shape) -> Shape:
+        try:
+            return self.nodes[name].shape(*at_ports)
+        except GraphError as error:
+            fed_back = any((name, port) in self.feedback for port in self.nodes[name].ports)
+            raise GraphError(f"{self._title(name)}: {'feedback ' if fed_back else ''}{error}") from None
 
     def _title(self, name: str) -> str:
         return f"node {name} ({type(self.nodes[name]).__name__})"
@@ -171,8 +209,10 @@ class Graph:
                 if not backward and (name, port) in declared:
                     raise GraphError(f"{at}, which comes before it: it cannot be feedback")
                 declared.discard((name, port))
-                if backward and node.feedback_shape(port) is None:
-                    raise GraphError(f"{at} as feedback: feedback enters Linear or Conv1d nodes")
+                if node.at_end and backward:
+                    raise GraphError(f"{at} as feedback, but it acts once, at the end")
+                if self.nodes[source].at_end and not node.at_end:
+                    raise GraphError(f"{at}, which acts at the end: only a Readout reads what a MeanPool gives")
         if declared:
             name, port = sorted(declared)[0]
             raise GraphError(f"feedback names port {port} of node {name!r}, but there is no such port")
@@ -196,6 +236,16 @@ class Graph:
         for name, node in self.nodes.items():
             if isinstance(node, Embedding) and node.ids == "position_ids" and len(node.weight) < self.tokens:
                 raise GraphError(f"{self._title(name)} has {len(node.weight)} positions for up to {self.tokens} tokens")
+            if isinstance(node, Stateful) and not node.in_windows and self.schedule == "phased":
+                raise GraphError(f"{self._title(name)} has no window of its own: only the concurrent schedule steps it")
+        entering = {
+            name: TOKENS in self.nodes[name].shape() for name in (*self.of_type(Input), *self.of_type(Embedding))
+        }
+        if len(set(entering.values())) > 1:
+            some, other = (next(n for n, has in entering.items() if has is wanted) for wanted in (True, False))
+            raise GraphError(f"{self._title(some)} has tokens, {self._title(other)} has none: all must, or none")
+        if surplus := next((item for item in self.outputs.items() if item[1] not in self.nodes), None):
+            raise GraphError(f"output {surplus[0]} is given by {surplus[1]!r}, but there is no such node")
         readouts = self.of_type(Readout)
         if len(readouts) > 1:
             raise GraphError(f"nodes {' and '.join(readouts)} are both a Readout: a graph has at most one")
@@ -211,7 +261,7 @@ class Graph:
         for name, node in self.nodes.items():
             for f in fields(node):
                 value = getattr(node, f.name)
-                if isinstance(value, np.ndarray) and f.name != "leak" and value.dtype.kind != "i":
+                if isinstance(value, np.ndarray) and not f.name.endswith("leak") and value.dtype.kind != "i":
                     raise GraphError(
                         f"{self._title(name)}: {f.name} is {value.dtype}, but the graph is one of integers"
                     )
@@ -232,6 +282,8 @@ class Graph:
                 if isinstance(value, np.ndarray):
                     arrays[f"{name}.{key}"] = value
                     parameters[key] = {"array": f"{name}.{key}"}
+                elif isinstance(value, tuple):
+                    parameters[key] = list(value)
             node_type = type(node).__name__
             nodes.append({"name": name, "type": node_type, "inputs": list(self.inputs[name]), "parameters": parameters})
         for name, fixed in self.fixed_point.items():
@@ -244,6 +296,8 @@ class Graph:
             f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("nodes", "inputs", "fixed_point")
         }
         settings |= {"feedback": [list(edge) for edge in self.feedback], "labels": list(self.labels)}
+        if not self.outputs:  # as files were before there were any
+            del settings["outputs"]
         return {"format_version": FORMAT_VERSION, "nodes": nodes, **settings}, arrays
 
     @classmethod
@@ -254,6 +308,7 @@ class Graph:
         if version != FORMAT_VERSION:
             raise GraphError(f"graph format version {version!r}, but this neurotool reads version {FORMAT_VERSION}")
         settings = {f.name for f in fields(cls)} - {"inputs", "fixed_point"} | {"format_version"}
+        description = {"outputs": {}} | description
         if difference := settings ^ set(description):
             raise GraphError(f"the graph's description and version {version} differ in {sorted(difference)[0]!r}")
         builder, unused, fixed_point = GraphBuilder(), dict(arrays), {}
@@ -310,8 +365,7 @@ def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
     kind = NODE_TYPES.get(entry["type"])
     if kind is None:
         raise GraphError(f"node {entry['name']} has type {entry['type']!r}: known types are {', '.join(NODE_TYPES)}")
-    parameters = dict(entry["parameters"])
-    parameters = {f.name: f.default for f in fields(kind) if f.name in kind.later} | parameters
+    parameters = {f.name: f.default for f in fields(kind) if f.name in kind.later} | dict(entry["parameters"])
     if difference := {f.name for f in fields(kind)} ^ set(parameters):
         raise GraphError(
             f"node {entry['name']} ({entry['type']}): parameter {sorted(difference)[0]} is missing or unknown"
@@ -323,4 +377,6 @@ def _node(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
                     f"node {entry['name']} ({entry['type']}): array {value.get('array')!r} of {key} is missing"
                 )
             parameters[key] = arrays.pop(value["array"])
+        elif isinstance(value, list):
+            parameters[key] = tuple(value)
     return kind(**parameters)

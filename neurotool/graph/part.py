@@ -7,7 +7,7 @@ import numpy as np
 from neurotool.errors import GraphError
 from neurotool.graph.graph import Graph
 from neurotool.graph.names import in_group
-from neurotool.graph.nodes import Input, Neuron, Node, Readout
+from neurotool.graph.nodes import TOKENS, Input, Neuron, Node, Readout, own_axes
 
 
 def part(graph: Graph, first: str, last: str) -> Graph:
@@ -33,11 +33,12 @@ def part(graph: Graph, first: str, last: str) -> Graph:
                 continue
             if (name, port) in graph.feedback:
                 raise GraphError(f"part {first} to {last}: node {name} is fed back from {source}, outside of it")
-            width = shapes[source][-1]
-            if len(shapes[source]) != 2 or not isinstance(width, int):
+            own = own_axes(shapes[source])
+            if TOKENS in shapes[source][1:] or graph.nodes[source].at_end:
                 raise GraphError(
                     f"part {first} to {last}: {name} reads {source}, which is no (tokens, width): cut elsewhere"
                 )
+            width = own[0] if graph.has_tokens else own
             nodes[source], inputs[source] = Input(width, spiking=_spikes(graph, source)), ()
     nodes |= {name: graph.nodes[name] for name in inside}
     inputs |= {name: graph.inputs[name] for name in inside}
@@ -49,6 +50,7 @@ def part(graph: Graph, first: str, last: str) -> Graph:
         nodes=nodes,
         inputs=inputs,
         feedback=feedback,
+        outputs={output: node for output, node in graph.outputs.items() if node in inside},
         feedback_sweeps=graph.feedback_sweeps if feedback else 1,
         labels=graph.labels if any(isinstance(node, Readout) for node in nodes.values()) else (),
         fixed_point=fixed,

@@ -1,14 +1,30 @@
 """The primitives of a layer graph: one frozen dataclass each, its equation in the docstring and computed beside it.
 
 Shapes are per input, without a batch axis. `tokens` is the number of tokens of the input at hand; activations are
-(tokens, width), attention matrices (heads, tokens, tokens). Parameters are shared by all tokens.
+(tokens, width), attention matrices (heads, tokens, tokens). Parameters are shared by all tokens. A network without
+tokens has no such axis: its activations are (width,), (channels, height, width) or of any other shape.
 """
 
+from neurotool.graph.nodes.currents import CubaLIF, Delay, Integrator
 from neurotool.graph.nodes.entering import Embedding, Ids, Input
 from neurotool.graph.nodes.functions import Gelu, LayerNorm, Scale, Softmax
 from neurotool.graph.nodes.joining import Add, Concat
 from neurotool.graph.nodes.neurons import GradedNeuron, Membrane, Neuron, Reset, Spikes
-from neurotool.graph.nodes.node import NODE_TYPES, TOKENS, Context, Node, Shape, register, same_value, sizes
+from neurotool.graph.nodes.node import (
+    NODE_TYPES,
+    TOKENS,
+    Context,
+    Node,
+    Shape,
+    State,
+    Stateful,
+    is_size_of,
+    own_axes,
+    register,
+    same_value,
+    sizes,
+    text,
+)
 from neurotool.graph.nodes.readout import MeanPool, Pooling, Readout
 from neurotool.graph.nodes.synapses import Conv1d, Linear, MatMul, Synapse, Weighted, largest
 
@@ -19,11 +35,14 @@ __all__ = [
     "Concat",
     "Context",
     "Conv1d",
+    "CubaLIF",
+    "Delay",
     "Embedding",
     "Gelu",
     "GradedNeuron",
     "Ids",
     "Input",
+    "Integrator",
     "LayerNorm",
     "Linear",
     "MatMul",
@@ -38,10 +57,15 @@ __all__ = [
     "Shape",
     "Softmax",
     "Spikes",
+    "State",
+    "Stateful",
     "Synapse",
     "Weighted",
+    "is_size_of",
     "largest",
+    "own_axes",
     "register",
     "same_value",
     "sizes",
+    "text",
 ]

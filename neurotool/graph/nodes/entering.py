@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
+from neurotool.errors import GraphError
 from neurotool.graph.nodes.node import (
     TOKENS,
     Context,
@@ -24,24 +25,30 @@ Ids = Literal["input_ids", "token_type_ids", "position_ids"]
 class Input(Node):
     """y = the caller's values: a constant current (tokens, width), or one value per time step (T, tokens, width).
 
-    spiking: the values are spikes, 0 and ±1, and synapses reading them count events. In the phased schedule the spikes
-    of the T steps are handed on as their mean, like those of a neuron layer.
+    width: of the activation of a token; or, for a network without tokens, a whole shape: (width,), (channels, height,
+    width) or any other.
+    spiking: the values are spikes, 0 and ±1, and synapses reading them count events; None where only what enters
+    tells (neurotool/inputs.py), and until then they are currents. In the phased schedule the spikes of the T steps are
+    handed on as their mean, like those of a neuron layer.
     """
 
-    width: int
-    spiking: bool = False
+    width: int | tuple[int, ...]
+    spiking: bool | None = False
     ports: ClassVar[tuple[str, ...]] = ()
 
     @property
     def sends_spikes(self) -> bool:
-        return self.spiking
+        return bool(self.spiking)
 
     def check(self) -> None:
-        check_whole(self, "width", 1)
-        check_choice(self, "spiking", (False, True))
+        if not isinstance(self.width, tuple):
+            check_whole(self, "width", 1)
+        elif not self.width or any(type(size) is not int or size < 1 for size in self.width):
+            raise GraphError(f"width is {self.width!r}: a shape is made of whole numbers of at least 1")
+        check_choice(self, "spiking", (False, True, None))
 
     def shape(self, *inputs: Shape) -> Shape:
-        return TOKENS, self.width
+        return self.width if isinstance(self.width, tuple) else (TOKENS, self.width)
 
 
 @register

@@ -15,6 +15,8 @@ from neurotool.graph.nodes.node import (
     check_array,
     check_numbers,
     check_vector,
+    expect_activation,
+    expect_fitting,
     expect_shape,
     register,
     text,
@@ -67,7 +69,7 @@ class Gelu(Node):
     """y = x (1 + erf(x / sqrt 2)) / 2, the exact form."""
 
     def shape(self, *inputs: Shape) -> Shape:
-        expect_shape("x", inputs[0], (TOKENS, None), "it acts on activations")
+        expect_activation("x", inputs[0], "it acts on activations")
         return inputs[0]
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
@@ -77,7 +79,8 @@ class Gelu(Node):
 @register
 @dataclass(frozen=True, eq=False)
 class Scale(Node):
-    """y = factor x; factor is one number, or one per element of the last axis (width,)."""
+    """y = factor x; factor is one number, or one per element of an activation: (width,) of a token, (channels, height,
+    width) or, one a channel, (channels, 1, 1)."""
 
     factor: float | np.ndarray
 
@@ -85,10 +88,9 @@ class Scale(Node):
         check_numbers(self, "factor", "a finite number", np.isfinite)
 
     def shape(self, *inputs: Shape) -> Shape:
-        if TOKENS not in inputs[0]:
-            raise GraphError(f"port x has shape {text(inputs[0])}: only a Readout reads what a MeanPool gives")
-        if np.shape(self.factor) not in ((), inputs[0][-1:]):
+        if inputs[0].count(TOKENS) > 1 and np.ndim(self.factor):
             raise GraphError(f"port x has shape {text(inputs[0])}, but factor is {np.shape(self.factor)}")
+        expect_fitting(self, ("factor",), inputs[0])
         return inputs[0]
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:

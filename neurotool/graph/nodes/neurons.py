@@ -7,15 +7,14 @@ import numpy as np
 
 from neurotool.errors import GraphError
 from neurotool.graph.nodes.node import (
-    TOKENS,
-    Node,
     Shape,
+    Stateful,
     check_choice,
     check_numbers,
     check_whole,
-    expect_shape,
+    expect_activation,
+    expect_fitting,
     register,
-    text,
 )
 
 Spikes = Literal["binary", "ternary", "several"]
@@ -26,7 +25,7 @@ MESSAGE_BITS = 24
 
 @register
 @dataclass(frozen=True, eq=False)
-class Neuron(Node):
+class Neuron(Stateful):
     """Integrate-and-fire, IF where leak is 1, else LIF: u <- leak u + (x + bias) / v_threshold; s = fire(u); reset.
 
     binary:  fire(u) = 1 if u >= 1
@@ -39,7 +38,8 @@ class Neuron(Node):
     that its reset left at its threshold or above fires next at twice the threshold.
 
     The potential u is in units of the threshold, starts at v_init and never falls below v_min / v_threshold. Each is
-    one number, or one per neuron (width,): v_threshold, leak, bias, v_reset, v_min, v_init. Leak 0 is a memoryless
+    one number, or one per neuron, (width,) for those of a token, else in the shape of the layer: v_threshold, leak,
+    bias, v_reset, v_min, v_init. Leak 0 is a memoryless
     threshold. In a phased window of an IF layer with soft reset the charge after t steps is the product
     t * x / v_threshold and not a running sum, so that the count is clip(floor(v_init + T x / v_threshold), 0, T), for
     ternary spikes clip(floor(… + 1/2), -T, T).
@@ -54,6 +54,7 @@ class Neuron(Node):
     v_reset: float | np.ndarray = 0.0
     v_min: float | np.ndarray | None = None
     later: ClassVar[tuple[str, ...]] = ("bias", "v_reset", "v_min")
+    in_windows: ClassVar[bool] = True
 
     def check(self) -> None:
         check_numbers(self, "v_threshold", "above 0", lambda v: v > 0)
@@ -120,11 +121,8 @@ class Neuron(Node):
         return if_soft and bool(starts_inside) and not self.more_than_plain
 
     def shape(self, *inputs: Shape) -> Shape:
-        expect_shape("x", inputs[0], (TOKENS, None), "neurons belong to tokens")
-        for name in ("v_threshold", "leak", "v_init", "bias", "v_reset", "v_min"):
-            size = np.shape(getattr(self, name))
-            if size not in ((), inputs[0][1:]):
-                raise GraphError(f"port x has shape {text(inputs[0])}, but {name} is {size}: one per neuron, or one")
+        expect_activation("x", inputs[0], "neurons belong to tokens")
+        expect_fitting(self, ("v_threshold", "leak", "v_init", "bias", "v_reset", "v_min"), inputs[0])
         return inputs[0]
 
     def drive(self, x: np.ndarray) -> np.ndarray:
@@ -137,8 +135,9 @@ class Neuron(Node):
 
     def emission_weights(self, time_steps: int) -> np.ndarray:
         """What a spike of step 1 … T counts in the average spiking rate, leak^(T-t) / sum_t leak^(T-t): (T, 1) or
-        (T, width)."""
-        weights = np.atleast_1d(np.asarray(self.leak, np.float64)) ** np.arange(time_steps - 1, -1, -1)[:, None]
+        (T, …) for leak (…)."""
+        leak = np.atleast_1d(np.asarray(self.leak, np.float64))
+        weights = leak ** np.arange(time_steps - 1, -1, -1).reshape(-1, *[1] * leak.ndim)
         return weights / weights.sum(0)
 
 

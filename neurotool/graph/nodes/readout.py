@@ -39,13 +39,13 @@ class MeanPool(Node):
 @register
 @dataclass(frozen=True, eq=False)
 class Readout(Weighted):
-    """logits = weight x + bias; weight (labels, width), bias (labels,) or none. Reads a MeanPool, once per input."""
+    """logits = weight x + bias; weight (labels, width), bias (labels,) or none.
+
+    Once per input, on what a MeanPool gives or, without tokens, on the average over the run of a layer (width,).
+    """
 
     at_end: ClassVar[bool] = True
 
     def shape(self, *inputs: Shape) -> Shape:
         expect_shape("x", inputs[0], self.weight.shape[1:], f"weight is {self.weight.shape}")
         return self.weight.shape[:1]
-
-    def feedback_shape(self, port: str) -> Shape | None:
-        return None

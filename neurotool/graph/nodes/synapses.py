@@ -65,8 +65,8 @@ class Weighted(Synapse):
         expect_shape("x", inputs[0], (TOKENS, self.in_width), f"weight is {self.weight.shape}")
         return TOKENS, self.weight.shape[0]
 
-    def feedback_shape(self, port: str) -> Shape | None:
-        return TOKENS, self.in_width
+    def shape_alone(self, has_tokens: bool) -> Shape | None:
+        return (TOKENS, len(self.weight)) if has_tokens else (len(self.weight),)
 
     def sums(self, context: Context, *x: np.ndarray) -> np.ndarray:
         return x[0] @ self.weight.T.astype(x[0].dtype, copy=False)
@@ -85,7 +85,14 @@ class Weighted(Synapse):
 @register
 @dataclass(frozen=True, eq=False)
 class Linear(Weighted):
-    """y_i = weight x_i + bias; weight (out, in), bias (out,) or none."""
+    """y_i = weight x_i + bias; weight (out, in), bias (out,) or none. It acts on the last axis, alike along others."""
+
+    def shape(self, *inputs: Shape) -> Shape:
+        if TOKENS in inputs[0]:
+            return super().shape(*inputs)
+        before = inputs[0][:-1]
+        expect_shape("x", inputs[0], (*before, self.in_width), f"weight is {self.weight.shape}")
+        return (*before, self.weight.shape[0])
 
 
 @register
