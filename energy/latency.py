@@ -19,12 +19,8 @@ from neurotool.energy.counts import Counts, NodeCount
 from neurotool.energy.events import spiking_sources
 from neurotool.energy.machine import OFF_CHIP_BITS, Machine
 from neurotool.energy.rules import Network
-<<<<<<< HEAD
 from neurotool.graph import Graph, Synapse, Weighted
-=======
-from neurotool.graph import Graph, Neuron, Synapse, Weighted
 from neurotool.graph.nodes import own_axes
->>>>>>> nodes
 
 # Dense 8-bit weights that fit the synapse memory of one core: an input axon with n weights takes, per chunk of 64,
 # ceil64(8 n + 10) bits of 1 048 576 (Davies et al. 2018; derived).
@@ -54,11 +50,7 @@ def parts_by_weights(graph: Graph) -> list[Part]:
         if isinstance(node, Synapse) and not node.at_end:
             size = node.weight.size if isinstance(node, Weighted) else 0
             driven = [neuron for neuron in neurons if _drives(graph, name, neuron)]
-<<<<<<< HEAD
-            width = math.prod(axis for axis in shapes[name] if isinstance(axis, int))
-=======
             width = math.prod(own_axes(shapes[name]))
->>>>>>> nodes
             parts.append(Part(name, (name, *driven), width, max(1, math.ceil(size / WEIGHTS_PER_CORE))))
     return parts
 
@@ -66,11 +58,7 @@ def parts_by_weights(graph: Graph) -> list[Part]:
 def _drives(graph: Graph, synapse: str, neuron: str) -> bool:
     """Whether the neuron's input comes from this synapse through nodes that multiply nothing."""
     source = graph.inputs[neuron][0]
-<<<<<<< HEAD
     while not (isinstance(node := graph.nodes[source], Synapse) or node.sends_spikes) and graph.inputs[source]:
-=======
-    while not isinstance(graph.nodes[source], (Synapse, Neuron)) and graph.inputs[source]:
->>>>>>> nodes
         source = graph.inputs[source][0]
     return source == synapse
 

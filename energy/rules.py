@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.energy.multiplying import conv1d, linear, matmul, readout, sums
+from neurotool.energy.multiplying import conv1d, conv2d, linear, matmul, plane, readout, sums
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.setting import Network, Setting
 from neurotool.graph import (
@@ -40,191 +40,18 @@ from neurotool.graph import (
 )
 from neurotool.graph.fixed_point import RATE_BITS
 
-<<<<<<< HEAD
 __all__ = ["RULES", "Network", "Rule", "Setting", "payload_bits", "rule_in_words"]
-=======
-Network = Literal["spiking", "dense", "zero-skipping", "dense mode"]
-"""spiking: as it is. dense: its twin with graded activations, run once. zero-skipping: that twin with these very
-activations, which multiplies only those that are not 0. dense mode: what a node of the spiking network does where it
-reads counts and multiplies all of them."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where a node stands, in one of the networks.
-
-    activity: of the inputs only the lengths are read here. at_ports: shape at each port; shape: of the output.
-    runs: how often the node computes per input. steps: how often the neurons here or before it are updated per input.
-    windows: windows of a neuron layer per input, in each of which it runs all its steps; 0 in the concurrent schedule.
-    arriving: for each port that reads spikes what arrives over all inputs; none in the dense twin.
-    payload: the ports whose messages carry a number: leak^(T-t), or a count.
-    sent: spikes and windows with spikes of a Neuron.
-    weights: that are there, of a node that has any; fewer than its size where zeros are left out.
-    spikes: whether spikes alone arrive.
-    leak: of the neurons that a MeanPool reads step by step, by which it weights their spikes.
-    """
-
-    activity: Activity
-    at_ports: dict[str, Shape]
-    shape: Shape
-    network: Network = "dense"
-    dataflow: Dataflow = LEMAIRE
-    runs: int = 1
-    steps: int = 0
-    windows: int = 0
-    arriving: dict[str, SynapseEvents] = field(default_factory=dict)
-    payload: frozenset[str] = frozenset()
-    sent: tuple[int, int] = (0, 0)
-    weights: int = 0
-    spikes: bool = False
-    leak: float | np.ndarray = 1.0
-
-    def size(self, shape: Shape) -> int:
-        """Values of one run over all inputs: (tokens, width), (heads, tokens, tokens) or (width,)."""
-        activity, fixed = self.activity, [size for size in shape if isinstance(size, int)]
-        tokens = (activity.inputs, activity.tokens, activity.token_pairs)[len(shape) - len(fixed)]
-        return math.prod(fixed) * tokens
-
-    @property
-    def elements(self) -> int:
-        return self.size(self.shape)
-
-    @property
-    def registers(self) -> bool:
-        """Whether sums stay in registers until they are whole."""
-        spikes = self.network == "spiking" and bool(self.arriving)
-        return self.dataflow.registers or (self.dataflow.free and not spikes)
-
-    @property
-    def driver(self) -> str:
-        """The port that spikes; where both of a product do, the one that causes fewer accumulates."""
-        return min(self.arriving, key=lambda port: self.arriving[port].synaptic_operations)
-
-
-def _multiplying(setting: Setting, macs: int, biases: int, stored: int) -> Work:
-    """A weight matrix or a product of activations; of one run macs, biases and stored, the weights and biases that a
-    text needs.
-
-    Memory after Lemaire et al. 2022: dense, every input once, a weight and an address per MAC; spiking, every message
-    once, and per message and target a weight and an address. Sums on both sides: in memory they are read and written
-    for every MAC, or message and target; in registers they are written once, when whole.
-    """
-    flow, runs, registers = setting.dataflow, setting.runs, setting.registers
-    graded = sum(setting.size(shape) for port, shape in setting.at_ports.items() if port not in setting.arriving)
-    always = Operations(adds=biases, weight_reads=biases, value_reads=graded)
-    if not setting.arriving:
-        each = Operations(macs=macs, weight_reads=macs, addresses=macs) + _sums(setting, macs)
-        work = Work((always + each).times(runs))
-    else:
-        work = Work(always.times(runs), _driven(setting))
-    if registers:
-        work = replace(work, always=work.always + Operations(value_writes=setting.elements * runs))
-    else:
-        work = replace(work, always=work.always + Operations(state_writes=biases * runs))
-    return _read_once(work, stored * runs) if flow.reuse else work
-
-
-def _driven(setting: Setting) -> Operations:
-    flow, port = setting.dataflow, setting.driver
-    arrived, all_ports = setting.arriving[port], setting.arriving.values()
-    spikes, active = arrived.synaptic_operations, arrived.active_operations
-    if setting.network == "zero-skipping":
-        read = sum(each.active for each in all_ports)
-        return Operations(macs=active, weight_reads=active, addresses=active, value_reads=read) + _sums(setting, active)
-    messages = spikes if flow.order == "spike" else active
-    adds = active if flow.order == "graded" else spikes
-    return Operations(
-        accumulates=adds,
-        payload_products=adds if flow.order == "graded" or port in setting.payload else 0,
-        weight_reads=messages,
-        addresses=messages,
-        value_reads=sum(each.events if flow.order == "spike" else each.active for each in all_ports),
-    ) + _sums(setting, messages)
-
-
-def _sums(setting: Setting, additions: int) -> Operations:
-    return Operations() if setting.registers else Operations(state_reads=additions, state_writes=additions)
-
-
-def _read_once(work: Work, stored: int) -> Work:
-    """Every weight once in each run over a text, with one address, however many tokens use it."""
-    reads = work.total.weight_reads
-    if reads <= stored:
-        return work
-    addresses = min(work.total.addresses, stored)
-    always = replace(work.always, weight_reads=stored, addresses=addresses)
-    return Work(always, replace(work.driven, weight_reads=0, addresses=0))
-
-
-def _linear(node: Linear, setting: Setting) -> Work:
-    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run."""
-    tokens, inputs = setting.activity.tokens, setting.activity.inputs
-    biases = 0 if node.bias is None else len(node.bias)
-    return _multiplying(setting, tokens * setting.weights, tokens * biases, inputs * (setting.weights + biases))
-
-
-def _conv1d(node: Conv1d, setting: Setting) -> Work:
-    """Dense: out x in x pairs of tokens within reach; spiking: spikes x out x tokens within reach; biases once a run.
-
-    What lies beyond the ends of a text costs nothing. Dense, every MAC reads its input anew, and there is an address
-    for every input, output and place of the kernel (Lemaire et al. 2022, equations 3 and following).
-    """
-    out, width, kernel = node.weight.shape
-    pairs = sum(setting.activity.pairs_at(distance) for distance in range(-node.before, node.after + 1))
-    macs, tokens, inputs = pairs * out * width, setting.activity.tokens, setting.activity.inputs
-    biases = 0 if node.bias is None else out
-    counted = _multiplying(setting, macs, tokens * biases, inputs * (node.weight.size + biases))
-    if setting.arriving:
-        return counted
-    addresses = tokens * (width + out) + inputs * out * kernel
-    accesses = {"value_reads": macs * setting.runs, "addresses": addresses * setting.runs}
-    return replace(counted, always=replace(counted.always, **accesses))
-
-
-def _conv2d(node: Conv2d, setting: Setting) -> Work:
-    """Dense: out x in of a group MACs for each element of a window; spiking: spikes x outputs within reach accumulates;
-    biases once an output and run. The padding costs nothing."""
-    inputs, out = setting.activity.inputs, setting.elements
-    biases = 0 if node.bias is None else out
-    macs = inputs * node.weight.shape[0] * node.weight.shape[1] * node.windows.pairs(_plane(setting))
-    stored = node.weight.size + (0 if node.bias is None else len(node.bias))
-    return _multiplying(setting, macs, biases, inputs * stored)
 
 
 def _pool(node: SumPool2d, setting: Setting) -> Work:
     """The adds of each window, the padding left out, and of a mean a product; where spikes alone arrive, wiring."""
     if setting.network == "spiking" and setting.spikes:
         return Work()
-    read = setting.activity.inputs * int(setting.at_ports["x"][0]) * node.windows.pairs(_plane(setting))
+    read = setting.activity.inputs * int(setting.at_ports["x"][0]) * node.windows.pairs(plane(setting))
     products = setting.elements if isinstance(node, AvgPool2d) else 0
     adds = max(read - setting.elements, 0)
     each = Operations(adds=adds, multiplies=products, value_reads=read, value_writes=setting.elements)
     return Work(each.times(setting.runs))
-
-
-def _plane(setting: Setting) -> tuple[int, int]:
-    _, height, width = setting.at_ports["x"]
-    return int(height), int(width)
-
-
-def _matmul(node: MatMul, setting: Setting) -> Work:
-    """Dense: tokens^2 x width MACs; spiking: spikes of an operand x tokens accumulates, of the other operand's values.
-
-    Pairs of tokens times the width, whatever the number of heads.
-    """
-    _, width = setting.at_ports["b"]
-    assert isinstance(width, int)
-    other = "a" if setting.arriving and setting.driver == "b" else "b"
-    stored = setting.size(setting.at_ports[other])
-    return _multiplying(setting, setting.activity.token_pairs * width, 0, stored)
-
-
-def _readout(node: Readout, setting: Setting) -> Work:
-    """Labels x width MACs, once."""
-    inputs = setting.activity.inputs
-    biases = 0 if node.bias is None else inputs * len(node.bias)
-    return _multiplying(setting, inputs * node.weight.size, biases, inputs * node.weight.size + biases)
->>>>>>> nodes
 
 
 def _neuron(node: Neuron, setting: Setting) -> Work:
@@ -410,17 +237,12 @@ Rule = Callable[[Any, Setting], Work]
 RULES: dict[type[Node], Rule] = {
     Input: _input,
     Embedding: _embedding,
-<<<<<<< HEAD
     Linear: linear,
     Conv1d: conv1d,
-=======
-    Linear: _linear,
-    Conv1d: _conv1d,
-    Conv2d: _conv2d,
+    Conv2d: conv2d,
     SumPool2d: _pool,
     AvgPool2d: _pool,
     Flatten: _wiring,
->>>>>>> nodes
     Neuron: _neuron,
     CubaLIF: _cuba_lif,
     Integrator: _integrator,
