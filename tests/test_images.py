@@ -15,6 +15,7 @@ from neurotool.energy.measure import measure
 from neurotool.errors import GraphError
 from neurotool.executor import COUNTS
 from neurotool.export.chip import load_chip
+from neurotool.export.drawing import to_dot
 from neurotool.export.fit import fit_report
 from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir, write_nir
@@ -223,6 +224,31 @@ def test_macs_leave_out_the_border() -> None:
     assert node.spiking.accumulates == 2 * 3 * 100  # every element spikes once
     assert node.dense.adds == 2 * 16
     assert node.work["zero-skipping"].total.macs == 600
+
+
+def test_a_linear_works_in_every_row_of_an_image() -> None:
+    """Along the last axis of (2, 3, 4): 6 rows of 4 x 5 MACs; 24 spikes of 5 accumulates; a weight of 0 skipped."""
+    weight = np.ones((5, 4))
+    weight[0, 0] = 0
+    graph = alone(Linear(weight), (2, 3, 4), spiking=True)
+    activity, events = measure(graph, [{"values": {"in": np.ones((2, 3, 4))}}])
+    (_, node) = count(graph, activity, events).nodes
+    assert (node.dense.macs, node.spiking.accumulates) == (120, 120)
+    skipped = events_of_activity(graph, activity, skip_zero=True)["node", "x"]
+    assert skipped.synaptic_operations == 120 - 6
+
+
+def test_a_drawing_says_the_sizes(tmp_path: Path) -> None:
+    to_dot(network(), tmp_path / "images.dot")
+    drawn = (tmp_path / "images.dot").read_text(encoding="utf-8")
+    for text in (
+        "Conv2d 2 → 4, kernel 3 x 3",
+        "Conv2d 4 → 4, kernel 2 x 3",
+        "SumPool2d 2 x 2",
+        "AvgPool2d 3 x 1",
+        "Flatten",
+    ):
+        assert text in drawn
 
 
 def test_pools_cost_what_they_add() -> None:
