@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.setting import Setting
-from neurotool.graph import Conv1d, Linear, MatMul, Readout
+from neurotool.graph import Conv1d, Conv2d, Linear, MatMul, Readout
 
 
 def _multiplying(setting: Setting, macs: int, biases: int, stored: int) -> Work:
@@ -66,8 +66,11 @@ def _read_once(work: Work, stored: int) -> Work:
 
 
 def linear(node: Linear, setting: Setting) -> Work:
-    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run."""
-    tokens, inputs = setting.activity.tokens, setting.activity.inputs
+    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run.
+
+    Without tokens, it works along the last axis as often as the others have places.
+    """
+    tokens, inputs = setting.elements // len(node.weight), setting.activity.inputs
     biases = 0 if node.bias is None else len(node.bias)
     return _multiplying(setting, tokens * setting.weights, tokens * biases, inputs * (setting.weights + biases))
 
@@ -88,6 +91,17 @@ def conv1d(node: Conv1d, setting: Setting) -> Work:
     addresses = tokens * (width + out) + inputs * out * kernel
     accesses = {"value_reads": macs * setting.runs, "addresses": addresses * setting.runs}
     return replace(counted, always=replace(counted.always, **accesses))
+
+
+def conv2d(node: Conv2d, setting: Setting) -> Work:
+    """Dense: out x in of a group MACs for each element of a window; spiking: spikes x outputs within reach accumulates;
+    biases once an output and run. The padding costs nothing."""
+    _, height, width = map(int, setting.at_ports["x"])
+    out, inside = node.weight.shape[:2]
+    inputs, biases = setting.activity.inputs, 0 if node.bias is None else setting.elements
+    macs = inputs * out * inside * node.windows.pairs((height, width))
+    stored = node.weight.size + (0 if node.bias is None else out)
+    return _multiplying(setting, macs, biases, inputs * stored)
 
 
 def matmul(node: MatMul, setting: Setting) -> Work:
