@@ -4,7 +4,7 @@
 |---------------------|--------------------------------------------------------------------------------------------|
 | Affine, Linear      | Linear                                                                                     |
 | Conv1d              | Conv1d where all nodes are (channels, tokens) and it keeps the tokens, else a Linear       |
-| Conv2d, SumPool2d,  | a Linear each, on flat vectors (nir_planes.py)                                             |
+| Conv2d, SumPool2d,  | the same                                                                                   |
 | AvgPool2d, Flatten  |                                                                                            |
 | Scale               | Scale                                                                                      |
 | Threshold           | Neuron without memory                                                                      |
@@ -29,19 +29,23 @@ from neurotool.errors import GraphError, NeurotoolWarning
 from neurotool.export.conventions import TOOLS, Conventions
 from neurotool.export.nir_meaning import Meaning, meaning, tool_named
 from neurotool.export.nir_neurons import STATES, Layers
-from neurotool.export.nir_planes import pooled2d, ungrouped, unrolled1d, unrolled2d
-from neurotool.export.nir_shapes import Shapes, title
+from neurotool.export.nir_planes import ungrouped, unrolled1d
+from neurotool.export.nir_shapes import Shapes, padding2d, pair, title
 from neurotool.export.nir_structure import Structure
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Conv1d,
+    Conv2d,
     Delay,
+    Flatten,
     Graph,
     GraphBuilder,
     Input,
     Linear,
     Node,
     Scale,
+    SumPool2d,
 )
 
 _PLANES = (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)
@@ -74,14 +78,8 @@ class _Reader:
         self.order, self.late = structure.order()
         self.shapes = Shapes(structure, self.order, repair)
         self.tokens = self._tokens()
-        unrolled = [name for name, node in structure.nodes.items() if isinstance(node, (nir.Conv1d, *_PLANES))]
-        self.flat = self.tokens == 1 and bool(unrolled)
-        """Convolutions and pooling are written out as Linear, and all activations are flat vectors."""
-        if self.flat:
-            self.shapes.odd.append(
-                f"{', '.join(unrolled)}: written out as a Linear each, with zeros for what a kernel does not reach: "
-                "count operations with --skip-zero-weights"
-            )
+        self.flat = self.tokens == 1 and any(isinstance(node, nir.Conv1d) for node in structure.nodes.values())
+        """A Conv1d is written out as a Linear, and all activations are flat vectors."""
         self.layers = Layers(meant, self._folded)
         self.build = GraphBuilder()
         self.read_as: dict[str, str] = {}
@@ -200,19 +198,28 @@ class _Reader:
                 return self._flatten(name, node)
             case nir.Conv1d() if self.tokens > 1:
                 return Conv1d(ungrouped(node), node.bias)
-        given, gives = self.shapes.reads(name), self.shapes.of[name]
-        match node:
             case nir.Conv1d():
-                return unrolled1d(name, node, given, gives)
-            case nir.Conv2d():
-                return unrolled2d(name, node, given, gives)
-        return pooled2d(name, node, isinstance(node, nir.AvgPool2d), given, gives)
+                return unrolled1d(name, node, self.shapes.reads(name), self.shapes.of[name])
+        if self.flat:
+            raise GraphError(f"{title(name, node)} beside a Conv1d is not supported")
+        return self._plane(node)
+
+    def _plane(self, node: Any) -> Node:
+        if isinstance(node, nir.Conv2d):
+            rows, columns = padding2d(node)
+            padding: Any = "same" if isinstance(node.padding, str) and node.padding == "same" else (rows[0], columns[0])
+            return Conv2d(node.weight, node.bias, pair(node.stride), padding, pair(node.dilation), int(node.groups))
+        kind = SumPool2d if isinstance(node, nir.SumPool2d) else AvgPool2d
+        return kind(pair(node.kernel_size), pair(node.stride), pair(node.padding))
 
     def _flatten(self, name: str, node: Any) -> Node | None:
         given, gives = self.shapes.reads(name), self.shapes.of[name]
-        if not self.flat and given != gives:
-            raise GraphError(f"{title(name, node)} of {given} is not supported without a convolution or pooling")
-        return Scale(1.0) if any(source == name for source, _ in self.late) else None
+        fed_back = any(source == name for source, _ in self.late)
+        if self.flat or given == gives:
+            return Scale(1.0) if fed_back else None
+        if np.prod(gives[1:]) > 1:
+            raise GraphError(f"{title(name, node)} makes {gives} of {given}: one axis is wanted")
+        return Flatten(len(given))
 
 
 def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:

@@ -293,10 +293,10 @@ def test_planes_are_those_of_torch(file: Path, options: dict[str, Any]) -> None:
         nir.I(np.ones(3)),
     )
     graph = read(file, chain(*nodes, shape=(1, 2, 6, 7), out=(1, 3)), time_step=1.0)
-    result = run(graph, x.numpy().reshape(STEPS, -1))
+    result = run(graph, x.numpy())
     np.testing.assert_allclose(result.analog["n5"], np.cumsum(expected @ matrix.T, 0), rtol=1e-6, atol=1e-6)
-    batch = fitted(graph, x.numpy()[None])  # in the shape of the file
-    assert batch["values"]["in"].shape == (1, STEPS, 84)
+    batch = fitted(graph, x.numpy().reshape(1, STEPS, -1))  # axes may be flattened
+    assert batch["values"]["in"].shape == (1, STEPS, 2, 6, 7)
     with pytest.raises(DataError, match="wanted is"):
         fitted(graph, np.moveaxis(x.numpy(), 1, 3)[None])
 
