@@ -40,7 +40,6 @@ from cell import NAMED, Cell, Result, result, start
 from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
 
-BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
 HEADER = (
     "| data | metric | student | teacher | student's | kept | rate | of dense twin | of teacher | minutes | seeds |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
@@ -178,20 +177,22 @@ def latex(text: str) -> str:
     )
 
 
-def around_table(file: Path) -> tuple[str, str]:
-    """What stands before and after the table in `file`. Raises ClickException where its markers are missing."""
-    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise click.ClickException(f"{file}: has no lines {BEGIN!r} and {END!r} to put the table between")
-    return before, after
+def around_table(file: Path, script: str = "table.py") -> tuple[str, str]:
+    """What stands in `file` before and after the table of a script, markers included. Raises ClickException where they
+    are missing."""
+    begin, end = (f"<!-- {script}: {at} -->" for at in ("begin", "end"))
+    before, found, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise click.ClickException(f"{file}: has no lines {begin!r} and {end!r} to put the table between")
+    return before + begin, end + after
 
 
-def write(text: str, file: Path) -> None:
-    """Put the table between the markers of `file`."""
-    before, after = around_table(file)
+def write(text: str, file: Path, script: str = "table.py") -> None:
+    """Put the table between its markers in `file`."""
+    before, after = around_table(file, script)
     with replacing(file, force=True, error_type=click.ClickException) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        temporary.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
 
 
 def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:

@@ -66,11 +66,8 @@ def _read_once(work: Work, stored: int) -> Work:
 
 
 def linear(node: Linear, setting: Setting) -> Work:
-    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run.
-
-    Without tokens, it works along the last axis as often as the others have places.
-    """
-    tokens, inputs = setting.elements // len(node.weight), setting.activity.inputs
+    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run."""
+    tokens, inputs = setting.activity.tokens, setting.activity.inputs
     biases = 0 if node.bias is None else len(node.bias)
     return _multiplying(setting, tokens * setting.weights, tokens * biases, inputs * (setting.weights + biases))
 
@@ -96,12 +93,17 @@ def conv1d(node: Conv1d, setting: Setting) -> Work:
 def conv2d(node: Conv2d, setting: Setting) -> Work:
     """Dense: out x in of a group MACs for each element of a window; spiking: spikes x outputs within reach accumulates;
     biases once an output and run. The padding costs nothing."""
-    _, height, width = map(int, setting.at_ports["x"])
-    out, inside = node.weight.shape[:2]
-    inputs, biases = setting.activity.inputs, 0 if node.bias is None else setting.elements
-    macs = inputs * out * inside * node.windows.pairs((height, width))
-    stored = node.weight.size + (0 if node.bias is None else out)
+    inputs, out = setting.activity.inputs, setting.elements
+    biases = 0 if node.bias is None else out
+    macs = inputs * node.weight.shape[0] * node.weight.shape[1] * node.windows.pairs(plane(setting))
+    stored = node.weight.size + (0 if node.bias is None else len(node.bias))
     return _multiplying(setting, macs, biases, inputs * stored)
+
+
+def plane(setting: Setting) -> tuple[int, int]:
+    """Height and width of what arrives."""
+    _, height, width = setting.at_ports["x"]
+    return int(height), int(width)
 
 
 def matmul(node: MatMul, setting: Setting) -> Work:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.energy.multiplying import conv1d, conv2d, linear, matmul, readout, sums
+from neurotool.energy.multiplying import conv1d, conv2d, linear, matmul, plane, readout, sums
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.setting import Network, Setting
 from neurotool.graph import (
@@ -41,6 +41,17 @@ from neurotool.graph import (
 from neurotool.graph.fixed_point import RATE_BITS
 
 __all__ = ["RULES", "Network", "Rule", "Setting", "payload_bits", "rule_in_words"]
+
+
+def _pool(node: SumPool2d, setting: Setting) -> Work:
+    """The adds of each window, the padding left out, and of a mean a product; where spikes alone arrive, wiring."""
+    if setting.network == "spiking" and setting.spikes:
+        return Work()
+    read = setting.activity.inputs * int(setting.at_ports["x"][0]) * node.windows.pairs(plane(setting))
+    products = setting.elements if isinstance(node, AvgPool2d) else 0
+    adds = max(read - setting.elements, 0)
+    each = Operations(adds=adds, multiplies=products, value_reads=read, value_writes=setting.elements)
+    return Work(each.times(setting.runs))
 
 
 def _neuron(node: Neuron, setting: Setting) -> Work:
@@ -185,18 +196,6 @@ def _add(node: Add, setting: Setting) -> Work:
     adds = messages if flow.order == "graded" else sum(each.events for each in arrived)
     driven = Operations(adds=adds, value_reads=messages) + sums(setting, messages)
     return Work(Operations(value_reads=graded, value_writes=graded), driven)
-
-
-def _pool(node: SumPool2d, setting: Setting) -> Work:
-    """The adds of each window, the padding left out, and of a mean a product; where spikes alone arrive, wiring."""
-    if setting.network == "spiking" and setting.spikes:
-        return Work()
-    channels, height, width = map(int, setting.at_ports["x"])
-    read = setting.activity.inputs * channels * node.windows.pairs((height, width))
-    products = setting.elements if isinstance(node, AvgPool2d) else 0
-    adds = max(read - setting.elements, 0)
-    each = Operations(adds=adds, multiplies=products, value_reads=read, value_writes=setting.elements)
-    return Work(each.times(setting.runs))
 
 
 def _wiring(node: Concat | Flatten, setting: Setting) -> Work:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from random_graphs import graphs, random_batch, random_input
 
+from neurotool.api.model import open_model
 from neurotool.errors import ConfigError, GraphError
 from neurotool.executor import Run, Simulation
 from neurotool.export.drawing import to_dot
@@ -239,3 +240,33 @@ def test_what_graded_students_cannot_be(make_student: Callable[..., Any]) -> Non
     ):
         with pytest.raises(ConfigError, match=message):
             make_student(**{"spikes": "graded", "time_steps": 4} | values)
+
+
+# --- exported so -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["nir", "lava"])
+def test_a_trained_student_is_exported_with_graded_messages(
+    energy_checkpoint: Path, tmp_path: Path, target: str
+) -> None:
+    texts = ["a good film", "a very bad film"]
+    model = open_model(energy_checkpoint)
+    report = model.export(tmp_path / "graded", target, messages="graded", samples=4)
+    plain = model.export(tmp_path / "plain", target, samples=4)
+    assert (report["time_steps"], plain["time_steps"]) == (1, 4)
+    written = [
+        open_model(tmp_path / name, **({"tokenizer": energy_checkpoint} if target == "nir" else {}))
+        for name in ("graded", "plain")
+    ]
+    graded_logits, plain_logits = (one.logits(texts) for one in written)
+    assert np.array_equal(graded_logits, plain_logits) and np.ptp(plain_logits) > 0
+
+
+def test_what_cannot_be_exported_so_is_refused(make_student: Callable[..., Any], tmp_path: Path) -> None:
+    write_nir(make_student(schedule="concurrent").to_graph(), tmp_path / "model.nir")
+    model = open_model(tmp_path / "model.nir")
+    with pytest.raises(ConfigError, match=r"--messages graded: .*model.nir: schedule is concurrent"):
+        model.export(tmp_path / "out.nir", messages="graded")
+    with pytest.raises(ConfigError, match="messages 'dense': choose one of spikes, graded"):
+        model.export(tmp_path / "out.nir", messages="dense")
+    assert not (tmp_path / "out.nir").exists()

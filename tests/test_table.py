@@ -130,7 +130,7 @@ def test_a_table_is_trained_written_and_not_trained_again(
     monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / "cache"))
     config, folder, page = tmp_path / "table.json", tmp_path / "cells", tmp_path / "page.md"
     config.write_text(json.dumps(CONFIG), encoding="utf-8")
-    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    page.write_text("before\n<!-- table.py: begin -->\nold\n<!-- table.py: end -->\nafter\n", encoding="utf-8")
     arguments = [data, folder, "--config", config, "--write", page]
 
     first = run(table, *arguments)

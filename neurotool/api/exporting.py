@@ -7,12 +7,14 @@ from typing import Any
 
 from neurotool import files
 from neurotool.api.model import NOTHING, Model
-from neurotool.errors import ConfigError
+from neurotool.errors import ConfigError, GraphError
 from neurotool.graph import Graph
+from neurotool.graph.graded import graded
 from neurotool.inputs import Given
 
 LOWERED = ("lava", "netx")
 """Targets of integers: weights are quantised and calibrated."""
+MESSAGES = ("spikes", "graded")
 TARGETS = ("nir", *LOWERED, "dot", "svg")
 
 
@@ -29,6 +31,7 @@ def export(
     softmax: str = "polynomial",
     chip: str | None = None,
     part: str = "",
+    messages: str = "spikes",
     for_tool: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -38,10 +41,18 @@ def export(
     calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
     text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
     polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    messages: spikes, or graded, one with a count for each window of T steps, with the same logits.
     for_tool: a .nir file in the units and by the rules of that tool (nir). force: replace the output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
     check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part)
+    if messages not in MESSAGES:
+        raise ConfigError(f"messages {messages!r}: choose one of {', '.join(MESSAGES)}")
+    if messages == "graded":
+        try:
+            model = replace(model, graph=graded(model.graph))
+        except GraphError as error:
+            raise ConfigError(f"--messages graded: {model.path}: {error}") from error
     path = path or model.path.with_suffix(f".{'hdf5' if target == 'netx' else target}")
     if for_tool is not None:
         from neurotool.export.nir import write_for

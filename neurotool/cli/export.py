@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from neurotool.api.exporting import TARGETS
+from neurotool.api.exporting import MESSAGES, TARGETS
 from neurotool.cli.numbers import SAMPLES
 from neurotool.cli.options import (
     PATH,
@@ -34,6 +34,7 @@ Examples:
   neurotool export model.ckpt -o model.nir
   neurotool export model.ckpt --target lava -o model.lava
   neurotool export model.ckpt --target lava --chip loihi2
+  neurotool export model.ckpt --target lava --messages graded
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
   neurotool export model.ckpt --from-node encoder.0.key.linear --to-node encoder.0.key -o part.nir
   neurotool export other.nir --from norse -T 100 --for snntorch -o ours.nir
@@ -68,6 +69,13 @@ Examples:
     show_default=True,
     help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
 )
+@click.option(
+    "--messages",
+    type=click.Choice(MESSAGES),
+    default="spikes",
+    show_default=True,
+    help="graded: one message with a count for a window of T steps; same logits, T times fewer steps.",
+)
 @click.option("--data", type=PATH, help="Text to calibrate on (lava, netx).  [default: the validation data]")
 @click.option("--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx).")
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
@@ -90,6 +98,7 @@ def export(
     layers: bool,
     as_json: bool,
     part: str,
+    messages: str,
     for_tool: str | None,
     from_node: str | None,
     to_node: str | None,
@@ -116,11 +125,12 @@ def export(
         "part": part,
     }
     check_options(target, **options | {"calibration": data or given.source or None})
+    options |= {"messages": messages, "given": given, "for_tool": for_tool}
     opened = open_file(model, given=given, **opening)
     if from_node or to_node:
         names = list(opened.graph.nodes)
         opened = opened.part(from_node or names[0], to_node or names[-1])
-    report = opened.export(output, target, samples=samples, given=given, for_tool=for_tool, force=force, **options)
+    report = opened.export(output, target, samples=samples, force=force, **options)
     fit = report.pop("fit", None)
     report |= {"fit": fit.to_dict()} if fit and as_json else {}
     report |= {"seconds": round(time.perf_counter() - start, 2)}
