@@ -217,7 +217,7 @@ class _Reader:
         fed_back = any(source == name for source, _ in self.late)
         if self.flat or given == gives:
             return Scale(1.0) if fed_back else None
-        if len(gives) > 1:
+        if np.prod(gives[1:]) > 1:
             raise GraphError(f"{title(name, node)} makes {gives} of {given}: one axis is wanted")
         return Flatten(len(given))
 
