@@ -184,7 +184,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
 def test_options_of_command_line_config_and_python_are_the_same() -> None:
     """Names, defaults and the plan that follows."""
     options = {p.name: p for p in train_command.params if isinstance(p, click.Option)}
-    assert set(options) - {"config", "as_json"} == set(OPTIONS)
+    assert set(options) - {"config", "as_json", "preset", "list_presets"} == set(OPTIONS)
     assert DEFAULTS["teacher"] == DEMO_TEACHER
     given = {**train_command.make_context("train", []).params}
     del given["config"], given["as_json"]
