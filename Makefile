@@ -51,11 +51,11 @@ types: install
 demo: install
 	$(BIN)/neurotool train --force --preset fast $(DEMO_OPTIONS) -o $(DEMO)
 	$(BIN)/neurotool evaluate $(DEMO) --time-steps 1,2,4,8,16
-	$(BIN)/neurotool predict $(DEMO) "a moving and very funny film" "two hours of my life that I want back"
+	$(BIN)/neurotool predict $(DEMO) "a moving and very funny film" "a dull and lifeless mess with no laughs"
 	$(BIN)/neurotool export $(DEMO) --target nir -o $(DEMO:.ckpt=.nir) --force
 	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.nir)
 	$(BIN)/neurotool export $(DEMO) --target lava -o $(DEMO:.ckpt=.lava) --force
-	$(BIN)/neurotool run $(DEMO:.ckpt=.lava) "a moving and very funny film" "two hours of my life that I want back"
+	$(BIN)/neurotool run $(DEMO:.ckpt=.lava) "a moving and very funny film" "a dull and lifeless mess with no laughs"
 	$(BIN)/neurotool validate $(DEMO) $(DEMO:.ckpt=.lava)
 	$(BIN)/neurotool energy report $(DEMO)
 	$(BIN)/neurotool energy report $(DEMO) -o $(DEMO:.ckpt=.html) --force

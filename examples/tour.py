@@ -12,7 +12,7 @@ from pathlib import Path
 
 import neurotool
 
-TEXTS = ["a moving and very funny film", "two hours of my life that I want back"]
+TEXTS = ["a moving and very funny film", "a dull and lifeless mess with no laughs"]
 folder = Path(tempfile.mkdtemp())
 
 

@@ -61,7 +61,7 @@ RANGES = {
     "accumulate": _COUNT,
     "event_target": Range(0, 1, without_low=True, without_high=True),
     "prune": Range(0, 1, without_low=True, without_high=True),
-    "dead_zone": Range(0.5, 65536),
+    "dead_zone": Range(0, 65536),
     "ema": _SHARE,
     "seed": Range(0, 2**32, without_high=True),
 }

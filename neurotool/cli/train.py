@@ -17,7 +17,7 @@ TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  #
 
 EPILOG = """\b
 Examples:
-  neurotool train
+  neurotool train --preset fast
   neurotool train --data DIR --teacher bert-base-uncased -T 4 -o model.ckpt
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
@@ -25,7 +25,7 @@ Examples:
   neurotool train --data DIR --preset best
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
-Without options it is the demo: MiniLM-L6 teaches on movie reviews.
+Without --data and --task it is the demo: MiniLM-L6 teaches on movie reviews; `make demo` adds --preset fast.
 
 Every run leaves its options in run.toml in its folder: `neurotool train --config run.toml` repeats it.
 
