@@ -77,8 +77,8 @@ def main(folder: Path, write: Path | None) -> None:
         click.echo(f"{sum(one.verdict == verdict for one in outcomes)} {verdict}")
     if write:
         before, after = (re.escape(mark) for mark in MARKS)
-        pattern = re.compile(f"({before}\n).*(\n{after})", re.DOTALL)
-        write.write_text(pattern.sub(lambda m: m[1] + text + m[2], write.read_text("utf-8")), "utf-8")
+        pattern = re.compile(f"({before}\n).*({after})", re.DOTALL)
+        write.write_text(pattern.sub(lambda m: f"{m[1]}{text}\n{m[2]}", write.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

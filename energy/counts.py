@@ -37,6 +37,7 @@ from neurotool.graph import (
     Readout,
     Shape,
     Stateful,
+    Synapse,
 )
 from neurotool.simulate import SynapseEvents
 
@@ -128,7 +129,7 @@ class _Counting:
         node = self.graph.nodes[name]
         ports = dict(zip(node.ports, self.graph.inputs[name], strict=True))
         setting = self._spiking(name, node, ports)
-        multiplies = isinstance(node, (Linear, Conv1d, MatMul, Readout))
+        multiplies = isinstance(node, (Synapse, Readout))
         elements = {port: self._elements(name, port, setting) for port in ports} if multiplies else {}
         driver = setting.arriving[setting.driver] if multiplies and setting.arriving else SynapseEvents(0, 0)
         work = {network: RULES[type(node)](node, one) for network, one in self._networks(name, node, setting).items()}
@@ -165,6 +166,7 @@ class _Counting:
             payload=frozenset(port for port in there if self.phased and self._payload_bits(ports[port])),
             sent=(layer.spikes, layer.active.spikes if layer.active else 0) if layer else (0, 0),
             weights=self._weights(node),
+            spikes=bool(ports) and all(self.spiking[s] for s in ports.values()),
             leak=source.leak if isinstance(source, Neuron) and not self.phased else 1.0,
         )
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
-from neurotool.graph import Concat, Conv1d, Graph, Linear, MatMul
+from neurotool.graph import Concat, Context, Conv1d, Conv2d, Graph, Linear, MatMul, SumPool2d
 from neurotool.graph.fixed_point import row_mantissas
 from neurotool.graph.nodes import own_axes
 from neurotool.simulate import SynapseEvents
@@ -18,6 +19,9 @@ Events = Mapping[tuple[str, str], SynapseEvents]
 
 Zeros = Literal["kept", "float", "int8"]
 """Weights that cost nothing: none; those that are zero; those that are zero in 8 bits."""
+
+SYNAPSES = (Linear, Conv1d, Conv2d, MatMul)
+"""Where spikes cause accumulates."""
 
 Sender = tuple[str, int]
 """A layer that spikes, and the column of a node's output at which its first neuron is."""
@@ -58,12 +62,12 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
     for name, node in graph.nodes.items():
         for port in node.ports:
             sources = spiking[graph.source(name, port)]
-            if not sources or not isinstance(node, (Linear, Conv1d, MatMul)):
+            if not sources or not isinstance(node, SYNAPSES):
                 continue
             layers = senders(graph, activity, name, port, sources)
             if not phased:  # every step by itself
                 layers = [(layer, layer, column) for layer, _, column in layers]
-            events[name, port] = SynapseEvents(*_sums(name, node, layers, zeros))
+            events[name, port] = _events(graph, name, port, sources, layers, zeros)
     return events
 
 
@@ -74,11 +78,11 @@ def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[t
     for name, node in graph.nodes.items():
         for port in node.ports:
             sources = spiking[graph.source(name, port)]
-            if sources and isinstance(node, (Linear, Conv1d, MatMul)):
+            if sources and isinstance(node, SYNAPSES):
                 layers = senders(graph, activity, name, port, sources)
                 if any(active is None for _, active, _ in layers):
                     return {}
-                found[name, port] = SynapseEvents(*_sums(name, node, layers, zeros))
+                found[name, port] = _events(graph, name, port, sources, layers, zeros)
     return found
 
 
@@ -113,6 +117,53 @@ def arriving_at_add(
             active = sum(active.spikes for _, active, _ in layers if active is not None)
             arriving[port] = SynapseEvents(sum(layer.spikes for layer, _, _ in layers), 0, active, 0)
     return arriving
+
+
+def _events(
+    graph: Graph, name: str, port: str, sources: tuple[Sender, ...], layers: list[Sending], zeros: Zeros
+) -> SynapseEvents:
+    node, layer_names = graph.nodes[name], [source for source, _ in sources]
+    if isinstance(node, Conv2d) or (isinstance(node, Linear) and _pooled(graph, name, port, layer_names)):
+        spikes = {source: layer for source, (layer, _, _) in zip(layer_names, layers, strict=True)}
+        active = {source: layer for source, (_, layer, _) in zip(layer_names, layers, strict=True) if layer is not None}
+        counted = (_through_windows(graph, name, port, each, zeros) for each in (spikes, active))
+        return SynapseEvents(*(number for pair in counted for number in pair))
+    assert isinstance(node, (Linear, Conv1d, MatMul))
+    return SynapseEvents(*_sums(name, node, layers, zeros))
+
+
+def _pooled(graph: Graph, name: str, port: str, layers: list[str]) -> bool:
+    """Whether windows lie between a port and the layers whose spikes it reads: a spike is in several, or in none."""
+    todo = [graph.source(name, port)]
+    while todo:
+        source = todo.pop()
+        if source not in layers:
+            if isinstance(graph.nodes[source], SumPool2d):
+                return True
+            todo += graph.inputs[source]
+    return False
+
+
+def _through_windows(
+    graph: Graph, name: str, port: str, layers: dict[str, LayerActivity], zeros: Zeros
+) -> tuple[int, int]:
+    """Spikes, or active neurons, at a port and the synaptic operations that they cause, neuron by neuron."""
+    if not layers:
+        return 0, 0
+    shapes, context, node = graph.shapes(), Context(np.ones(1, bool)), graph.nodes[name]
+    assert isinstance(node, (Linear, Conv2d))
+
+    def behind(source: str) -> np.ndarray:
+        if source in layers:
+            each = layers[source].per_neuron
+            if each is None:
+                raise DataError(f"node {name}: its kernel needs the spikes of each neuron; measure with --data")
+            return each.reshape(own_axes(shapes[source])).astype(np.int64)
+        return graph.nodes[source].sent(context, *(behind(before) for before in graph.inputs[source]))
+
+    arrived = behind(graph.source(name, port)).astype(np.float64)
+    there = replace(node, weight=present_weights(node.weight, zeros).astype(np.float64), bias=None)
+    return int(arrived.sum()), int(there.sums(context, arrived).sum())
 
 
 def _sums(name: str, node: Linear | Conv1d | MatMul, layers: list[Sending], zeros: Zeros) -> tuple[int, int, int, int]:

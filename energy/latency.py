@@ -20,6 +20,7 @@ from neurotool.energy.events import spiking_sources
 from neurotool.energy.machine import OFF_CHIP_BITS, Machine
 from neurotool.energy.rules import Network
 from neurotool.graph import Graph, Synapse, Weighted
+from neurotool.graph.nodes import own_axes
 
 # Dense 8-bit weights that fit the synapse memory of one core: an input axon with n weights takes, per chunk of 64,
 # ceil64(8 n + 10) bits of 1 048 576 (Davies et al. 2018; derived).
@@ -49,7 +50,7 @@ def parts_by_weights(graph: Graph) -> list[Part]:
         if isinstance(node, Synapse) and not node.at_end:
             size = node.weight.size if isinstance(node, Weighted) else 0
             driven = [neuron for neuron in neurons if _drives(graph, name, neuron)]
-            width = math.prod(axis for axis in shapes[name] if isinstance(axis, int))
+            width = math.prod(own_axes(shapes[name]))
             parts.append(Part(name, (name, *driven), width, max(1, math.ceil(size / WEIGHTS_PER_CORE))))
     return parts
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.setting import Setting
-from neurotool.graph import Conv1d, Linear, MatMul, Readout
+from neurotool.graph import Conv1d, Conv2d, Linear, MatMul, Readout
 
 
 def _multiplying(setting: Setting, macs: int, biases: int, stored: int) -> Work:
@@ -88,6 +88,22 @@ def conv1d(node: Conv1d, setting: Setting) -> Work:
     addresses = tokens * (width + out) + inputs * out * kernel
     accesses = {"value_reads": macs * setting.runs, "addresses": addresses * setting.runs}
     return replace(counted, always=replace(counted.always, **accesses))
+
+
+def conv2d(node: Conv2d, setting: Setting) -> Work:
+    """Dense: out x in of a group MACs for each element of a window; spiking: spikes x outputs within reach accumulates;
+    biases once an output and run. The padding costs nothing."""
+    inputs, out = setting.activity.inputs, setting.elements
+    biases = 0 if node.bias is None else out
+    macs = inputs * node.weight.shape[0] * node.weight.shape[1] * node.windows.pairs(plane(setting))
+    stored = node.weight.size + (0 if node.bias is None else len(node.bias))
+    return _multiplying(setting, macs, biases, inputs * stored)
+
+
+def plane(setting: Setting) -> tuple[int, int]:
+    """Height and width of what arrives."""
+    _, height, width = setting.at_ports["x"]
+    return int(height), int(width)
 
 
 def matmul(node: MatMul, setting: Setting) -> Work:

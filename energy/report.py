@@ -12,7 +12,7 @@ from neurotool.energy.priced import Priced, priced
 from neurotool.energy.rivals import ACTIVE, Sides, dataflows, pairs, rate_code_bits
 from neurotool.errors import ConfigError
 from neurotool.files import replacing
-from neurotool.graph import Conv1d, Linear, Readout
+from neurotool.graph import Weighted
 from neurotool.graph.names import by_kind
 
 __all__ = [
@@ -43,7 +43,7 @@ class Published:
         known = {"LayerNorm": "norms", "Softmax": "softmax", "Gelu": "GELU", "Add": "sums of activations"}
         left = [words for kind, words in known.items() if kind in kinds]
         nodes = self.account.counts.graph.nodes.values()
-        biases = any(node.bias is not None for node in nodes if isinstance(node, (Linear, Conv1d, Readout)))
+        biases = any(node.bias is not None for node in nodes if isinstance(node, Weighted))
         return left + ["biases"] * biases + ["neuron updates"] * bool(total.updates)
 
 

@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.energy.multiplying import conv1d, linear, matmul, readout, sums
+from neurotool.energy.multiplying import conv1d, conv2d, linear, matmul, plane, readout, sums
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.setting import Network, Setting
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     GradedNeuron,
     Input,
@@ -33,10 +36,22 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
 )
 from neurotool.graph.fixed_point import RATE_BITS
 
 __all__ = ["RULES", "Network", "Rule", "Setting", "payload_bits", "rule_in_words"]
+
+
+def _pool(node: SumPool2d, setting: Setting) -> Work:
+    """The adds of each window, the padding left out, and of a mean a product; where spikes alone arrive, wiring."""
+    if setting.network == "spiking" and setting.spikes:
+        return Work()
+    read = setting.activity.inputs * int(setting.at_ports["x"][0]) * node.windows.pairs(plane(setting))
+    products = setting.elements if isinstance(node, AvgPool2d) else 0
+    adds = max(read - setting.elements, 0)
+    each = Operations(adds=adds, multiplies=products, value_reads=read, value_writes=setting.elements)
+    return Work(each.times(setting.runs))
 
 
 def _neuron(node: Neuron, setting: Setting) -> Work:
@@ -183,7 +198,7 @@ def _add(node: Add, setting: Setting) -> Work:
     return Work(Operations(value_reads=graded, value_writes=graded), driven)
 
 
-def _concat(node: Concat, setting: Setting) -> Work:
+def _wiring(node: Concat | Flatten, setting: Setting) -> Work:
     """Wiring: who reads it reads its sources."""
     return Work()
 
@@ -224,6 +239,10 @@ RULES: dict[type[Node], Rule] = {
     Embedding: _embedding,
     Linear: linear,
     Conv1d: conv1d,
+    Conv2d: conv2d,
+    SumPool2d: _pool,
+    AvgPool2d: _pool,
+    Flatten: _wiring,
     Neuron: _neuron,
     CubaLIF: _cuba_lif,
     Integrator: _integrator,
@@ -234,7 +253,7 @@ RULES: dict[type[Node], Rule] = {
     LayerNorm: _layer_norm,
     Gelu: _gelu,
     Add: _add,
-    Concat: _concat,
+    Concat: _wiring,
     Scale: _scale,
     MeanPool: _mean_pool,
     Readout: readout,

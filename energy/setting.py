@@ -28,6 +28,7 @@ class Setting:
     payload: the ports whose messages carry a number: leak^(T-t), or a count.
     sent: spikes and windows with spikes of a Neuron.
     weights: that are there, of a node that has any; fewer than its size where zeros are left out.
+    spikes: whether spikes alone arrive.
     leak: of the neurons that a MeanPool reads step by step, by which it weights their spikes.
     """
 
@@ -43,6 +44,7 @@ class Setting:
     payload: frozenset[str] = frozenset()
     sent: tuple[int, int] = (0, 0)
     weights: int = 0
+    spikes: bool = False
     leak: float | np.ndarray = 1.0
 
     def size(self, shape: Shape) -> int:

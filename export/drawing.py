@@ -14,11 +14,14 @@ from neurotool.export.to_nir import expressible
 from neurotool.files import replacing
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     GradedNeuron,
     Graph,
@@ -34,6 +37,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
     Weighted,
 )
 
@@ -76,8 +80,12 @@ def _sizes(width: int | tuple[int, ...]) -> str:
 
 
 def _weighted(node: Weighted) -> str:
-    kernel = f", kernel {node.weight.shape[2]}" if node.weight.ndim > 2 else ""
-    return f"{_kind(node)} {node.weight.shape[1]} → {node.weight.shape[0]}{kernel}"
+    kernel = f", kernel {_sizes(node.weight.shape[2:])}" if node.weight.ndim > 2 else ""
+    return f"{_kind(node)} {node.in_width} → {node.weight.shape[0]}{kernel}"
+
+
+def _pool(node: SumPool2d) -> str:
+    return f"{_kind(node)} {_sizes(node.kernel)}"
 
 
 def _neuron(node: Neuron) -> str:
@@ -113,6 +121,10 @@ DRAWINGS: NodeTable[Drawing] = NodeTable(
         Embedding: Drawing(lambda node: f"Embedding {node.weight.shape[0]} → {node.weight.shape[1]}"),
         Linear: SYNAPSES,
         Conv1d: SYNAPSES,
+        Conv2d: SYNAPSES,
+        SumPool2d: Drawing(_pool),
+        AvgPool2d: Drawing(_pool),
+        Flatten: Drawing(),
         Neuron: Drawing(_neuron, "#ffd8a8"),
         CubaLIF: Drawing(lambda node: f"Cuba{_neuron(node)}", "#ffd8a8"),
         Integrator: Drawing(_integrator, "#ffec99"),

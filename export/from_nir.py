@@ -4,9 +4,8 @@
 |---------------------|--------------------------------------------------------------------------------------------|
 | Affine, Linear      | Linear                                                                                     |
 | Conv1d              | Conv1d where all nodes are (channels, tokens) and it keeps the tokens, else a Linear       |
-| Conv2d              | Conv2d                                                                                     |
-| SumPool2d, AvgPool2d| SumPool2d, AvgPool2d                                                                       |
-| Flatten             | Flatten, or nothing where there is one axis                                                |
+| Conv2d, SumPool2d,  | the same                                                                                   |
+| AvgPool2d, Flatten  |                                                                                            |
 | Scale               | Scale                                                                                      |
 | Threshold           | Neuron without memory                                                                      |
 | IF, LIF             | Neuron                                                                                     |
@@ -30,23 +29,27 @@ from neurotool.errors import GraphError, NeurotoolWarning
 from neurotool.export.conventions import TOOLS, Conventions
 from neurotool.export.nir_meaning import Meaning, meaning, tool_named
 from neurotool.export.nir_neurons import STATES, Layers
-from neurotool.export.nir_shapes import Shapes, reach, title
+from neurotool.export.nir_planes import ungrouped, unrolled1d
+from neurotool.export.nir_shapes import Shapes, padding2d, pair, title
 from neurotool.export.nir_structure import Structure
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Conv1d,
+    Conv2d,
     Delay,
+    Flatten,
     Graph,
     GraphBuilder,
     Input,
     Linear,
     Node,
     Scale,
+    SumPool2d,
 )
 
 _PLANES = (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)
 SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, *_PLANES, nir.Flatten, *STATES)
-_LARGEST_UNROLLED = 2**27  # weights of a Conv1d written out as a Linear: 0.5 GB in float32
 
 
 def from_nir(content: nir.NIRGraph, conventions: Conventions, repair: bool = False) -> Graph:
@@ -76,7 +79,8 @@ class _Reader:
         self.shapes = Shapes(structure, self.order, repair)
         self.tokens = self._tokens()
         self.flat = self.tokens == 1 and any(isinstance(node, nir.Conv1d) for node in structure.nodes.values())
-        self.layers = Layers(meant)
+        """A Conv1d is written out as a Linear, and all activations are flat vectors."""
+        self.layers = Layers(meant, self._folded)
         self.build = GraphBuilder()
         self.read_as: dict[str, str] = {}
         """What others read of a node in the same step, where that is not itself."""
@@ -85,14 +89,21 @@ class _Reader:
         for name in self.order:
             self._add(name, self.structure.nodes[name])
         outputs = {name: self._sum(name, sources) for name, sources in self.structure.outputs.items()}
-        step = self.meant.rules.time_step
         return self.build.build(
             time_steps=self.meant.time_steps,
             schedule="concurrent",
             tokens=self.tokens,
             outputs=outputs,
-            metadata={} if step in (None, 1) else {"time_step": step},
+            metadata=self._metadata(),
         )
+
+    def _metadata(self) -> dict[str, Any]:
+        """What times mean, and the shapes of inputs where activations are flat."""
+        step, shapes = self.meant.rules.time_step, self.shapes.of
+        inputs = {
+            name: list(shapes[name]) for name, node in self.structure.nodes.items() if isinstance(node, nir.Input)
+        }
+        return ({} if step in (None, 1) else {"time_step": step}) | ({"input_shapes": inputs} if self.flat else {})
 
     def _add(self, name: str, node: nir.NIRNode) -> None:
         if isinstance(node, nir.Input):
@@ -100,7 +111,9 @@ class _Reader:
             self.build.add(name, Input(self._size(name), spiking=None if told is None else bool(told)))
             return
         sources = self.structure.sources[name]
-        made = self.layers.layer(name, node, self._own(name)) if isinstance(node, STATES) else self._node(name, node)
+        made = (
+            self.layers.layer(name, node, self.shapes.of[name]) if isinstance(node, STATES) else self._node(name, node)
+        )
         if made is None:  # a Flatten of what is flat
             self.read_as[name] = self._sum(name, sources)
             return
@@ -163,31 +176,50 @@ class _Reader:
             return shape[:1]
         return (int(np.prod(shape)),) if self.flat else shape
 
+    def _folded(self, values: np.ndarray) -> np.ndarray:
+        """Parameters in the shape of a node's output, as the graph has them."""
+        if self.tokens > 1:
+            return values[..., 0] if values.ndim > 1 else values
+        return values.ravel() if self.flat else values
+
     def _size(self, name: str) -> int | tuple[int, ...]:
         return self._own(name)[0] if self.tokens > 1 else self._own(name)
 
     def _node(self, name: str, node: Any) -> Node | None:
+        """None for a Flatten of what is flat."""
         match node:
             case nir.Affine():
                 return Linear(node.weight, node.bias)
             case nir.Linear():
                 return Linear(node.weight)
             case nir.Scale():
-                return Scale(self.layers.values(name, node, "scale", self._own(name)))
+                return Scale(self.layers.values(name, node, "scale", self.shapes.of[name]))
             case nir.Flatten():
-                return self._flatten(name)
+                return self._flatten(name, node)
+            case nir.Conv1d() if self.tokens > 1:
+                return Conv1d(ungrouped(node), node.bias)
             case nir.Conv1d():
-                if self.tokens > 1:
-                    return Conv1d(_ungrouped(node), node.bias)
-                return _unrolled(name, node, self.shapes.reads(name)[-1], self.shapes.of[name][-1])
-        raise GraphError(f"{title(name, node)} is not supported yet")
+                return unrolled1d(name, node, self.shapes.reads(name), self.shapes.of[name])
+        if self.flat:
+            raise GraphError(f"{title(name, node)} beside a Conv1d is not supported")
+        return self._plane(node)
 
-    def _flatten(self, name: str) -> Node | None:
+    def _plane(self, node: Any) -> Node:
+        if isinstance(node, nir.Conv2d):
+            rows, columns = padding2d(node)
+            padding: Any = "same" if isinstance(node.padding, str) and node.padding == "same" else (rows[0], columns[0])
+            return Conv2d(node.weight, node.bias, pair(node.stride), padding, pair(node.dilation), int(node.groups))
+        kind = SumPool2d if isinstance(node, nir.SumPool2d) else AvgPool2d
+        return kind(pair(node.kernel_size), pair(node.stride), pair(node.padding))
+
+    def _flatten(self, name: str, node: Any) -> Node | None:
         given, gives = self.shapes.reads(name), self.shapes.of[name]
         fed_back = any(source == name for source, _ in self.late)
-        if (self.flat or given == gives) and not fed_back:
-            return None
-        raise GraphError(f"{title(name, self.structure.nodes[name])} of {given} is not supported yet")
+        if self.flat or given == gives:
+            return Scale(1.0) if fed_back else None
+        if len(gives) > 1:
+            raise GraphError(f"{title(name, node)} makes {gives} of {given}: one axis is wanted")
+        return Flatten(len(given))
 
 
 def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:
@@ -202,30 +234,3 @@ def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:
         return keeps_tokens and int(np.ravel(node.stride)[0]) == int(np.ravel(node.dilation)[0]) == 1
     arrays = [a.reshape(shape) for a in vars(node).values() if isinstance(a, np.ndarray) and a.size == np.prod(shape)]
     return all(np.array_equal(a, np.broadcast_to(a[..., :1], shape)) for a in arrays)
-
-
-def _ungrouped(node: Any) -> np.ndarray:
-    """Weight (out, in, kernel) with zeros between groups."""
-    out, per_group, kernel = node.weight.shape
-    weight = np.zeros((out, per_group * int(node.groups), kernel), node.weight.dtype)
-    for i, rows in enumerate(np.split(np.arange(out), int(node.groups))):
-        weight[rows, i * per_group : (i + 1) * per_group] = node.weight[rows]
-    return weight
-
-
-def _unrolled(name: str, node: Any, length: int, out_length: int) -> Linear:
-    """The Linear that does to flat (channels, tokens) vectors what the Conv1d does."""
-    weight = _ungrouped(node)
-    out, channels, kernel = weight.shape
-    if out * out_length * channels * length > _LARGEST_UNROLLED:
-        raise GraphError(
-            f"{title(name, node)} as a Linear has {out * out_length} x {channels * length} weights: the limit is "
-            f"{_LARGEST_UNROLLED}; only networks of (channels, tokens) nodes keep a Conv1d as it is"
-        )
-    dense = np.zeros((out, out_length, channels, length), weight.dtype)
-    for o, start in enumerate(reach(node, length)):
-        for k in range(kernel):
-            i = start + k * int(np.ravel(node.dilation)[0])
-            if 0 <= i < length:
-                dense[:, o, :, i] = weight[:, :, k]
-    return Linear(dense.reshape(out * out_length, -1), np.repeat(node.bias, out_length))

@@ -16,12 +16,15 @@ from neurotool.errors import ExportError
 from neurotool.export.rounding import dyadic, excess_bits, mantissas, whole
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
     FixedPoint,
+    Flatten,
     Gelu,
     GradedNeuron,
     Graph,
@@ -37,6 +40,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
     Weighted,
 )
 from neurotool.graph.fixed_point import (
@@ -266,6 +270,20 @@ def _delay(lowering: Lowering, name: str, node: Delay) -> Lowered:
     return replace(node, steps=steps), FixedPoint(scale, bound, ((1, 0),))
 
 
+def _flatten(lowering: Lowering, name: str, node: Flatten) -> Lowered:
+    scale, bound = lowering.source(name)
+    return node, FixedPoint(scale, bound, ((1, 0),))
+
+
+def _pooled(lowering: Lowering, name: str, node: SumPool2d) -> Lowered:
+    """The sum of a window; of a mean, in smaller units."""
+    scale, bound = lowering.source(name)
+    shift = excess_bits(bound * node.size)
+    bound = (bound * node.size >> shift) + node.size * (shift > 0)
+    scale *= 2.0**shift / (node.size if isinstance(node, AvgPool2d) else 1)
+    return node, FixedPoint(scale, bound, ((1, shift),))
+
+
 def _norm(lowering: Lowering, name: str, node: LayerNorm) -> Lowered:
     scale_in, bound = lowering.source(name)
     factor = math.floor(math.log2(LIMIT / max(bound, 1)))
@@ -329,6 +347,10 @@ LOWERINGS: NodeTable[Callable[[Lowering, str, Any], Lowered]] = NodeTable(
         Embedding: _embedding,
         Linear: _synapse,
         Conv1d: _synapse,
+        Conv2d: _synapse,
+        SumPool2d: _pooled,
+        AvgPool2d: _pooled,
+        Flatten: _flatten,
         Neuron: _neuron,
         CubaLIF: _neuron,
         Integrator: _integrator,

@@ -1,5 +1,6 @@
 """NIR nodes with a state, or that fire -> layers of the graph, as the conventions of a file have them stepped."""
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import nir
@@ -22,10 +23,11 @@ Shape = tuple[int, ...]
 
 
 class Layers:
-    """gain: of the layer that was made last, the Scale that its input goes through; None for none."""
+    """folded: parameters in the shape of a node's output -> as the graph has them. gain: of the layer that was made
+    last, the Scale that its input goes through; None for none."""
 
-    def __init__(self, meant: Meaning) -> None:
-        self.meant, self.rules = meant, meant.rules
+    def __init__(self, meant: Meaning, folded: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.meant, self.rules, self._folded = meant, meant.rules, folded
         self.gain: Scale | None = None
 
     def sends_late(self, node: nir.NIRNode) -> bool:
@@ -160,12 +162,8 @@ class Layers:
             raise GraphError(f"{title(name, node)} has a {parameter} that is not finite")
         if value.size and np.all(value == value.flat[0]):
             return value.reshape(-1)[:1]
-        size = int(np.prod(shape))
-        if value.size == size:
-            return value.reshape(shape)
-        if value.ndim == len(shape):  # one a channel
-            return np.broadcast_to(value, shape)
-        return value.reshape(size, -1)[:, 0].reshape(shape)  # (channels, tokens), alike for all tokens
+        in_shape = value.reshape(shape) if value.size == np.prod(shape) else np.broadcast_to(value, shape)
+        return self._folded(in_shape)
 
 
 def _scalar(value: np.ndarray) -> float | np.ndarray:

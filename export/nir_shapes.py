@@ -89,8 +89,11 @@ class Shapes:
 
     def _sample_axes(self) -> int:
         """How many axes there are in front of what parameters know."""
-        found = set(self._axes_in_front())
-        return min(found) if found else 0
+        planes = (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)
+        for name, node in self.structure.nodes.items():
+            if isinstance(node, planes):  # it acts on three axes
+                return len(self.of[name]) - 3
+        return min(self._axes_in_front(), default=0)
 
     def _axes_in_front(self) -> Iterator[int]:
         for _, declared, shape in self._declared():
@@ -98,9 +101,7 @@ class Shapes:
                 yield len(shape) - len(declared)
         for name, node in self.structure.nodes.items():
             shape = self.of[name]
-            if isinstance(node, (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)):
-                yield len(shape) - 3
-            elif isinstance(node, nir.Conv1d):
+            if isinstance(node, nir.Conv1d):
                 yield len(shape) - 2
             else:
                 for parameter in PER_ELEMENT.get(type(node), ()):

@@ -16,11 +16,14 @@ from neurotool.export.chip import Chip
 from neurotool.graph import (
     TOKENS,
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     GradedNeuron,
     Graph,
@@ -36,6 +39,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
     Weighted,
 )
 from neurotool.graph.fixed_point import LIMIT, STATE_BITS, emission_weights
@@ -50,7 +54,8 @@ class Connection:
 
     Dense: reach is the whole population; one to one: 1 sender and reach 1.
     operand_bits: what an element keeps of an operand of a product, for all tokens; 0 where the port is summed up.
-    tokens: into a convolution, the tokens whose copies of the population each sender reaches.
+    tokens: into a convolution, the tokens whose copies of the population, or the places of an image whose blocks, each
+      sender reaches.
     """
 
     source: str
@@ -205,7 +210,7 @@ def _elements(graph: Graph, name: str, tokens: int) -> int:
 
 
 def _wired(graph: Graph, source: str) -> list[str]:
-    """The nodes whose outputs `source` hands on: itself, or the parts of a Concat."""
+    """The nodes whose outputs `source` hands on: itself, or what a Concat or Flatten reads."""
     if PLACES.of(source, graph.nodes[source]).where != "wiring":
         return [source]
     return [part for joined in graph.inputs[source] for part in _wired(graph, joined)]
@@ -223,6 +228,20 @@ def _weighted(graph: Graph, name: str, port: int, tokens: int, part: str, source
     kernel = node.weight[0].size // node.in_width
     senders = _elements(graph, part, tokens) * kernel
     return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel)
+
+
+def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
+    """A block is the output channels of one group at one place of the image; weights are not shared between places."""
+    node = graph.nodes[name]
+    assert isinstance(node, Conv2d)
+    reach = len(node.weight) // node.groups
+    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most)
+
+
+def _pooled(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
+    node = graph.nodes[name]
+    assert isinstance(node, SumPool2d)
+    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most)
 
 
 def _product(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
@@ -266,6 +285,10 @@ PLACES: NodeTable[Place] = NodeTable(
         Embedding: HOST,
         Linear: Place("apart", connect=_weighted),
         Conv1d: Place("apart", connect=_weighted),
+        Conv2d: Place("apart", connect=_conv2d),
+        SumPool2d: Place("apart", connect=_pooled, program=_kind),
+        AvgPool2d: Place("apart", connect=_pooled, program=_kind),
+        Flatten: Place("wiring"),
         Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
         CubaLIF: Place("in place", holds=2, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
         Integrator: Place("in place", holds=2, program=_kind),

@@ -18,11 +18,14 @@ from neurotool.errors import ExportError
 from neurotool.graph import (
     TOKENS,
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     GradedNeuron,
     Graph,
@@ -38,6 +41,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
     Weighted,
 )
 from neurotool.graph.nodes import own_axes, same_value
@@ -107,6 +111,27 @@ def _weights(node: Weighted, shape: Sizes, tokens: int) -> nir.NIRNode | None:
 def _conv1d(node: Conv1d, shape: Sizes, tokens: int) -> nir.NIRNode:
     bias = np.zeros(shape, node.weight.dtype) if node.bias is None else node.bias
     return nir.Conv1d(tokens, node.weight, stride=1, padding="same", dilation=1, groups=1, bias=bias)
+
+
+def _conv2d(node: Conv2d, shape: Sizes, tokens: int) -> nir.NIRNode | None:
+    """nir takes a kernel's width to be its height: where that gives another shape, the graph is cut. And it takes
+    the channels of one group for all: groups are written as one, with weights of 0 between them."""
+    bias = np.zeros(len(node.weight), node.weight.dtype) if node.bias is None else node.bias
+    written = nir.Conv2d(shape[1:], node.ungrouped, node.stride, node.padding, node.dilation, 1, bias)
+    return written if tuple(written.output_type["output"]) == node.shape(shape) else None
+
+
+def _sum_pool(node: SumPool2d, shape: Sizes, tokens: int) -> nir.NIRNode:
+    return nir.SumPool2d(*map(np.array, (node.kernel, node.stride, node.padding)))
+
+
+def _average_pool(node: AvgPool2d, shape: Sizes, tokens: int) -> nir.NIRNode:
+    return nir.AvgPool2d(*map(np.array, (node.kernel, node.stride, node.padding)))
+
+
+def _flatten(node: Flatten, shape: Sizes, tokens: int) -> nir.NIRNode:
+    first = len(shape) - node.axes
+    return nir.Flatten({"input": np.array(shape)}, start_dim=first, end_dim=len(shape) - 1)
 
 
 def _scale(node: Scale, shape: Sizes, tokens: int) -> nir.NIRNode:
@@ -182,10 +207,11 @@ def _vector(value: Any, shape: Sizes) -> np.ndarray:
 @dataclass(frozen=True)
 class NirForm:
     """write: (node, shape, tokens) -> the NIR node that says the same for an output of that shape, or None; None where
-    NIR has none. per_token: it acts on (width,), and not on (channels, tokens). is_sum: several edges into a node say
-    it."""
+    NIR has none. reads: the shape is that of what the node reads. per_token: it acts on (width,), and not on
+    (channels, tokens). is_sum: several edges into a node say it."""
 
     write: Callable[[Any, Sizes, int], nir.NIRNode | None] | None = None
+    reads: bool = False
     per_token: bool = True
     is_sum: bool = False
 
@@ -198,6 +224,10 @@ NIR_FORMS: NodeTable[NirForm] = NodeTable(
         Embedding: IN_METADATA,
         Linear: NirForm(_weights),
         Conv1d: NirForm(_conv1d, per_token=False),
+        Conv2d: NirForm(_conv2d, reads=True),
+        SumPool2d: NirForm(_sum_pool, reads=True),
+        AvgPool2d: NirForm(_average_pool, reads=True),
+        Flatten: NirForm(_flatten, reads=True),
         Neuron: NirForm(_neuron),
         CubaLIF: NirForm(_cuba_lif),
         Integrator: NirForm(_integrator),
@@ -229,7 +259,7 @@ class _Translation:
             form = self.forms[name]
             self.terms[name] = self._sum(name) if form.is_sum else (name,)
             if form.write and (self._per_token(name) or node.at_end):
-                written = form.write(node, self._sizes(name), graph.tokens)
+                written = form.write(node, self._sizes(graph.inputs[name][0] if form.reads else name), graph.tokens)
                 if written is not None:
                     self.nodes[name] = written
         # The NIR node that gives a signal. A Conv1d is (channels, tokens), not per token: the graph is cut around it.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.graph import Context, Graph, Neuron, Node, Stateful
+from neurotool.graph import Context, Graph, Neuron, Node, Stateful, Weighted
 from neurotool.graph.nodes import State
 
 
@@ -36,9 +36,10 @@ class Arithmetic(ABC):
     def sums(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
         """`Synapse.sums` of a node, in units of its output."""
 
-    @abstractmethod
     def bias(self, name: str) -> np.ndarray | None:
         """In units of the output; None where the node has none."""
+        node = self.graph.nodes[name]
+        return node.per_output(node.bias) if isinstance(node, Weighted) and node.bias is not None else None
 
     @abstractmethod
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:

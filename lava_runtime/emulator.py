@@ -301,7 +301,7 @@ class _Run:
                 sent, active = signal.sent.astype(np.int64)
                 if self.graph.has_tokens:
                     sent, active = (spikes * self.context.real[..., None] for spikes in (sent, active))
-                reach, result = node.reach(self.context), self.result
+                reach, result = node.reach(self.context, signal.value.shape), self.result
                 for counts, caused in (
                     (result.events, sent),
                     (result.synaptic_operations, sent * reach),

@@ -24,9 +24,6 @@ class FloatArithmetic(Arithmetic):
         assert isinstance(node, Synapse)
         return node.sums(context, *x)
 
-    def bias(self, name: str) -> np.ndarray | None:
-        return getattr(self.graph.nodes[name], "bias", None)
-
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         node = self.graph.nodes[name]
         return node.drive(x) if isinstance(node, Stateful) else x

@@ -13,13 +13,16 @@ import numpy as np
 from neurotool.errors import OverflowingError
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Context,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
     FixedPoint,
+    Flatten,
     Gelu,
     GradedNeuron,
     Graph,
@@ -35,6 +38,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
     Synapse,
     Weighted,
 )
@@ -88,10 +92,8 @@ class IntegerArithmetic(Arithmetic):
         y = self._in_float32(name).sums(context, *(value.astype(number, copy=False) for value in x)).astype(whole)
         if fixed.exponents is None or not fixed.exponents.any():
             return y
-        return (y if fixed.bound < 2**31 else y.astype(np.int64)) << fixed.exponents
-
-    def bias(self, name: str) -> np.ndarray | None:
-        return getattr(self.graph.nodes[name], "bias", None)
+        assert isinstance(node, Weighted)
+        return (y if fixed.bound < 2**31 else y.astype(np.int64)) << node.per_output(fixed.exponents)
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         multiplier, shift = self.fixed(name).rescale[port]
@@ -253,6 +255,11 @@ def _as_it_is(integers: IntegerArithmetic, name: str, node: Node, context: Conte
     return node.compute(context, *x)
 
 
+def _pooled(integers: IntegerArithmetic, name: str, node: SumPool2d, context: Context, x: np.ndarray) -> np.ndarray:
+    """A sum; that it is a mean is a matter of units."""
+    return node.sent(context, x.astype(np.int64))
+
+
 def _synapse(integers: IntegerArithmetic, name: str, node: Synapse, context: Context, *x: np.ndarray) -> np.ndarray:
     sums, bias = integers.sums(name, context, *x), integers.bias(name)
     return sums if bias is None else sums + bias
@@ -291,6 +298,10 @@ INTEGER_FORMS: NodeTable[Callable[..., Any]] = NodeTable(
         Embedding: _as_it_is,
         Linear: _synapse,
         Conv1d: _synapse,
+        Conv2d: _synapse,
+        SumPool2d: _pooled,
+        AvgPool2d: _pooled,
+        Flatten: _as_it_is,
         Neuron: IntegerMembrane,
         CubaLIF: IntegerCubaMembrane,
         Integrator: IntegerIntegrator,

@@ -15,11 +15,14 @@ from functools import cached_property
 
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     GradedNeuron,
     Graph,
@@ -34,6 +37,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
     Synapse,
 )
 from neurotool.lava_runtime.stock import StockParameters, stock_parameters
@@ -55,6 +59,10 @@ PART_KINDS: NodeTable[PartKind] = NodeTable(
         Embedding: PartKind("source"),
         Linear: PartKind("synapse"),
         Conv1d: PartKind("synapse"),
+        Conv2d: PartKind("synapse"),
+        SumPool2d: PartKind("operation"),
+        AvgPool2d: PartKind("operation"),
+        Flatten: PartKind("operation"),
         Neuron: PartKind("neurons"),
         CubaLIF: PartKind("neurons"),
         Integrator: PartKind("neurons"),

@@ -52,7 +52,7 @@ class Source(PartProcess):
 
 
 class Synapse(PartProcess):
-    """Linear and Conv1d nodes that read the same spikes. Weights are stored once and shared by all tokens."""
+    """Linear, Conv1d and Conv2d nodes that read the same spikes. Weights are stored once and shared by all tokens."""
 
 
 class Neurons(PartProcess):

@@ -102,7 +102,6 @@ class Run:
     messages: dict[str, np.ndarray] = field(default_factory=dict)
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
-    outputs: dict[str, np.ndarray] = field(default_factory=dict)
     sent: dict[str, np.ndarray] = field(default_factory=dict)
     analog: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -129,7 +128,7 @@ class Run:
         for (name, port), (spikes, active) in _arriving(graph, sent, context).items():
             node = graph.nodes[name]
             assert isinstance(node, Synapse)
-            reach = node.reach(context)
+            reach = node.reach(context, spikes.shape)
             for counts, caused in zip(COUNTS, (spikes, spikes * reach, active, active * reach), strict=True):
                 getattr(self, counts)[name, port] = caused.reshape(len(caused), -1).sum(1)
         return self

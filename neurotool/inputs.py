@@ -145,8 +145,10 @@ def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
     if x.dtype.kind not in "fiub":
         raise DataError(f"{name} has type {x.dtype}: numbers are wanted")
     whole, found = sizes(graph.nodes[name].shape(), 1), x.shape
+    unfolded = tuple(graph.metadata.get("input_shapes", {}).get(name, whole))
     for before in ((), (steps,)):
-        if TOKENS not in shape and x.ndim > 0 and found[1:] in ((*before, *shape), (*before, size), (*before, *whole)):
+        known = [(*before, *one) for one in (shape, (size,), whole, unfolded)]
+        if TOKENS not in shape and x.ndim > 0 and found[1:] in known:
             x = x.reshape(len(x), *before, *whole)
             break
         fits = x.ndim == 1 + len(before) + len(shape) and found[-1] == shape[-1] and found[1:-2] == before

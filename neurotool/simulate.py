@@ -247,11 +247,11 @@ class _Run:
     def _count(self, name: str, node: Node, at_ports: list[_Signal]) -> None:
         if not isinstance(node, Synapse):
             return
-        reach = node.reach(self.context)
         for port, signal in zip(node.ports, at_ports, strict=True):
             if signal.sent is not None and signal.active is not None:
                 # The axis of tokens, where there is one, is the last but one of what spikes can be.
                 real = self.context.real[:, None] if self.graph.has_tokens else 1
+                reach = node.reach(self.context, signal.value.shape)
                 sent, active = ((spikes * real).astype(np.int64) for spikes in (signal.sent, signal.active))
                 arrived = (sent, sent * reach, active, active * reach)
                 so_far = self.events.get((name, port), SynapseEvents(0, 0))

@@ -78,7 +78,7 @@ class _HubSource:
 
 _GLUE = "nyu-mll/glue"
 _GLUE_PAIRS = (("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
-_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (*_GLUE_PAIRS, PAIR, ("sentence",), ("text",))
+_FILE_COLUMNS: tuple[tuple[str, ...], ...] = (PAIR, *_GLUE_PAIRS, ("sentence",), ("text",))
 _VALIDATION_STEMS = ("validation", "dev", "valid", "validation_matched")
 _HUB_TASKS = {
     "sst2": _HubSource(_GLUE, "sst2", ("sentence",)),

@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from neurotool.graph import (
     Add,
+    AvgPool2d,
     Concat,
     Conv1d,
+    Conv2d,
     CubaLIF,
     Delay,
     Embedding,
+    Flatten,
     Gelu,
     Graph,
     GraphBuilder,
@@ -25,6 +28,7 @@ from neurotool.graph import (
     Readout,
     Scale,
     Softmax,
+    SumPool2d,
 )
 from neurotool.graph.nodes import sizes
 
@@ -134,7 +138,8 @@ def shaped_graphs(draw: Any) -> Graph:
     build = GraphBuilder()
     x = build.add("spikes_in", Input(shape, spiking=draw(st.booleans())))
     for i in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(["linear", "neurons", "recurrent", "scaled back", "delay", "integrator", "joined"]))
+        kinds = ["linear", "neurons", "recurrent", "scaled back", "delay", "integrator", "joined"]
+        kind = draw(st.sampled_from(kinds + ["conv", "pool", "flatten"] * (len(shape) == 3)))
         name = f"{i}.{kind}"
         if kind == "linear":
             x = build.add(name, Linear(rng.normal(size=(shape[-1], shape[-1]))), x)
@@ -147,6 +152,21 @@ def shaped_graphs(draw: Any) -> Graph:
             else:
                 build.feedback.append((back, "b"))
             x = build.add(f"{name}.neurons", spiking(), build.add(back, Add(), x, source))
+        elif kind == "conv":
+            groups = draw(st.sampled_from([1, shape[0]]))
+            weight = rng.normal(size=(shape[0], shape[0] // groups, draw(st.integers(1, 3)), draw(st.integers(1, 3))))
+            bias = rng.normal(size=shape[0]) if draw(st.booleans()) else None
+            padding = draw(st.sampled_from(["same", (1, 1), (2, 1)]))
+            node = Conv2d(weight, bias, padding=padding, groups=groups)
+            x, shape = build.add(name, node, x), node.shape(shape)
+        elif kind == "pool":
+            kernel = draw(st.sampled_from([(2, 2), (1, 3), (2, 1)]))
+            pool = draw(st.sampled_from([SumPool2d, AvgPool2d]))(
+                kernel, draw(st.sampled_from([(1, 1), (2, 1)])), (1, 1)
+            )
+            x, shape = build.add(name, pool, x), pool.shape(shape)
+        elif kind == "flatten":
+            x, shape = build.add(name, Flatten(), x), (int(np.prod(shape)),)
         elif kind == "delay":
             x = build.add(name, Delay(draw(st.integers(0, 3)) if draw(st.booleans()) else rng.integers(0, 4, shape)), x)
         elif kind == "integrator":

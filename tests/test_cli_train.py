@@ -303,7 +303,7 @@ def test_classes_that_look_like_markup(trained: Callable[[str], Path], tmp_path:
     write_checkpoint(path, replace(known, labels=names, training=training))
     (tmp_path / "v.tsv").write_text("text\tlabel\ngood fine\t:smile:\nbad w1\t[/red]\n")
     result = run("evaluate", path, "--data", tmp_path / "v.tsv")
-    assert result.exit_code == 0 and all(f" {name} " in result.stdout for name in names), result.output
+    assert result.exit_code == 0 and all(f"\n {name} " in result.stdout for name in names), result.output
     assert run("energy", "report", path).exit_code == 0
 
 

@@ -267,3 +267,43 @@ def test_what_a_tool_cannot_be_given(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="--for lava-dl: files are written for snntorch, norse"):
         write_for(graph, tmp_path / "b.nir", "lava-dl")
     assert not (tmp_path / "b.nir").exists()
+
+
+@pytest.mark.parametrize(("mechanism", "reset"), [("subtract", "soft-late"), ("zero", "hard-late")])
+@pytest.mark.parametrize("file", ["braille_noDelay_bias_zero-5e2efd", "braille_zero-11a0ee", "braille-111b0a"])
+def test_the_nir_papers_braille_readers_spike_as_in_snntorch(
+    shared: Path, file: str, mechanism: str, reset: Any
+) -> None:
+    """RSynaptic, which resets late whatever reset_delay is, and Synaptic."""
+    snntorch = pytest.importorskip("snntorch")
+    path = shared / "nir" / "files" / f"neuromorphs--paper--03_rnn--{file}.nir"
+    graph, nodes = read_nir(path, tool="snntorch", reset=reset, time_steps=200), nir.read(path).nodes
+
+    def linear(node: Any) -> Any:
+        made = torch.nn.Linear(*reversed(node.weight.shape))
+        made.weight.data, made.bias.data = torch.from_numpy(node.weight), torch.from_numpy(node.bias)
+        return made
+
+    def neurons(kind: Any, node: Any, **options: Any) -> Any:
+        alpha, beta = (float(1 - 1e-4 / tau.flat[0]) for tau in (node.tau_syn, node.tau_mem))
+        gain = float((node.w_in * 1e-4 / node.tau_syn).flat[0])
+        return kind(alpha=alpha, beta=beta, threshold=1 / gain, reset_mechanism=mechanism, **options)
+
+    hidden = len(nodes["fc1"].weight)
+    first = neurons(snntorch.RSynaptic, nodes["lif1.lif"], linear_features=hidden, reset_delay=False)
+    second = neurons(snntorch.Synaptic, nodes["lif2"])
+    first.recurrent = linear(nodes["lif1.w_rec"])
+    fc1, fc2 = linear(nodes["fc1"]), linear(nodes["fc2"])
+    state, state2 = (torch.zeros(1, hidden),) * 3, (torch.zeros(1, 7),) * 2
+    x = (np.random.default_rng(0).random((200, 12)) < 0.6).astype(np.float32)
+    expected: dict[str, list[np.ndarray]] = {"lif1.lif": [], "lif2": []}
+    with torch.no_grad():
+        for step in torch.from_numpy(x):
+            state = first(fc1(step[None]), *state)
+            spikes, *rest = second(fc2(state[0]), *state2)
+            state2 = tuple(rest)  # type: ignore[assignment]
+            expected["lif1.lif"].append(state[0][0].numpy())
+            expected["lif2"].append(spikes[0].numpy())
+    found = simulate(graph, values={"input": x}).spikes
+    for name, spikes in expected.items():
+        assert np.array_equal(found[name], spikes) and np.sum(spikes) > 9, name

@@ -10,9 +10,10 @@ import nir
 import numpy as np
 import pytest
 
-from neurotool.errors import GraphError, NeurotoolWarning
+from neurotool.errors import DataError, GraphError, NeurotoolWarning
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.graph import CubaLIF, Delay, Graph, Input, Neuron
+from neurotool.inputs import fitted
 from neurotool.simulate import Simulation, simulate
 
 STEPS, DT = 30, 0.5
@@ -256,3 +257,68 @@ def test_repair_takes_shapes_that_are_missing(file: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert read_nir(file, repair=True, **told) == whole  # type: ignore[arg-type]
+
+
+PLANES: list[dict[str, Any]] = [
+    {}, {"stride": (2, 1)}, {"padding": (0, 2)}, {"dilation": (1, 2)}, {"groups": 2}, {"padding": "same"},
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", PLANES, ids=str)
+def test_planes_are_those_of_torch(file: Path, options: dict[str, Any]) -> None:
+    """Conv2d, pooling, Flatten, Affine and an integrator, with a batch axis in front as tools export it."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    how: dict[str, Any] = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1} | options
+    module = torch.nn.Conv2d(2, 4, (3, 2), **how).double()
+    assert module.bias is not None
+    weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
+    node = nir.Conv2d((6, 7), weight, how["stride"], how["padding"], how["dilation"], how["groups"], bias)
+    x = torch.from_numpy(rng.normal(size=(STEPS, 2, 6, 7)))
+    with torch.no_grad():
+        planes = module(x)
+        pooled = torch.nn.functional.avg_pool2d(planes, (2, 2), 1, (1, 0))
+        summed = 6 * torch.nn.functional.avg_pool2d(pooled, (2, 3), (2, 1))
+        expected = summed.flatten(1).numpy()
+    matrix = rng.normal(size=(3, expected.shape[1]))
+    two = np.array([2, 2])
+    nodes = (
+        node,
+        nir.AvgPool2d(two, np.array([1, 1]), np.array([1, 0])),
+        nir.SumPool2d(np.array([2, 3]), np.array([2, 1]), np.zeros(2, int)),
+        nir.Flatten({"input": np.array([1, *summed.shape[1:]])}, 1, -1),
+        nir.Linear(matrix),
+        nir.I(np.ones(3)),
+    )
+    graph = read(file, chain(*nodes, shape=(1, 2, 6, 7), out=(1, 3)), time_step=1.0)
+    result = run(graph, x.numpy())
+    np.testing.assert_allclose(result.analog["n5"], np.cumsum(expected @ matrix.T, 0), rtol=1e-6, atol=1e-6)
+    batch = fitted(graph, x.numpy().reshape(1, STEPS, -1))  # axes may be flattened
+    assert batch["values"]["in"].shape == (1, STEPS, 2, 6, 7)
+    with pytest.raises(DataError, match="wanted is"):
+        fitted(graph, np.moveaxis(x.numpy(), 1, 3)[None])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_public_files(shared: Path) -> None:
+    """Those that say what they are can be read and run; the others are refused for what they lack."""
+    refused = {
+        "Jegp--norse_demo--scnn_model-5444ad": "has no edges: nothing says what is connected to what",
+        "neuromorphs--paper--03_rnn--Braille_snntorch-3049cf": "truncated, damaged or not an HDF5 file",
+        "neuromorphs--paper--03_rnn--braille-a7c67c": "edge fc1 -> lif1: there is no node lif1",
+        "neuromorphs--tests--feedback_graph-677500": "is not reached by any Input",
+    }
+    files = sorted((shared / "nir" / "files").glob("*.nir"))
+    assert len(files) == 20
+    for path in files:
+        tools = {"cnn": "sinabs", "exported": "sinabs", "norse": "norse"}
+        tool = next((tool for part, tool in tools.items() if part in path.stem), "snntorch")
+        if message := refused.get(path.stem):
+            with pytest.raises(GraphError, match=message):
+                read_nir(path, tool=tool, time_steps=2, repair=True)
+            continue
+        graph = read_nir(path, tool=tool, time_steps=2, repair=True)
+        values = {name: np.ones(graph.nodes[name].shape()) for name in graph.of_type(Input)}
+        assert simulate(graph, values=values).spikes

@@ -8,6 +8,7 @@ tokens has no such axis: its activations are (width,), (channels, height, width)
 from neurotool.graph.nodes.currents import CubaLIF, Delay, Integrator
 from neurotool.graph.nodes.entering import Embedding, Ids, Input
 from neurotool.graph.nodes.functions import Gelu, LayerNorm, Scale, Softmax
+from neurotool.graph.nodes.images import AvgPool2d, Conv2d, Flatten, SumPool2d
 from neurotool.graph.nodes.joining import Add, Concat
 from neurotool.graph.nodes.neurons import GradedNeuron, Membrane, Neuron, Reset, Spikes
 from neurotool.graph.nodes.node import (
@@ -32,12 +33,15 @@ __all__ = [
     "NODE_TYPES",
     "TOKENS",
     "Add",
+    "AvgPool2d",
     "Concat",
     "Context",
     "Conv1d",
+    "Conv2d",
     "CubaLIF",
     "Delay",
     "Embedding",
+    "Flatten",
     "Gelu",
     "GradedNeuron",
     "Ids",
@@ -59,6 +63,7 @@ __all__ = [
     "Spikes",
     "State",
     "Stateful",
+    "SumPool2d",
     "Synapse",
     "Weighted",
     "is_size_of",

@@ -33,8 +33,9 @@ class Synapse(Node):
         """What no |partial sum| of `sums` exceeds, for whole numbers."""
         raise NotImplementedError
 
-    def reach(self, context: Context) -> np.ndarray | int:
-        """Accumulations that one spike at a port causes, padding left out; broadcasts with (…, tokens, width).
+    def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
+        """Accumulations that one spike at a port causes, padding left out; broadcasts with (…, tokens, width), or with
+        `at_port`, the size of what is there.
 
         Every weight counts, zero or not.
         """
@@ -65,6 +66,10 @@ class Weighted(Synapse):
         expect_shape("x", inputs[0], (TOKENS, self.in_width), f"weight is {self.weight.shape}")
         return TOKENS, self.weight.shape[0]
 
+    def per_output(self, values: np.ndarray) -> np.ndarray:
+        """One number for each row of the weight, as they stand beside an output."""
+        return values
+
     def shape_alone(self, has_tokens: bool) -> Shape | None:
         return (TOKENS, len(self.weight)) if has_tokens else (len(self.weight),)
 
@@ -74,12 +79,12 @@ class Weighted(Synapse):
     def largest_sum(self, *x: np.ndarray) -> int:
         return self.weight[0].size * largest(self.weight) * largest(x[0])
 
-    def reach(self, context: Context) -> np.ndarray | int:
+    def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
         return len(self.weight)
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
         sums = self.sums(context, *x)
-        return sums if self.bias is None else sums + self.bias
+        return sums if self.bias is None else sums + self.per_output(self.bias)
 
 
 @register
@@ -122,7 +127,7 @@ class Conv1d(Weighted):
         windows = [padded[..., k : k + context.tokens, :] for k in range(weight.shape[2])]
         return np.concatenate(windows, -1) @ np.concatenate(np.moveaxis(weight, 2, 0), 1).T
 
-    def reach(self, context: Context) -> np.ndarray | int:
+    def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
         """Token j is read by the outputs j - after … j + before."""
         reading = _padded(context.real[..., None].astype(np.int64), self.after, self.before)
         windows = [reading[..., k : k + context.tokens, :] for k in range(self.weight.shape[2])]
@@ -171,7 +176,7 @@ class MatMul(Synapse):
         terms = b.shape[-1] // self.heads if self.transpose_b else b.shape[-2]
         return terms * largest(a) * largest(b)
 
-    def reach(self, context: Context) -> np.ndarray | int:
+    def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
         """Key j is added to the scores of all queries i, value j to the context of all queries i."""
         return context.real.sum(-1)[..., None, None]
 

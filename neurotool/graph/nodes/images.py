@@ -1,0 +1,285 @@
+"""What acts on (channels, height, width): convolution, pooling, and the way back to a vector."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import sparse
+
+from neurotool.errors import GraphError
+from neurotool.graph.nodes.node import (
+    Context,
+    Node,
+    Shape,
+    check_whole,
+    expect_shape,
+    own_axes,
+    register,
+    text,
+)
+from neurotool.graph.nodes.synapses import Weighted
+
+Pair = tuple[int, int]
+"""Along height and width."""
+_DENSE_AT = 1 / 16
+"""Share of elements that are not 0 from which on a product with all windows is faster than one event by event."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Places of a kernel on a plane (height, width). before, after: zeros around it."""
+
+    kernel: Pair
+    stride: Pair
+    before: Pair = (0, 0)
+    after: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    def places(self, plane: Pair) -> Pair:
+        """How many along height and width. Raises GraphError where the kernel does not fit."""
+        spans = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        padded = [size + b + a for size, b, a in zip(plane, self.before, self.after, strict=True)]
+        if any(span > size for span, size in zip(spans, padded, strict=True)):
+            raise GraphError(f"its kernel spans {text(tuple(spans))}, but height and width are {text(tuple(padded))}")
+        height, width = ((size - span) // s + 1 for size, span, s in zip(padded, spans, self.stride, strict=True))
+        return height, width
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """(…, height, width) -> (…, places along height, along width, kernel height, kernel width)."""
+        around = [(0, 0)] * (x.ndim - 2) + list(zip(self.before, self.after, strict=True))
+        spans = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        views = sliding_window_view(np.pad(x, around), spans, (-2, -1))  # type: ignore[call-overload]  # two axes
+        (rows, columns), (down, right) = self.stride, self.dilation
+        return views[..., ::rows, ::columns, ::down, ::right]
+
+    def reach(self, plane: Pair) -> np.ndarray:
+        """Windows that each element of a plane is in, (height, width); padding is in none of them."""
+        along = (_along(*axis) for axis in self._axes(plane))
+        rows, columns = (np.bincount(read[read >= 0], minlength=size) for read, size in zip(along, plane, strict=True))
+        return rows[:, None] * columns
+
+    def pairs(self, plane: Pair) -> int:
+        """Elements of all windows together, the padding left out."""
+        return int(self.reach(plane).sum())
+
+    @property
+    def most(self) -> int:
+        """No element is in more windows."""
+        along = [-(-k // s) if d == 1 else k for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)]
+        return along[0] * along[1]
+
+    def inside(self, plane: Pair) -> tuple[np.ndarray, np.ndarray]:
+        """Row, and column, that each place of each kernel weight reads, (kernel, places); -1 in the padding."""
+        rows, columns = (_along(*axis) for axis in self._axes(plane))
+        return rows, columns
+
+    def _axes(self, plane: Pair) -> list[tuple[int, int, int, int, int, int]]:
+        parts = (plane, self.places(plane), self.kernel, self.stride, self.before, self.dilation)
+        return [tuple(part[i] for part in parts) for i in (0, 1)]  # type: ignore[misc]
+
+
+@lru_cache(maxsize=256)
+def _along(size: int, places: int, kernel: int, stride: int, before: int, dilation: int) -> np.ndarray:
+    """Of one axis, see Windows.inside."""
+    read = np.arange(places) * stride - before + dilation * np.arange(kernel)[:, None]
+    return np.where((read >= 0) & (read < size), read, -1)
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Conv2d(Weighted):
+    """y_oij = sum_ckl weight[o, c, k, l] x[c, stride i + dilation k - padding, …] + bias_o, as in torch.
+
+    weight (out, in / groups, kernel height, kernel width); an output channel reads the channels of its group.
+    padding: zeros on both sides of height and width; or "same", with stride 1: as many places as elements, and one zero
+    more at the end where they cannot be even.
+    """
+
+    stride: Pair = (1, 1)
+    padding: Pair | Literal["same"] = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    axes: ClassVar[int] = 4
+
+    def check(self) -> None:
+        super().check()
+        _check_pair(self, "stride", 1)
+        _check_pair(self, "dilation", 1)
+        check_whole(self, "groups", 1)
+        if self.weight.shape[0] % self.groups:
+            raise GraphError(f"groups is {self.groups}: it must divide the {self.weight.shape[0]} output channels")
+        if not isinstance(self.padding, str):
+            _check_pair(self, "padding", 0)
+        elif self.padding != "same" or self.stride != (1, 1):
+            how = f"padding is {self.padding!r}, stride {self.stride}"
+            raise GraphError(f'{how}: it must be a pair, or "same" at stride 1')
+
+    @property
+    def in_width(self) -> int:
+        return self.weight.shape[1] * self.groups
+
+    @property
+    def ungrouped(self) -> np.ndarray:
+        """The weight (out, in, …) of one group that does the same."""
+        if self.groups == 1:
+            return self.weight
+        out, inside = (size // self.groups for size in (len(self.weight), self.in_width))
+        weight = np.zeros((len(self.weight), self.in_width, *self.weight.shape[2:]), self.weight.dtype)
+        for group in range(self.groups):
+            of_group = slice(group * out, (group + 1) * out)
+            weight[of_group, group * inside : (group + 1) * inside] = self.weight[of_group]
+        return weight
+
+    @property
+    def windows(self) -> Windows:
+        height, width = self.weight.shape[2:]
+        before, after = self.padding, self.padding
+        if isinstance(self.padding, str):
+            around = [d * (k - 1) for k, d in zip((height, width), self.dilation, strict=True)]
+            before, after = (around[0] // 2, around[1] // 2), (-(-around[0] // 2), -(-around[1] // 2))
+        return Windows((height, width), self.stride, before, after, self.dilation)  # type: ignore[arg-type]
+
+    def shape(self, *inputs: Shape) -> Shape:
+        expect_shape("x", inputs[0], (self.in_width, None, None), f"groups {self.groups}, weight {self.weight.shape}")
+        _, height, width = own_axes(inputs[0])
+        return (len(self.weight), *self.windows.places((height, width)))
+
+    def shape_alone(self, has_tokens: bool) -> Shape | None:
+        return None
+
+    def per_output(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, 1, 1)
+
+    def sums(self, context: Context, *x: np.ndarray) -> np.ndarray:
+        """Window by window, or event by event where most of x is 0: the same sums in another order."""
+        few = np.count_nonzero(x[0]) < _DENSE_AT * x[0].size
+        return self._by_events(x[0]) if few else self._by_windows(x[0])
+
+    def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
+        height, width = at_port[-2:]
+        return len(self.weight) // self.groups * self.windows.reach((height, width))
+
+    def _by_windows(self, x: np.ndarray) -> np.ndarray:
+        lead = x.shape[:-3]
+        places = self.windows.of(x)
+        rows, columns = places.shape[-4:-2]
+        # (…, channels, rows, columns, k, l) -> (…, groups, channels of one and k, l, places)
+        by_weight = np.moveaxis(places, (-2, -1), (-4, -3)).reshape(*lead, self.groups, -1, rows * columns)
+        return (self._matrix(x.dtype) @ by_weight).reshape(*lead, -1, rows, columns)
+
+    def _by_events(self, x: np.ndarray) -> np.ndarray:
+        """The windows as a sparse matrix, of which an event is in a few."""
+        lead, (channels, height, width) = x.shape[:-3], x.shape[-3:]
+        images = x.reshape(-1, channels, height, width)
+        rows, columns = self.windows.places((height, width))
+        image, channel, i, j = np.nonzero(images)
+        values, kernel = images[image, channel, i, j], self.weight.shape[2] * self.weight.shape[3]
+        where, weights = _windows_of(self.windows, (height, width))
+        starts = where.indptr[i * width + j]
+        counts = where.indptr[i * width + j + 1] - starts
+        event = np.repeat(np.arange(len(values)), counts)
+        entry = np.arange(len(event)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[event]
+        place = image[event] * rows * columns + where.indices[entry]
+        weight = channel[event] * kernel + weights[entry]
+        of_group = self.weight.shape[1] * kernel
+        matrix, out = self._matrix(x.dtype), []
+        for group in range(self.groups):
+            mine = slice(None) if self.groups == 1 else weight // of_group == group
+            numbers = (values[event][mine], (place[mine], weight[mine] - group * of_group))
+            read = sparse.csr_matrix(numbers, (len(images) * rows * columns, of_group))
+            out.append(read @ matrix[group].T)
+        y = np.concatenate(out, 1).reshape(len(images), rows * columns, len(self.weight))
+        return y.swapaxes(1, 2).reshape(*lead, len(self.weight), rows, columns)
+
+    def _matrix(self, dtype: np.dtype) -> np.ndarray:
+        """(groups, out of one, in of one and kernel)"""
+        matrix = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1)
+        return matrix.astype(dtype, copy=False)
+
+
+@lru_cache(maxsize=64)
+def _windows_of(windows: Windows, plane: Pair) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """For each element of a plane the windows that it is in, as the rows of a sparse matrix; and which weight of the
+    kernel reads it there."""
+    rows, columns = windows.inside(plane)
+    down, (width, across) = rows.shape[1], columns.shape
+    k, i, m, j = np.nonzero((rows >= 0)[:, :, None, None] & (columns >= 0))
+    element, place, weight = rows[k, i] * plane[1] + columns[m, j], i * across + j, k * width + m
+    order = np.argsort(element, kind="stable")
+    counts = np.bincount(element, minlength=plane[0] * plane[1])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    read = sparse.csr_matrix((np.ones(len(order)), place[order], starts), (plane[0] * plane[1], down * across))
+    return read, weight[order]
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class SumPool2d(Node):
+    """y_cij = sum of x_c over the window at stride i - padding, stride j - padding. Spikes stay spikes."""
+
+    kernel: Pair = (2, 2)
+    stride: Pair = (2, 2)
+    padding: Pair = (0, 0)
+    hands_on_spikes: ClassVar[bool] = True
+
+    def check(self) -> None:
+        _check_pair(self, "kernel", 1)
+        _check_pair(self, "stride", 1)
+        _check_pair(self, "padding", 0)
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.kernel, self.stride, self.padding, self.padding)
+
+    @property
+    def size(self) -> int:
+        """Elements of a window."""
+        return self.kernel[0] * self.kernel[1]
+
+    def shape(self, *inputs: Shape) -> Shape:
+        expect_shape("x", inputs[0], (None, None, None), "it pools height and width")
+        channels, height, width = own_axes(inputs[0])
+        return (channels, *self.windows.places((height, width)))
+
+    def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
+        return self.sent(context, *x)
+
+    def sent(self, context: Context, *sent: np.ndarray) -> np.ndarray:
+        return self.windows.of(sent[0]).sum((-2, -1))
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class AvgPool2d(SumPool2d):
+    """y_cij = mean of x_c over the window, zeros of the padding included, as torch's and NIR's. A spike stays a spike,
+    which counts 1 / (kernel height x width)."""
+
+    def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
+        return self.sent(context, *x) / self.size
+
+
+@register
+@dataclass(frozen=True, eq=False)
+class Flatten(Node):
+    """(…) -> (width,), the last axis fastest; axes: how many of them become one."""
+
+    axes: int = 3
+    hands_on_spikes: ClassVar[bool] = True
+
+    def check(self) -> None:
+        check_whole(self, "axes", 1)
+
+    def shape(self, *inputs: Shape) -> Shape:
+        expect_shape("x", inputs[0], (None,) * self.axes, f"it makes one of {self.axes} axes")
+        return (int(np.prod(own_axes(inputs[0]))),)
+
+    def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
+        return x[0].reshape(*x[0].shape[: -self.axes], -1)
+
+
+def _check_pair(node: Node, name: str, minimum: int) -> None:
+    value = getattr(node, name)
+    if not isinstance(value, tuple) or len(value) != 2 or any(type(v) is not int or v < minimum for v in value):
+        raise GraphError(f"{name} is {value!r}: it must be two whole numbers of at least {minimum}")
