@@ -36,7 +36,7 @@ Examples:
   neurotool export model.ckpt --target lava --chip loihi2
   neurotool export model.ckpt --target lava --messages graded
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
-  neurotool export model.ckpt --from-node encoder.0.key.linear --to-node encoder.0.key -o part.nir
+  neurotool export model.ckpt --from-node pool --to-node readout -o part.nir
   neurotool export other.nir --from norse -T 100 --for snntorch -o ours.nir
   neurotool export other.nir --reset soft --time-step 1 -T 100 -o our.nir
 """
