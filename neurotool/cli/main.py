@@ -143,7 +143,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, OSError):
         return _explain_system(error)
-    if "No space left on device" in str(error) or "inline_container" in str(error):  # of tokenizers, of torch
+    if "No space left on device" in str(error) or "unexpected pos" in str(error):  # tokenizers; torch
         return (
             1,
             "the disk is full: make room (temporary files: TMPDIR); a training goes on with --resume",
