@@ -36,7 +36,8 @@ def on_lava(tmp_path_factory: pytest.TempPathFactory) -> Any:
         exit_code, output = run_in_own_session([sys.executable, str(script), str(path)], timeout=120)
         assert exit_code == 0, output
         # What Lava says of the process that fails may come after it.
-    results: list[Any] = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("[")))
+        lines = [line for line in output.splitlines() if line.startswith("[")]
+        results: list[Any] = json.loads(lines[-1])
         return results
 
     return run
