@@ -78,7 +78,10 @@ def test_the_embedding_is_the_teachers_where_widths_agree(textcnn_plan: MakePlan
         (("--heads", "2"), "--heads 2: student snn-textcnn has no such setting"),
         (("--intermediate-size", "64"), "--intermediate-size 64: student snn-textcnn has no such setting"),
         (("--positions", "none"), "--positions none: student snn-textcnn has no such setting"),
-        (("--attention-weight", "1"), "--attention-weight, --relation-weight: student snn-textcnn has no softmax to compare; give 0"),
+        (
+            ("--attention-weight", "1"),
+            "--attention-weight, --relation-weight: student snn-textcnn has no softmax to",
+        ),
         (("--hidden-weight", "1"), "--hidden-weight: student snn-textcnn has only its embedding to compare; give 0"),
         (("--layer-map", "0,1"), "--layer-map 0,1: give 1 numbers"),
         (("--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
