@@ -52,7 +52,7 @@ def _lines(name: str, account: Priced, side: str) -> Iterator[dict[str, Any]]:
     }
     for i, node in enumerate(counts.nodes):
         mode = account.modes[i] if account.modes else ""
-        rule = rule_in_words(type(counts.graph.nodes[node.name]))
+        rule = rule_in_words(node.name, counts.graph.nodes[node.name])
         numbers = account.dense.numbers if mode == "dense" and account.dense is not None else account.numbers
         said = about | {"node": node.name, "kind": node.kind, "mode": mode}
         yield from _priced(said | {"rule": rule}, account.operations(i), account.prices(i), account.model, numbers)
