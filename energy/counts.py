@@ -175,7 +175,7 @@ class _Counting:
         runs = spiking.runs if self.phased else 1
         settings: dict[Network, Setting] = {"spiking": spiking, "dense": dense}
         settings["dense mode"] = replace(dense, network="dense mode", runs=spiking.runs)
-        if self.active or not self.graph.is_spiking:
+        if self.active is not None:
             there = {port: self.active[name, port] for port in spiking.at_ports if (name, port) in self.active}
             settings["zero-skipping"] = replace(dense, network="zero-skipping", runs=runs, arriving=there)
         return settings
