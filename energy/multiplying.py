@@ -66,8 +66,11 @@ def _read_once(work: Work, stored: int) -> Work:
 
 
 def linear(node: Linear, setting: Setting) -> Work:
-    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run."""
-    tokens, inputs = setting.activity.tokens, setting.activity.inputs
+    """Dense: tokens x in x out MACs; spiking: spikes x out accumulates; biases once a run.
+
+    Without tokens, it works along the last axis as often as the others have places.
+    """
+    tokens, inputs = setting.elements // len(node.weight), setting.activity.inputs
     biases = 0 if node.bias is None else len(node.bias)
     return _multiplying(setting, tokens * setting.weights, tokens * biases, inputs * (setting.weights + biases))
 

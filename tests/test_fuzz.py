@@ -29,6 +29,7 @@ from neurotool.sentences import random_inputs
 from neurotool.simulate import simulate
 from neurotool.student.serialise import load_student, to_checkpoint
 from neurotool.tasks import Task
+from neurotool.texts import longest
 
 MEANING = {
     *("time_steps", "schedule", "spikes", "leak", "reset", "v_threshold", "learn_v_threshold", "v_init", "pooling"),
@@ -107,8 +108,10 @@ def answer_of_checkpoint(path: Path) -> np.ndarray:
     assert task.num_labels == 2
     counts = Activity.from_dict(loaded.activity)
     figures = [counts.mean_rate, counts.token_pairs, *(layer.spikes_times_tokens for layer in counts.layers.values())]
+    length = longest(loaded.training.get("plan", {}), student.config.max_position_embeddings)
     with torch.inference_mode():
-        return np.append(predict(student, tokenizer, [("good w1 w2",), ("bad",)]), figures)
+        logits, _ = predict(student, tokenizer, [("good w1 w2",), ("bad",)], length)
+        return np.append(logits, figures)
 
 
 def fuzz_checkpoints(checkpoint: Checkpoint, folder: Path, seeds: range) -> list[str]:

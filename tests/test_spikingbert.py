@@ -439,7 +439,7 @@ def test_time_enters_the_gradient_through_the_rates_only(make_student: MakeStude
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"schedule": "parallel"}, "schedule is 'parallel'"),
         ({"pooling": "max"}, "pooling is 'max'"),
-        ({"spikes": "graded"}, "spikes is 'graded'"),
+        ({"spikes": "loud"}, "spikes is 'loud'"),
         ({"reset": "medium"}, "reset is 'medium'"),
         ({"leak": 1.5}, "leak is 1.5"),
         ({"v_init": 0.3}, "v_init is 0.3"),

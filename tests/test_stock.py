@@ -35,7 +35,9 @@ def on_lava(tmp_path_factory: pytest.TempPathFactory) -> Any:
         script = Path(__file__).parent / "stock_on_lava.py"
         exit_code, output = run_in_own_session([sys.executable, str(script), str(path)], timeout=120)
         assert exit_code == 0, output
-        results: list[Any] = json.loads(output.splitlines()[-1])
+        # What Lava says of the process that fails may come after it.
+        lines = [line for line in output.splitlines() if line.startswith("[")]
+        results: list[Any] = json.loads(lines[-1])
         return results
 
     return run

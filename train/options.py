@@ -10,7 +10,7 @@ from neurotool.errors import ConfigError
 from neurotool.train.recipes import BASE, RECIPES, default, teacher_default
 
 if TYPE_CHECKING:
-    from neurotool.train.plan import TrainingPlan
+    from neurotool.train.plan import StagePlan, TrainingPlan
 
 PER_CHANNEL = "learned-per-channel"
 
@@ -79,8 +79,7 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     Raises ConfigError for a name that is no option, and for options that contradict each other.
     """
     from neurotool.train.chains import inherited
-    from neurotool.train.plan import StagePlan, TrainingPlan
-    from neurotool.train.trainer import LossWeights
+    from neurotool.train.plan import TrainingPlan
 
     for name, value in given.items():
         check_option(name, value)
@@ -102,11 +101,56 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
         options["intermediate_size"] = 4 * options["hidden_size"]
     settings = {name: value for name, value in options.items() if value is not None}
-    learned = options["v_threshold"] in ("learned", PER_CHANNEL)
     if options["v_init"] is None and options["spikes"]:
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
     if options["attention_norm"] and options["attention_v_threshold"] is None:
         options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
+    return TrainingPlan(
+        output=options["output"],
+        teacher=options["teacher"],
+        task=options["task"] or "demo",
+        data=options["data"],
+        metric=options["metric"],
+        text_columns=None if options["text_columns"] is None else tuple(options["text_columns"]),
+        label_column=options["label_column"],
+        corpus=options["corpus"],
+        max_texts=options["max_texts"],
+        corpus_length=options["corpus_length"],
+        model_type=RECIPES[kind].model_type,
+        student=_student(options),
+        init=options["init"],
+        layer_map=options["layer_map"],
+        max_shift=options["max_shift"],
+        stages=_stages(options),
+        teacher_epochs=options["teacher_epochs"],
+        teacher_learning_rate=options["teacher_learning_rate"],
+        max_length=options["max_length"],
+        augment=options["augment"],
+        start_from=None if options["start_from"] is None else Path(options["start_from"]),
+        start_teaches=options["start_teaches"],
+        event_target=options["event_target"],
+        prune=options["prune"],
+        prune_scope=options["prune_scope"] or "layer",
+        weight_bits=options["weight_bits"],
+        weight_decay=options["weight_decay"],
+        warmup=options["warmup"],
+        ema=options["ema"],
+        precision="bfloat16" if options["bf16"] else "float32",
+        compile=options["compile"],
+        gradient_checkpointing=options["gradient_checkpointing"],
+        cache_teacher=options["cache_teacher"],
+        accumulate=options["accumulate"],
+        seed=options["seed"],
+        run_folder=options["run_folder"],
+        resume=options["resume"],
+        force=options["force"],
+        settings=settings,
+    )
+
+
+def _student(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the student's configuration what is given."""
+    learned = options["v_threshold"] in ("learned", PER_CHANNEL)
     student = {
         "num_hidden_layers": options["layers"],
         "hidden_size": options["hidden_size"],
@@ -134,6 +178,14 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],
     }
+    return {name: value for name, value in student.items() if value is not None}
+
+
+def _stages(options: Mapping[str, Any]) -> "tuple[StagePlan, ...]":
+    """Those that have epochs."""
+    from neurotool.train.plan import StagePlan
+    from neurotool.train.trainer import LossWeights
+
     taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
     taught["relations"] = options["relation_weight"]
     inner = LossWeights(**taught, soft=0.0, hard=0.0, rate=options["rate_penalty"])
@@ -152,44 +204,4 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         StagePlan("inner", options["inner_epochs"], rate, size, inner),
         StagePlan("prediction", options["epochs"], rate, size, prediction),
     )
-    return TrainingPlan(
-        output=options["output"],
-        teacher=options["teacher"],
-        task=options["task"] or "demo",
-        data=options["data"],
-        metric=options["metric"],
-        text_columns=None if options["text_columns"] is None else tuple(options["text_columns"]),
-        label_column=options["label_column"],
-        corpus=options["corpus"],
-        max_texts=options["max_texts"],
-        corpus_length=options["corpus_length"],
-        model_type=RECIPES[kind].model_type,
-        student={name: value for name, value in student.items() if value is not None},
-        init=options["init"],
-        layer_map=options["layer_map"],
-        max_shift=options["max_shift"],
-        stages=tuple(stage for stage in stages if stage.epochs),
-        teacher_epochs=options["teacher_epochs"],
-        teacher_learning_rate=options["teacher_learning_rate"],
-        max_length=options["max_length"],
-        augment=options["augment"],
-        start_from=None if options["start_from"] is None else Path(options["start_from"]),
-        start_teaches=options["start_teaches"],
-        event_target=options["event_target"],
-        prune=options["prune"],
-        prune_scope=options["prune_scope"] or "layer",
-        weight_bits=options["weight_bits"],
-        weight_decay=options["weight_decay"],
-        warmup=options["warmup"],
-        ema=options["ema"],
-        precision="bfloat16" if options["bf16"] else "float32",
-        compile=options["compile"],
-        gradient_checkpointing=options["gradient_checkpointing"],
-        cache_teacher=options["cache_teacher"],
-        accumulate=options["accumulate"],
-        seed=options["seed"],
-        run_folder=options["run_folder"],
-        resume=options["resume"],
-        force=options["force"],
-        settings=settings,
-    )
+    return tuple(stage for stage in stages if stage.epochs)

@@ -19,6 +19,8 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         low = f"above {_number(self.low)}" if self.without_low else _number(self.low)
+        if self.without_low and self.without_high:
+            return f"{low} and below {_number(self.high)}"
         return f"{low} to {'below ' if self.without_high else ''}{_number(self.high)}"
 
 

@@ -1,14 +1,15 @@
 """Two models side by side: is each spike the same? A model is compared as an executor runs it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from neurotool.api.executors import EXECUTORS, Precision
 from neurotool.api.measuring import no_track
-from neurotool.api.model import NOTHING, Model, open_model
+from neurotool.api.model import NOTHING, Model, is_nir, open_model
 from neurotool.api.reading import ModelInputs
 from neurotool.errors import ConfigError
 from neurotool.executor import Inputs
@@ -35,6 +36,12 @@ class Compared:
     def passed(self) -> bool:
         """Whether the two agree within the tolerance."""
         return self.result.passed
+
+
+def said_of_each(files: Sequence[Path], foreign: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each file what is said of foreign ones: it is for the .nir files, or for all where there is none."""
+    there = [is_nir(path) and not path.is_dir() for path in files]
+    return [foreign if is_there or not any(there) else {} for is_there in there]
 
 
 def compare(

@@ -143,6 +143,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, OSError):
         return _explain_system(error)
+    if "No space left on device" in str(error) or "unexpected pos" in str(error):  # tokenizers; torch
+        return (
+            1,
+            "the disk is full: make room (temporary files: TMPDIR); a training goes on with --resume",
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return 1, "there is not enough memory; take smaller batches, fewer samples or shorter texts"
     return 1, f"{_describe_bug(error)}; `neurotool --debug …` shows the traceback"

@@ -123,14 +123,10 @@ def validate(
 def _open(
     files: tuple[Path, Path], steps: int | None, given: "Given", foreign: dict[str, Any], as_used: bool
 ) -> "list[Model]":
-    """Both; what is said of foreign files is for .nir files, if there is one."""
-    from neurotool.api.model import is_nir
+    from neurotool.api.comparing import said_of_each
 
-    there = {path: is_nir(path) and not path.is_dir() for path in files}
-    models = [
-        open_file(path, time_steps=steps, given=given, **foreign if there[path] or not any(there.values()) else {})
-        for path in files
-    ]
+    said = zip(files, said_of_each(files, foreign), strict=True)
+    models = [open_file(path, time_steps=steps, given=given, **options) for path, options in said]
     reading = [model for model in models if model.kind != "NIR file"]
     if foreign["standard_nodes"] and reading:
         raise ConfigError(
