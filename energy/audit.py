@@ -38,7 +38,7 @@ def _accounts(report: Report) -> Iterator[tuple[str, Priced, str]]:
         yield account.label, account, {"dense": "dense twin", "zero-skipping": "zero-skipping twin"}.get(side, side)
     for pair in report.comparisons:
         if pair.dense.counts.graph is not report.counts.graph:
-            yield f"{pair.rival}: {pair.dense.label}", pair.dense, pair.rival
+            yield pair.rival_label, pair.dense, pair.rival
 
 
 def _lines(name: str, account: Priced, side: str) -> Iterator[dict[str, Any]]:
