@@ -38,7 +38,7 @@ def _accounts(report: Report) -> Iterator[tuple[str, Priced, str]]:
         yield account.label, account, {"dense": "dense twin", "zero-skipping": "zero-skipping twin"}.get(side, side)
     for pair in report.comparisons:
         if pair.dense.counts.graph is not report.counts.graph:
-            yield f"{pair.rival}: {pair.dense.label}", pair.dense, pair.rival
+            yield pair.rival_label, pair.dense, pair.rival
 
 
 def _lines(name: str, account: Priced, side: str) -> Iterator[dict[str, Any]]:
@@ -52,7 +52,7 @@ def _lines(name: str, account: Priced, side: str) -> Iterator[dict[str, Any]]:
     }
     for i, node in enumerate(counts.nodes):
         mode = account.modes[i] if account.modes else ""
-        rule = rule_in_words(type(counts.graph.nodes[node.name]))
+        rule = rule_in_words(node.name, counts.graph.nodes[node.name])
         numbers = account.dense.numbers if mode == "dense" and account.dense is not None else account.numbers
         said = about | {"node": node.name, "kind": node.kind, "mode": mode}
         yield from _priced(said | {"rule": rule}, account.operations(i), account.prices(i), account.model, numbers)

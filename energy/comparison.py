@@ -42,6 +42,12 @@ class Comparison:
         return self.spiking.counts.dataflow
 
     @property
+    def rival_label(self) -> str:
+        """What tells the rival's account from others: of another network, with its name."""
+        own = self.dense.counts.graph is self.spiking.counts.graph
+        return self.dense.label if own else f"{self.rival}: {self.dense.label}"
+
+    @property
     def matched(self) -> bool:
         """Whether both sides keep their sums in the same place. (A dense network has no spikes to send one by one.)"""
         return not self.dataflow.free

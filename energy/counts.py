@@ -46,12 +46,11 @@ __all__ = ["Counts", "Elements", "Events", "NodeCount", "Sizes", "count", "event
 
 @dataclass(frozen=True)
 class Counts:
-    """nodes: in emission order; uncounted: names of nodes that no rule covers. made: what `under` counted before."""
+    """nodes: in emission order. made: what `under` counted before."""
 
     graph: Graph
     activity: Activity
     nodes: tuple[NodeCount, ...]
-    uncounted: tuple[str, ...]
     events: Events
     dataflow: Dataflow = LEMAIRE
     zeros: Zeros = "kept"
@@ -104,15 +103,14 @@ def count(
     """Operations of `graph` under what `activity` (lengths, spikes sent) and `events` say it did.
 
     skip_zero: weights that are zero cost nothing; `events` must then come from `events_of_activity`.
+    Raises GraphError for a node that no rule covers.
     """
     return _count(graph, activity, events, dataflow, "float" if skip_zero else "kept")
 
 
 def _count(graph: Graph, activity: Activity, events: Events, dataflow: Dataflow, zeros: Zeros) -> Counts:
     there = _Counting(graph, activity, events, dataflow, zeros)
-    nodes = tuple(there.node(name) for name, node in graph.nodes.items() if type(node) in RULES)
-    uncounted = tuple(name for name, node in graph.nodes.items() if type(node) not in RULES)
-    return Counts(graph, activity, nodes, uncounted, events, dataflow, zeros)
+    return Counts(graph, activity, tuple(map(there.node, graph.nodes)), events, dataflow, zeros)
 
 
 class _Counting:
@@ -132,7 +130,8 @@ class _Counting:
         multiplies = isinstance(node, (Synapse, Readout))
         elements = {port: self._elements(name, port, setting) for port in ports} if multiplies else {}
         driver = setting.arriving[setting.driver] if multiplies and setting.arriving else SynapseEvents(0, 0)
-        work = {network: RULES[type(node)](node, one) for network, one in self._networks(name, node, setting).items()}
+        rule = RULES.of(name, node)
+        work = {network: rule(node, one) for network, one in self._networks(name, node, setting).items()}
         bits = 0
         if setting.arriving and self.dataflow.order == "graded":
             bits = self._count_bits(name, setting)
@@ -176,7 +175,7 @@ class _Counting:
         runs = spiking.runs if self.phased else 1
         settings: dict[Network, Setting] = {"spiking": spiking, "dense": dense}
         settings["dense mode"] = replace(dense, network="dense mode", runs=spiking.runs)
-        if self.active or not self.graph.is_spiking:
+        if self.active is not None:
             there = {port: self.active[name, port] for port in spiking.at_ports if (name, port) in self.active}
             settings["zero-skipping"] = replace(dense, network="zero-skipping", runs=runs, arriving=there)
         return settings

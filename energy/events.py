@@ -71,9 +71,9 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
     return events
 
 
-def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[tuple[str, str], SynapseEvents]:
+def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[tuple[str, str], SynapseEvents] | None:
     """What a network that skips zero activations multiplies, one value of each neuron and window: in the concurrent
-    schedule, of the whole run. Empty where the activity does not say what was active."""
+    schedule, of the whole run. None where the activity does not say what was active."""
     spiking, found = spiking_sources(graph), {}
     for name, node in graph.nodes.items():
         for port in node.ports:
@@ -81,7 +81,7 @@ def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[t
             if sources and isinstance(node, SYNAPSES):
                 layers = senders(graph, activity, name, port, sources)
                 if any(active is None for _, active, _ in layers):
-                    return {}
+                    return None
                 found[name, port] = _events(graph, name, port, sources, layers, zeros)
     return found
 

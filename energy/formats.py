@@ -191,7 +191,7 @@ def comparison_dict(comparison: Comparison) -> dict[str, Any]:
         "dataflow": comparison.dataflow_in_words,
         "matched": comparison.matched,
         "spiking": comparison.spiking.label,
-        "dense": comparison.dense.label,
+        "dense": comparison.rival_label,
         "spiking_picojoule": comparison.spiking.per_inference,
         "rival_picojoule": comparison.dense.per_inference,
         "share": comparison.share,

@@ -138,12 +138,11 @@ class Report:
 
     @property
     def not_counted(self) -> list[str]:
-        """What occurs in the network and is in no total."""
-        said = [f"no rule for node {name}" for name in self.counts.uncounted]
+        """Operations that occur in the network and have no price, so that they are in no total."""
         missing: dict[str, dict[str, None]] = {}
         for network in (*self.accounts, *self.twins):
             missing.setdefault(network.model.name, {}).update(dict.fromkeys(network.total.unpriced))
-        return said + [
+        return [
             f"{name} has no price for {', '.join(kinds).replace('_', ' ')}" for name, kinds in missing.items() if kinds
         ]
 

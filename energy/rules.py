@@ -33,6 +33,7 @@ from neurotool.graph import (
     MeanPool,
     Neuron,
     Node,
+    NodeTable,
     Readout,
     Scale,
     Softmax,
@@ -234,32 +235,35 @@ def _input(node: Input, setting: Setting) -> Work:
 
 
 Rule = Callable[[Any, Setting], Work]
-RULES: dict[type[Node], Rule] = {
-    Input: _input,
-    Embedding: _embedding,
-    Linear: linear,
-    Conv1d: conv1d,
-    Conv2d: conv2d,
-    SumPool2d: _pool,
-    AvgPool2d: _pool,
-    Flatten: _wiring,
-    Neuron: _neuron,
-    CubaLIF: _cuba_lif,
-    Integrator: _integrator,
-    Delay: _delay,
-    GradedNeuron: _graded_neuron,
-    MatMul: matmul,
-    Softmax: _softmax,
-    LayerNorm: _layer_norm,
-    Gelu: _gelu,
-    Add: _add,
-    Concat: _wiring,
-    Scale: _scale,
-    MeanPool: _mean_pool,
-    Readout: readout,
-}
+RULES: NodeTable[Rule] = NodeTable(
+    "rule for its operations",
+    {
+        Input: _input,
+        Embedding: _embedding,
+        Linear: linear,
+        Conv1d: conv1d,
+        Conv2d: conv2d,
+        SumPool2d: _pool,
+        AvgPool2d: _pool,
+        Flatten: _wiring,
+        Neuron: _neuron,
+        CubaLIF: _cuba_lif,
+        Integrator: _integrator,
+        Delay: _delay,
+        GradedNeuron: _graded_neuron,
+        MatMul: matmul,
+        Softmax: _softmax,
+        LayerNorm: _layer_norm,
+        Gelu: _gelu,
+        Add: _add,
+        Concat: _wiring,
+        Scale: _scale,
+        MeanPool: _mean_pool,
+        Readout: readout,
+    },
+)
 
 
-def rule_in_words(kind: type[Node]) -> str:
+def rule_in_words(name: str, node: Node) -> str:
     """The first sentence of the rule's docstring."""
-    return " ".join((RULES[kind].__doc__ or "").split("\n\n")[0].split())
+    return " ".join((RULES.of(name, node).__doc__ or "").split("\n\n")[0].split())

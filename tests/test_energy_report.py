@@ -326,6 +326,7 @@ def test_the_audit_sums_to_the_printed_figures(checkpoint: Path, tmp_path: Path,
     assert any(label.startswith("its teacher") for label in sums) and sum("×8" in label for label in printed) > 0
     for pair in report["comparisons"]:
         assert pair["spiking_picojoule"] == pytest.approx(float(printed[pair["spiking"]] / report["inputs"]))
+        assert pair["rival_picojoule"] == pytest.approx(float(sums[pair["dense"]] / report["inputs"]))
     if "--hybrid" in options:
         hybrids = [account for account in report["accounts"] if account["network"] == "hybrid"]
         assert hybrids and all(set(each["schedule"].values()) <= {"dense", "spiking"} for each in hybrids)

@@ -258,6 +258,7 @@ def test_pools_cost_what_they_add() -> None:
     spiking = alone(SumPool2d(), (1, 4, 4), spiking=True)
     (_, node) = count(spiking, *measure(spiking, [{"values": {"in": np.ones((1, 4, 4))}}])).nodes
     assert node.spiking.adds == 0  # wiring: who reads it reads the spikes
+    assert node.work["zero-skipping"] == node.work["dense"]  # there is no synapse at which it could skip
 
 
 @pytest.mark.parametrize(
