@@ -161,7 +161,7 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_object)
             if "\\u" in line:
                 json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
         except (ValueError, RecursionError) as error:
@@ -171,6 +171,14 @@ def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {number}: a JSON {type(record).__name__}; write one object a line")
         yield f"line {number}", record
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one name JSON readers keep the last in silence, here it is a ValueError."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a name occurs twice in {listing([name for name, _ in pairs])}")
+    return record
 
 
 def _open_parquet(path: Path) -> Table:

@@ -168,6 +168,7 @@ def test_refusals(tmp_path: Path, case: str) -> None:
         (".jsonl", '{"sentence": "a", "label": 1}\n{"sentence": "b"}\n', "line 2: label is empty"),
         (".jsonl", '{"sentence": 5, "label": 1}\n', "line 1: sentence is 5; it must be a text"),
         (".jsonl", '{"sentence": "\\ud800", "label": 1}\n', "line 1: not valid JSON"),
+        (".jsonl", '{"sentence": "a", "label": 1, "label": 0}\n', "line 1: not valid JSON (a name occurs twice"),
         (".jsonl", "\n", "the file is empty"),
         (".parquet", "no parquet", "not a readable Parquet file"),
     ],
