@@ -91,7 +91,7 @@ def _cut(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _open_tsv(path: Path) -> Table:
-    records = ((number, _unquoted(line.split("\t"))) for number, line in read_lines(path) if line.strip())
+    records = ((number, _unquoted(line.split("\t"))) for number, line in read_lines(path) if line.strip(" \r\n"))
     return _with_header(path, records)
 
 
