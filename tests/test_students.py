@@ -242,6 +242,7 @@ def test_what_no_textcnn_can_be_built_from(values: dict[str, Any], message: str)
 @pytest.mark.parametrize("spikes", ["binary", "ternary"])
 def test_the_embedding_of_a_textcnn_uses_the_rates_there_are(spikes: str) -> None:
     """Whatever the scale of a teacher's LayerNorm: 3 deviations are half the rates, or those of one sign."""
+    torch.manual_seed(1)
     student = make("snn-textcnn", spikes=spikes, v_threshold=2.0, hidden_size=64).double()
     teacher = BertEmbeddings(student.config).double()
     torch.nn.init.normal_(teacher.LayerNorm.weight, 0.3, 0.1)
