@@ -58,7 +58,9 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
             f"stopped in stage {stage.name} at step {trainer.state.global_step}; the same command with --resume goes on"
         )
     best = trainer.state.best_model_checkpoint
-    if trainer.args.load_best_model_at_end and not (best and (Path(best) / "model.safetensors").exists()):
+    kept = best is not None and (Path(best) / "model.safetensors").exists()
+    # The first process writes it; others may look before it is there.
+    if trainer.args.load_best_model_at_end and trainer.is_world_process_zero() and not kept:
         raise TrainingError(
             f"{plan.state_folder}: the state of the best epoch is gone from it; train again with --force"
         )
