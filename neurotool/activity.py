@@ -169,6 +169,10 @@ class Activity:
                 raise ValueError(f"spikes of {name}: {layer.spikes} of at most {most}, and as many by position")
             if not layer.spikes * shortest <= layer.spikes_times_tokens <= layer.spikes * longest:
                 raise ValueError(f"spikes_times_tokens of {name}: {layer.spikes_times_tokens}")
+            # A spike p tokens behind the first and q before the last is one of a text of p + q + 1 tokens.
+            told = layer.spikes + sum(i * n for x in (layer.by_position, layer.from_end) for i, n in enumerate(x))
+            if layer.by_position and layer.from_end and layer.spikes_times_tokens != told:
+                raise ValueError(f"spikes_times_tokens of {name}: {layer.spikes_times_tokens}, by position {told}")
 
 
 def _counts(what: str, values: list[int], least: int = 0) -> None:

@@ -81,10 +81,14 @@ def test_layer_activity_by_hand() -> None:
 
 
 def test_the_record_of_activity_is_read_back() -> None:
-    activity = Activity(2, 4, Counter({3: 2, 7: 1}), 5, {"a": LayerActivity(4, 9, 40, 2, [1, 2, 6], [0, 9])})
+    activity = Activity(2, 4, Counter({3: 2, 7: 1}), 5, {"a": LayerActivity(4, 9, 40, 2, [1, 2, 6], [0, 1, 8])})
     activity.fed_back["feedback"] = LayerActivity(4, 1, 3, 0, [1])
     assert Activity.from_dict(activity.to_dict()) == activity
     assert activity.rate("a") == activity.mean_rate == 9 / (13 * 4 * 4)
+    wrong = activity.to_dict()
+    wrong["layers"]["a"]["spikes_times_tokens"] = 39  # 9 spikes, 14 tokens before them and 17 behind make 40
+    with pytest.raises(DataError, match="spikes_times_tokens of a: 39, by position 40"):
+        Activity.from_dict(wrong)
     old = activity.to_dict()
     del old["layers"]["a"]["from_end"]
     assert Activity.from_dict(old).layers["a"] == LayerActivity(4, 9, 40, 2, [1, 2, 6])

@@ -34,10 +34,8 @@ from neurotool.texts import longest
 MEANING = {
     *("time_steps", "schedule", "spikes", "leak", "reset", "v_threshold", "learn_v_threshold", "v_init", "pooling"),
     *("feedback", "feedback_sweeps", "num_attention_heads", "layer_norm_eps", "max_length"),
-    "spikes_times_tokens",
 }
-"""Fields that say what the network does, where its texts are cut, or what was counted and follows from no other count
-but for its bounds: another value is another answer."""
+"""Fields that say what the network does, or where its texts are cut: another value is another answer."""
 ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 2, 3, 7, 16, 0.5, -0.5, 1e-308, 1e308, 10**20, -(10**20), 2**31, 2**63),
     *("", "x", "\ud800", "a\0b", "x" * 3000, "[/red]", "phased", "ternary", float("nan"), float("inf")),
