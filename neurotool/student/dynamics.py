@@ -2,7 +2,7 @@
 
 A sequence is (batch, steps, width); a layer of one step continues where the last one stopped. The arithmetic is that of
 the graph's nodes (neurotool/graph/nodes), operation by operation, so that in the same float type interpreter and layer
-give the same bits. Each loop over steps is one autograd function with its own loop backwards: autograd's record of every
+give the same bits. Each loop over steps is one autograd function with its own loop backwards: autograd's record of each
 small operation would cost several times as much.
 """
 
@@ -159,7 +159,9 @@ class _Decayed(torch.autograd.Function):
         y = x.clone(memory_format=torch.contiguous_format)
         before = start
         for now in y.unbind(1):
-            if before is not None:  # a product and a sum: fused they would round once, where the interpreter rounds twice
+            if (
+                before is not None
+            ):  # a product and a sum: fused they would round once, where the interpreter rounds twice
                 now.add_(before * kept)
             before = now
         ctx.save_for_backward(y, kept, start)
@@ -206,7 +208,7 @@ class _Fired(torch.autograd.Function):
 
 
 def _accumulate_back(gradient: Tensor, kept: Tensor) -> None:
-    """In place: g_t <- g_t + kept_t g_(t+1), from the last step but one to the first; kept (batch, steps - 1, width)."""
+    """In place: g_t <- g_t + kept_t g_(t+1), from the last step but one to the first; kept (batch, steps - 1, …)."""
     steps = gradient.unbind(1)
     for t, factor in reversed(list(enumerate(kept.unbind(1)))):
         steps[t].addcmul_(steps[t + 1], factor)
