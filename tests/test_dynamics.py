@@ -21,6 +21,7 @@ LAYERS: list[dict[str, Any]] = [
     {"synapse": False, "reset": "soft", "tau_mem": (1.5, 9.0)},
     {"learn_tau_syn": False, "tau_syn": 1.0, "learn_threshold": False, "v_threshold": 0.7},
     {"learn_tau_mem": False, "tau_mem": math.inf, "tau_syn": 3.0},
+    {"per_channel": False},
 ]
 BATCH, STEPS, WIDTH = 3, 17, 5
 

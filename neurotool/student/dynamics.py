@@ -9,6 +9,7 @@ small operation would cost several times as much.
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +33,8 @@ class NeuronState(NamedTuple):
 
 
 class Decay(nn.Module):
-    """The share of a state that a step keeps: 1 - 1 / tau (NIR's Euler step of dt = 1), one for each channel.
+    """The share of a state that a step keeps: 1 - 1 / tau (NIR's Euler step of dt = 1), one for each of `channels`, or
+    where that is None one for all.
 
     Learned it is sigmoid(logit), which stays in (0, 1) (PLIF: Fang et al. 2021, arXiv 2007.05785). Raises ConfigError
     for a tau below 1, and for what no logit says where it is learned: 1 and infinity.
@@ -40,14 +42,18 @@ class Decay(nn.Module):
 
     logit: nn.Parameter | None
 
-    def __init__(self, width: int, name: str, tau: Tau, learned: bool) -> None:
+    def __init__(self, channels: int | None, name: str, tau: Tau, learned: bool) -> None:
         super().__init__()
         ends = tau if isinstance(tau, tuple) else (tau, tau)
         for end in ends:
             if not end >= 1 or (learned and not 1 < end < math.inf):
                 raise ConfigError(f"{name} is {end}: give time steps, {'above 1' if learned else 'at least 1'}")
-        share = torch.linspace(0, 1, width) if ends[0] != ends[1] else torch.zeros(width)
-        kept = 1 - 1 / (ends[0] * (ends[1] / ends[0] if ends[0] != ends[1] else 1.0) ** share)
+        if channels is None:
+            kept = torch.tensor(1 - 1 / math.sqrt(ends[0] * ends[1]))
+        elif ends[0] == ends[1]:
+            kept = torch.full((channels,), 1 - 1 / ends[0])
+        else:
+            kept = 1 - 1 / (ends[0] * (ends[1] / ends[0]) ** torch.linspace(0, 1, channels))
         if learned:
             self.logit = nn.Parameter(torch.logit(kept))
         else:
@@ -55,13 +61,14 @@ class Decay(nn.Module):
             self.kept = nn.Buffer(kept)
 
     def forward(self) -> Tensor:
-        """(width,)"""
+        """(channels,), or one number."""
         return self.kept if self.logit is None else self.logit.sigmoid()
 
 
 class CubaLIFLayer(nn.Module):
     """A layer of `width` CubaLIF neurons, one time constant and threshold each: i <- current_leak i + x / v_threshold;
-    u <- leak u + i; s = 1 if u >= 1; reset. Without `synapse` a layer of LIF neurons: i = x / v_threshold.
+    u <- leak u + i; s = 1 if u >= 1; reset. Without `synapse` a layer of LIF neurons: i = x / v_threshold. Not
+    `per_channel`, all share one of each, as the neurons of Lava's LIF do.
 
     reset: hard: u <- 0 where it fired; soft: u <- u - s. tau_syn, tau_mem: time constants that it starts from, in time
     steps, of currents and potentials. v_threshold = its start * exp(log_gain) where it is learned. The gradient of a
@@ -76,6 +83,7 @@ class CubaLIFLayer(nn.Module):
         *,
         reset: Reset = "hard",
         synapse: bool = True,
+        per_channel: bool = True,
         learn_tau_syn: bool = True,
         learn_tau_mem: bool = True,
         learn_threshold: bool = True,
@@ -87,14 +95,15 @@ class CubaLIFLayer(nn.Module):
         if not 0 < v_threshold < math.inf:
             raise ConfigError(f"v_threshold is {v_threshold}: it must be a positive number")
         self.width, self.dynamics = width, NeuronDynamics(reset=reset)
-        self.synapse = Decay(width, "tau_syn", tau_syn, learn_tau_syn) if synapse else None
-        self.membrane = Decay(width, "tau_mem", tau_mem, learn_tau_mem)
+        channels = width if per_channel else None
+        self.synapse = Decay(channels, "tau_syn", tau_syn, learn_tau_syn) if synapse else None
+        self.membrane = Decay(channels, "tau_mem", tau_mem, learn_tau_mem)
         self.base = nn.Buffer(torch.tensor(float(v_threshold)))
-        self.log_gain = nn.Parameter(torch.zeros(width)) if learn_threshold else None
+        self.log_gain = nn.Parameter(torch.zeros(width if per_channel else ())) if learn_threshold else None
 
     @property
     def v_threshold(self) -> Tensor:
-        """(width,), or one number where it is not learned."""
+        """(width,), or one number where all share it."""
         return self.base if self.log_gain is None else self.base * self.log_gain.exp()
 
     def forward(self, currents: Tensor, state: NeuronState | None = None) -> tuple[Tensor, NeuronState]:
@@ -114,11 +123,10 @@ class CubaLIFLayer(nn.Module):
 
     def node(self) -> Neuron:
         """The graph's node with these parameters; the interpreter is exactly this layer, in the same float type."""
-        threshold, leak = array(self.v_threshold), array(self.membrane())
-        settings: dict[str, Any] = {"v_threshold": threshold if threshold.ndim else float(threshold), "leak": leak}
+        leak, reset = _numbers(self.membrane()), self.dynamics.reset
         if self.synapse is None:
-            return Neuron(**settings, reset=self.dynamics.reset)
-        return CubaLIF(**settings, reset=self.dynamics.reset, current_leak=array(self.synapse()))
+            return Neuron(_numbers(self.v_threshold), leak, reset)
+        return CubaLIF(_numbers(self.v_threshold), leak, reset, current_leak=_numbers(self.synapse()))
 
 
 class LIReadout(nn.Module):
@@ -143,7 +151,12 @@ class LIReadout(nn.Module):
 
     def node(self) -> Integrator:
         """The graph's node with these parameters."""
-        return Integrator(leak=array(self.membrane()))
+        return Integrator(leak=_numbers(self.membrane()))
+
+
+def _numbers(tensor: Tensor) -> float | np.ndarray:
+    values = array(tensor)
+    return values if values.ndim else float(values)
 
 
 def decayed(x: Tensor, kept: Tensor, start: Tensor | None = None) -> Tensor:
@@ -172,7 +185,7 @@ class _Decayed(torch.autograd.Function):
         y, kept, start = ctx.saved_tensors
         to_x = gradients[0].clone(memory_format=torch.contiguous_format)
         _accumulate_back(to_x, kept.expand_as(y[:, 1:]))
-        return to_x, _to_kept(to_x, y, start) if ctx.needs_input_grad[1] else None, None
+        return to_x, _to_kept(to_x, y, start).sum_to_size(kept.shape) if ctx.needs_input_grad[1] else None, None
 
 
 class _Fired(torch.autograd.Function):
@@ -203,7 +216,7 @@ class _Fired(torch.autograd.Function):
         _accumulate_back(to_drive, leak * (1 - fired[:, :-1]) if hard else leak.expand_as(potentials[:, 1:]))
         to_leak = None
         if ctx.needs_input_grad[1]:
-            to_leak = _to_kept(to_drive, dynamics.after(potentials, fired), start)
+            to_leak = _to_kept(to_drive, dynamics.after(potentials, fired), start).sum_to_size(leak.shape)
         return to_drive, to_leak, None, None
 
 
