@@ -66,7 +66,9 @@ class _Text:
             for token in tokens:
                 logits, self.state = self.student.step(torch.tensor([token]), self.state)
             for _ in range(silence):
-                logits, self.state = self.student.step_current(torch.zeros(1, self.student.config.hidden_size), self.state)
+                logits, self.state = self.student.step_current(
+                    torch.zeros(1, self.student.config.hidden_size), self.state
+                )
         return {"word": word} | self.reader.prediction(None, logits[0].numpy())
 
 
