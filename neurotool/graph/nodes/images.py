@@ -57,7 +57,9 @@ class Windows:
             padded = np.zeros((*x.shape[:-2], *around), x.dtype)
             padded[..., inside[0], inside[1]] = x
             x = padded
-        by_stride, by_dilation = ([n * m for n, m in zip(x.strides[-2:], step, strict=True)] for step in (self.stride, self.dilation))
+        by_stride, by_dilation = (
+            [n * m for n, m in zip(x.strides[-2:], step, strict=True)] for step in (self.stride, self.dilation)
+        )
         return as_strided(x, shape, (*x.strides[:-2], *by_stride, *by_dilation), writeable=False)
 
     def reach(self, plane: Pair) -> np.ndarray:
@@ -187,7 +189,8 @@ class Conv2d(Weighted):
         inside, kernel = self.weight.shape[1], self.weight.shape[2] * self.weight.shape[3]
         (event,) = np.nonzero(x.reshape(-1) != 0)
         values = x.reshape(-1)[event]
-        channel, element = np.divmod(event, height * width)
+        index = np.int32 if max(x.size, images * (rows * columns + 1)) < 2**31 else np.int64
+        channel, element = np.divmod(event.astype(index), height * width)
         image, channel = np.divmod(channel, channels)
         where, weights = _windows_of(self.windows, plane)
         out, places = [], rows * columns + 1  # one more for windows that an event is not in
@@ -198,8 +201,8 @@ class Conv2d(Weighted):
             numbers = np.repeat(values[mine], where.shape[1]), (place.reshape(-1), weight.reshape(-1))
             read = sparse.coo_array(numbers, (images * places, inside * kernel))
             out.append(read @ np.ascontiguousarray(matrix.T))
-        y = np.concatenate(out, 1).reshape(images, places, -1)[:, :-1]
-        return y.swapaxes(1, 2).reshape(*lead, len(self.weight), rows, columns)
+        y = np.concatenate(out, 1).reshape(images, places, -1)[:, :-1].swapaxes(1, 2)
+        return np.ascontiguousarray(y).reshape(*lead, len(self.weight), rows, columns)
 
     def _matrix(self, dtype: np.dtype) -> np.ndarray:
         """(groups, out of one, in of one and kernel)"""
@@ -218,7 +221,7 @@ def _windows_of(windows: Windows, plane: Pair) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(element, kind="stable")
     counts = np.bincount(element, minlength=plane[0] * plane[1])
     rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    places, weights = np.full((2, len(counts), counts.max()), [[[down * across]], [[0]]])
+    places, weights = np.full((2, len(counts), counts.max()), [[[down * across]], [[0]]], np.int32)
     places[element[order], rank], weights[element[order], rank] = place[order], weight[order]
     return places, weights
 
@@ -253,10 +256,7 @@ class SumPool2d(Node):
         return (channels, *self.windows.places((height, width)))
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
-        return self.sent(context, *x)
-
-    def sent(self, context: Context, *sent: np.ndarray) -> np.ndarray:
-        windows = self.windows.of(sent[0])
+        windows = self.windows.of(x[0])
         return reduce(np.add, (windows[..., i, j] for i, j in np.ndindex(self.kernel)))
 
 
@@ -268,6 +268,9 @@ class AvgPool2d(SumPool2d):
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
         return self.sent(context, *x) / self.size
+
+    def sent(self, context: Context, *sent: np.ndarray) -> np.ndarray:
+        return super().compute(context, *sent)
 
 
 @register
