@@ -11,20 +11,28 @@ from neurotool.executor import Executor, Inputs, SynapseEvents, runs
 from neurotool.graph import Context, Delay, Graph, Input, Neuron, SumPool2d
 from neurotool.graph.nodes import own_axes
 from neurotool.simulate import Interpreter
+from neurotool.streams import in_time, steps_per_token
 
 
 def measure(
     graph: Graph, inputs: Iterable[Inputs], executor: Executor | None = None, at_once: int = 1
 ) -> tuple[Activity, Events]:
-    """Run `graph` on each input (keyword arguments of `simulate`), `at_once` together, and add up what it did."""
-    activity = Activity(graph.time_steps, graph.time_steps * graph.feedback_sweeps)
+    """Run `graph` on each input (keyword arguments of `simulate`), `at_once` together, and add up what it did.
+
+    A text whose tokens come in time is counted as one whose tokens are side by side, `steps_per_token` steps each.
+    """
+    steps = steps_per_token(graph)
+    activity = Activity(steps or graph.time_steps, (steps or graph.time_steps) * graph.feedback_sweeps)
     events: dict[tuple[str, str], SynapseEvents] = {}
     pools = bool(graph.of_type(SumPool2d))
-    for one, run in runs(executor or Interpreter(graph), inputs, at_once):
+    for one, run in runs(executor or in_time(graph, Interpreter), inputs, at_once):
         run_spikes = run.spikes if graph.has_tokens else {n: s.reshape(len(s), 1, -1) for n, s in run.spikes.items()}
+        if steps is not None:
+            run_spikes = {n: s.reshape(-1, steps, s.shape[-1]).swapaxes(0, 1) for n, s in run_spikes.items()}
         tokens = next(iter(run_spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
+        mask = mask if given is None or steps is None else mask[:, ::steps]
         activity.add_inputs(mask)
         sent = {name: _neuron(graph, name).events(spikes) for name, spikes in run_spikes.items()}
         known: dict[str, np.ndarray] = {}
@@ -35,10 +43,10 @@ def measure(
         for name in graph.of_type(Input):
             if graph.nodes[name].spiking:  # type: ignore[attr-defined]
                 given, axes = np.asarray(one["values"][name]), len(graph.nodes[name].shape())
-                steps = np.broadcast_to(given, (graph.time_steps, *given.shape[given.ndim - axes :]))
-                steps = steps if graph.has_tokens else steps.reshape(graph.time_steps, 1, -1)
+                train = np.broadcast_to(given, (graph.time_steps, *given.shape[given.ndim - axes :]))
+                train = train if graph.has_tokens else train.reshape(graph.time_steps, 1, -1)
                 sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
-                known[name] = _windows(graph, np.concatenate([steps != 0] * sweeps))
+                known[name] = _windows(graph, np.concatenate([train != 0] * sweeps))
                 _add(activity.entered, name, known[name], mask)
         if pools:
             _add_pooled(activity.pooled, graph, known)
