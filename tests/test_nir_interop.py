@@ -121,7 +121,7 @@ def test_a_file_by_snntorch_spikes_as_in_snntorch(mechanism: str, reset: Any, tm
     assert all(busy(layer) for layer in spikes.values())
     with pytest.raises(GraphError, match=r"does not say how neurons reset"):
         read_nir(tmp_path / "snntorch.nir", time_step=1e-4, time_steps=STEPS)
-    with pytest.raises(GraphError, match=r"give the time step"):
+    with pytest.raises(GraphError, match=r"give --time-step DT"):
         read_nir(tmp_path / "snntorch.nir", reset=reset, time_steps=STEPS)
 
 
