@@ -69,6 +69,7 @@ RECIPES = {
     "spikformer": Recipe(
         "spikebert", "SpikeBERT's network without a teacher", _UNROLLED | _UNTAUGHT | {"leak": 0.9, "v_threshold": 1.0}
     ),
+    "streaming": Recipe("streaming", "one token after another, weights stored once"),
     "ann": Recipe("ann", "the same network without spikes", dict.fromkeys(_NEURONS)),
     # T, threshold and leak: arXiv 2406.19230 and its code.
     "snn-textcnn": Recipe(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from neurotool.answers import answering
 from neurotool.errors import ConfigError
 from neurotool.executor import Executor
 from neurotool.graph import Graph
@@ -100,4 +101,4 @@ def make_executor(name: str, graph: Graph, student: "Student | None", settings: 
         raise ConfigError(
             f"--overflow {settings.overflow}: the network is not in fixed point, nothing overflows; leave it out"
         )
-    return EXECUTORS[name].make(graph, student, settings)
+    return answering(EXECUTORS[name].make(graph, student, settings))
