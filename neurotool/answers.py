@@ -38,9 +38,10 @@ class Answering:
         token_type_ids: Any = None,
         values: dict[str, np.ndarray] | None = None,
         record: Record = False,
-        **options: Any,
+        observe: bool = False,
     ) -> Run:
-        """See `Executor.run`."""
+        """See `Executor.run`; observe: see the emulator."""
+        record, options = record or observe, {"observe": True} if observe else {}
         kept: Record = record if record is True else {*(record or ()), self.answer}
         run = self.executor.run(input_ids, attention_mask, token_type_ids, values, kept, **options)
         run.logits = run.analog[self.answer][:, -1]

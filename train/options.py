@@ -43,7 +43,9 @@ WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("task", "metric", "positions", "corpus", "activation", "prune_scope"), str),
     **dict.fromkeys(("input", "tau_syn", "tau_mem"), str),
     **dict.fromkeys(("data", "start_from", "run_folder"), Path),
-    **dict.fromkeys(("hidden_size", "intermediate_size", "heads", "channels", "max_texts", "weight_bits"), int),
+    **dict.fromkeys(
+        ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "max_texts", "weight_bits"), int
+    ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     "time_step": float,
     **dict.fromkeys(("event_target", "prune", "ema"), float),
@@ -183,6 +185,7 @@ def _student(options: Mapping[str, Any]) -> dict[str, Any]:
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
+        "lookahead": options["lookahead"],
         "pooling": options["pooling"],
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],

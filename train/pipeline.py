@@ -22,7 +22,7 @@ from neurotool.checkpoint import Checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.spike_data import load_spikes
-from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification
+from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.student.spike_classifier import to_checkpoint as spikes_to_checkpoint
@@ -60,16 +60,7 @@ from neurotool.train.trainer import (
     is_first_process,
 )
 
-_SHAPE = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "pad_token_id",
-)
+_SHAPE = Student.shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +155,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             distiller.end_stage()
     distiller.compressor.finish()
     student = distiller.student.eval()
+    student.finish()
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -332,7 +324,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
         raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
     if plan.init == "teacher":
-        check_same_shape(config, teacher)
+        check_same_shape(kind, config, teacher)
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads
     if heads != theirs and attention:
         raise ConfigError(
@@ -359,7 +351,8 @@ def start_student(
     if plan.start_from is not None:
         start_from(plan.start_from, student, tokenizer)
     elif isinstance(teacher, Teacher):
-        same_shape = all(getattr(config, name) == getattr(teacher.model.config, name) for name in _SHAPE)
+        theirs = teacher.model.config
+        same_shape = all(getattr(config, name) == getattr(theirs, name) for name in student.shares)
         if plan.init == "teacher" or (plan.init == "auto" and same_shape):
             copy_teacher(student, teacher.model, layer_map)
     sample = train_set.select(range(min(64, len(train_set))))

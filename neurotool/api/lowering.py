@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neurotool.answers import answering
 from neurotool.api.model import NOTHING, Model
 from neurotool.api.reading import ModelInputs, Reader
 from neurotool.errors import ConfigError, ExportError
@@ -17,6 +16,7 @@ from neurotool.graph import Graph, Input, Neuron
 from neurotool.inputs import Given
 from neurotool.lava_runtime.bundle import MANIFEST, Bundle
 from neurotool.lava_runtime.emulator import Emulator
+from neurotool.streams import in_time
 
 RANGE_BATCHES = 2
 """Ranges of values are taken from that many batches; nearly all are proven from the weights anyway."""
@@ -24,7 +24,7 @@ RANGE_BATCHES = 2
 
 def ranges(graph: Graph, texts: ModelInputs) -> dict[str, float]:
     """Largest |output| of every node on the first inputs."""
-    emulator, largest = Emulator(graph), dict[str, float]()
+    emulator, largest = in_time(graph, Emulator), dict[str, float]()
     for batch in texts.batches()[:RANGE_BATCHES]:
         for name, value in emulator.run(**batch, observe=True).largest.items():
             largest[name] = max(value, largest.get(name, 0))
@@ -43,7 +43,7 @@ class Errors:
         """Sent, and other than with real parameters; of networks without tokens, which are stepped in any case."""
 
     def run(self, batches: Iterable[dict[str, Any]]) -> "Errors":
-        exact, fixed = answering(Emulator(self.exact)), answering(Emulator(self.fixed))
+        exact, fixed = in_time(self.exact, Emulator), in_time(self.fixed, Emulator)
         record = () if self.exact.has_tokens else tuple(self.spikes)
         for batch in batches:
             a, b = (executor.run(**batch, record=record, observe=True) for executor in (exact, fixed))
@@ -52,7 +52,8 @@ class Errors:
 
     def _compare(self, a: Run, b: Run, mask: Any) -> None:
         for name, rates in a.rates.items():
-            real = np.ones(rates.shape[:2], bool) if mask is None else np.asarray(mask).astype(bool)
+            without = mask is None or not self.exact.has_tokens
+            real = np.ones(rates.shape[:2], bool) if without else np.asarray(mask).astype(bool)
             self.differences[name].append(float(np.abs(rates - b.rates[name])[real].mean()))
             self.rates[name].append(float(np.abs(rates)[real].mean()))
         for name, spikes in a.spikes.items():
