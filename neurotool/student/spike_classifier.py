@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from neurotool.answers import LOGITS
 from neurotool.checkpoint import Checkpoint
 from neurotool.errors import CheckpointError, one_line
 from neurotool.graph import Graph, GraphBuilder, Input
@@ -19,6 +18,7 @@ from neurotool.header import check_spike_classifier
 from neurotool.student.building import linear_node
 from neurotool.student.dynamics import CubaLIFLayer, LIReadout, decayed
 from neurotool.student.neurons import Reset
+from neurotool.streams import LOGITS, STEPS_PER_TOKEN
 from neurotool.tasks import Task
 
 INPUT, READOUT = "spikes", "readout"
@@ -132,7 +132,7 @@ class SpikeClassifier(nn.Module):
             time_steps=self.config.time_steps,
             schedule="concurrent",
             outputs={LOGITS: answer},
-            metadata={"model_type": self.config.model_type, **step},
+            metadata={"model_type": self.config.model_type, STEPS_PER_TOKEN: 1, **step},
         )
 
 
