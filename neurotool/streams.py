@@ -1,5 +1,5 @@
-"""Networks that read tokens in time: their graphs have no token axis, and a run lasts as long as its text. The spikes of
-a step of a recording are such a token, too, of one step.
+"""Networks that read tokens in time: their graphs have no token axis, and a run lasts as long as its text. What comes
+in a step of a recording of spikes is such a token, too.
 
 Of such a graph `time_steps` is the longest run, and its metadata say how many steps a token takes. Inputs come as
 values (inputs, steps, width), padded at the end to one length, with an attention_mask (inputs, steps) that says where

@@ -15,10 +15,10 @@ from neurotool.checkpoint import Checkpoint
 from neurotool.errors import CheckpointError, one_line
 from neurotool.graph import Graph, GraphBuilder, Input
 from neurotool.header import check_spike_classifier
+from neurotool.streams import LOGITS, STEPS_PER_TOKEN
 from neurotool.student.building import linear_node
 from neurotool.student.dynamics import CubaLIFLayer, LIReadout, decayed
 from neurotool.student.neurons import Reset
-from neurotool.streams import LOGITS, STEPS_PER_TOKEN
 from neurotool.tasks import Task
 
 INPUT, READOUT = "spikes", "readout"
