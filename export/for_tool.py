@@ -5,6 +5,7 @@ its rules leave a gain, the thresholds take it over. What is written is read bac
 and must be this network again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,10 +13,12 @@ import nir
 import numpy as np
 
 from neurotool.errors import ExportError
+from neurotool.export.chains import as_chain, walked_in_order
 from neurotool.export.conventions import TOOLS, Conventions, Rules
 from neurotool.export.from_nir import from_nir
+from neurotool.export.rewriting import with_one_threshold, with_silent_neurons
 from neurotool.export.to_nir import TAU_WITHOUT_LEAK, expressible, to_nir
-from neurotool.graph import CubaLIF, Graph, Linear, Neuron
+from neurotool.graph import CubaLIF, Graph, Input, Integrator, Linear, Neuron
 from neurotool.graph.nodes import own_axes
 
 
@@ -25,7 +28,9 @@ class Import:
 
     unit_r: of an LIF it takes r for 1; else for tau / dt. leaks_always: IF is not what it says
     there, and has to be an LIF that hardly leaks. only_affine: a Linear would get random weights. one_threshold: a
-    layer, and nothing else, must have one. reset: what it gives its neurons.
+    layer, and nothing else, must have one. reset: what it gives its neurons. rewritten: what is made of a network
+    whose nodes it does not know, in order. depth_first: it runs nodes in that order, along the edges, and takes of
+    those that come too late what they gave in the step before.
     """
 
     unit_r: bool = False
@@ -33,13 +38,15 @@ class Import:
     only_affine: bool = False
     one_threshold: bool = False
     reset: str = "hard"
+    rewritten: tuple[Callable[[Graph], Graph], ...] = (with_silent_neurons,)
+    depth_first: bool = False
 
 
 IMPORTS = {
     # snntorch/import_nir.py of 1.0.0: an IF becomes a Leaky of beta 0.9
-    "snntorch": Import(leaks_always=True, one_threshold=True),
+    "snntorch": Import(leaks_always=True, one_threshold=True, rewritten=(with_silent_neurons, with_one_threshold)),
     # norse/torch/utils/import_nir.py of 1.1.0: r is not read, nor the weight of a Linear
-    "norse": Import(unit_r=True, only_affine=True),
+    "norse": Import(unit_r=True, only_affine=True, depth_first=True),
 }
 """Tools whose own import was tried, in tests/test_nir_interop.py."""
 
@@ -56,7 +63,12 @@ def for_tool(graph: Graph, tool: str) -> tuple[nir.NIRGraph, list[str]]:
             f"--for {tool}: NIR has no word for node {lost[0]} ({type(graph.nodes[lost[0]]).__name__}): write a part "
             "without it (--from-node, --to-node)"
         )
-    rules, reads, shapes = TOOLS[tool], IMPORTS[tool], graph.shapes()
+    rules, reads, readout = TOOLS[tool], IMPORTS[tool], graph.of_type(Integrator)
+    for rewritten in reads.rewritten:
+        graph = rewritten(graph)
+    if reads.depth_first and not all(walked_in_order(to_nir(graph).edges, name) for name in graph.of_type(Input)):
+        graph = as_chain(graph)
+    shapes = graph.shapes()
     standard = to_nir(graph)
     nodes = dict(standard.nodes)
     for name, node in graph.nodes.items():
@@ -73,7 +85,10 @@ def for_tool(graph: Graph, tool: str) -> tuple[nir.NIRGraph, list[str]]:
         [(named[a], named[b]) for a, b in standard.edges],
         metadata={"dt": rules.time_step, "time_steps": graph.time_steps, "tool": tool},
     )
-    return written, _told(graph, written, tool)
+    silent = [name for name in readout if isinstance(graph.nodes[name], CubaLIF)]
+    return written, _told(graph, written, tool) + [
+        f"{name} never fires: its potential is the readout" for name in silent
+    ]
 
 
 def _neuron(name: str, node: Neuron, shape: tuple[int, ...], rules: Rules, reads: Import) -> nir.NIRNode:
@@ -83,6 +98,8 @@ def _neuron(name: str, node: Neuron, shape: tuple[int, ...], rules: Rules, reads
     v_reset, bias = _full(node.v_reset, shape), _full(node.bias, shape)
     if reads.one_threshold and (len(np.unique(threshold)) > 1 or np.any(bias) or np.any(v_reset)):
         raise ExportError(f"node {name}: the tool's import takes one threshold for a layer, no bias and no v_reset")
+    if isinstance(node, CubaLIF) and np.any(bias):
+        raise ExportError(f"node {name}: the tool's import gives its bias to the current, too; put it into the weights")
     plain = not np.any(bias) and not isinstance(node, CubaLIF)
     if np.all(leak == 1) and plain and not reads.leaks_always:
         return nir.IF(r=np.ones(shape) if rules.unit_charge else np.full(shape, 1 / dt), v_threshold=threshold,
@@ -119,7 +136,7 @@ def _told(graph: Graph, written: nir.NIRGraph, tool: str) -> list[str]:
         if not isinstance(node, Neuron) or not isinstance(other, Neuron):
             continue
         for f in fields(node):
-            own, theirs = getattr(node, f.name), getattr(other, f.name)
+            own, theirs = getattr(node, f.name), getattr(other, f.name, 0.0)  # a current of one step is none
             if f.name in ("reset", "spikes"):
                 if own != theirs:
                     said.append(f"{name} has {f.name} {own}; the import of {tool} makes that {theirs}")
