@@ -28,7 +28,7 @@ def streaming_graph(
     rng, build = np.random.default_rng(seed), GraphBuilder()
 
     def linear(name: str, inputs: int, outputs: int, source: str, size: float = 1.0) -> str:
-        weight = rng.normal(0.1, size * 1.6 / np.sqrt(inputs), (outputs, inputs)).astype(np.float32)
+        weight = rng.normal(0.35 / np.sqrt(inputs), size * 1.6 / np.sqrt(inputs), (outputs, inputs)).astype(np.float32)
         bias = rng.normal(0.0, 0.1, outputs).astype(np.float32) if weighted else None
         return build.add(name, Linear(weight, bias), source)
 

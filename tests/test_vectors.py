@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from streaming_graphs import INPUT, READOUT, streaming_graph, token_currents
 
-from neurotool.cli.main import main
+from neurotool.cli.main import cli
 from neurotool.export.nir import write_nir
 from neurotool.graph import Neuron
 from neurotool.recordings import read_recording, write_recording
@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def neurotool(*arguments: str | Path, code: int = 0) -> str:
-    result = CliRunner().invoke(main, list(map(str, arguments)))
+    result = CliRunner().invoke(cli, list(map(str, arguments)))
     assert result.exit_code == code, result.output
     return result.output
 
