@@ -10,19 +10,27 @@ from neurotool.energy.counts import Events
 from neurotool.executor import Executor, Inputs, SynapseEvents, runs
 from neurotool.graph import Graph, Input, Neuron
 from neurotool.simulate import Interpreter
+from neurotool.streams import in_time, steps_per_token
 
 
 def measure(
     graph: Graph, inputs: Iterable[Inputs], executor: Executor | None = None, at_once: int = 1
 ) -> tuple[Activity, Events]:
-    """Run `graph` on each input (keyword arguments of `simulate`), `at_once` together, and add up what it did."""
-    activity = Activity(graph.time_steps, graph.time_steps * graph.feedback_sweeps)
+    """Run `graph` on each input (keyword arguments of `simulate`), `at_once` together, and add up what it did.
+
+    A text whose tokens come in time is counted as one whose tokens are side by side, `steps_per_token` steps each.
+    """
+    steps = steps_per_token(graph)
+    activity = Activity(steps or graph.time_steps, (steps or graph.time_steps) * graph.feedback_sweeps)
     events: dict[tuple[str, str], SynapseEvents] = {}
-    for one, run in runs(executor or Interpreter(graph), inputs, at_once):
+    for one, run in runs(executor or in_time(graph, Interpreter), inputs, at_once):
         run_spikes = run.spikes if graph.has_tokens else {n: s.reshape(len(s), 1, -1) for n, s in run.spikes.items()}
+        if steps is not None:
+            run_spikes = {n: s.reshape(-1, steps, s.shape[-1]).swapaxes(0, 1) for n, s in run_spikes.items()}
         tokens = next(iter(run_spikes.values())).shape[1] if run.spikes else _tokens(graph, one)
         given = one.get("attention_mask")
         mask = (np.ones(tokens) if given is None else np.asarray(given)).astype(bool)[None]
+        mask = mask if given is None or steps is None else mask[:, ::steps]
         activity.add_inputs(mask)
         sent = {name: _neuron(graph, name).events(spikes) for name, spikes in run_spikes.items()}
         for name, spikes in sent.items():

@@ -118,7 +118,7 @@ def measure(
     for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
         output = student(**batch, time_steps=time_steps, output_rates=False, output_spike_counts=True)
         logits[positions] = output.logits.float().cpu().numpy()
-        _add(activity, output, batch["attention_mask"], per_neuron)
+        _add(activity, output, student.lasting(batch["attention_mask"]), per_neuron)
     student.train(training)
     return logits, activity
 

@@ -74,6 +74,7 @@ _OTHER_CONFIG: dict[str, Check] = {
 _CONFIG_OF: dict[str, dict[str, Check]] = {
     "spikingbert": {"feedback": boolean, "feedback_sweeps": whole(1, 10_000)},
     "spikebert": {"attention_v_threshold": _POSITIVE, "attention_scale": _POSITIVE, "positions": text(100)},
+    "streaming": {"lookahead": whole(0, 10_000), "training_norm": boolean},
     "snn-textcnn": {"kernel_sizes": listing(whole(1, 10_000), 1, unique=True), "channels": _SIZE},
 }
 _TRAINING = record(
@@ -177,7 +178,7 @@ def _check_activity(stored: Mapping[str, Any], config: Mapping[str, Any]) -> Non
         raise ValueError(str(error)) from error
     if activity.time_steps != config["time_steps"]:
         raise ValueError(f"its time_steps is {activity.time_steps}, that of the configuration {config['time_steps']}")
-    if max(activity.lengths) > config["max_position_embeddings"]:
+    if max(activity.lengths) > config["max_position_embeddings"] + config.get("lookahead", 0):
         raise ValueError(f"it has texts of {max(activity.lengths)} tokens: the network takes fewer")
 
 
