@@ -266,8 +266,8 @@ def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
 
 
 Arrived = dict[tuple[str, str], np.ndarray]
-"""Of each (node, port) that adds up spikes: spikes and active neurons, (2, inputs, tokens, 1), or (2, inputs, …) without
-tokens."""
+"""Of each (node, port) that adds up spikes: spikes and active neurons, (2, inputs, tokens, 1), or without tokens
+(2, inputs, …)."""
 
 
 def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None], context: Context) -> Iterator[Arrived]:
@@ -288,7 +288,9 @@ def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None], context: Cont
             ]
             if isinstance(node, Synapse):
                 arrived |= {
-                    (name, port): spikes for (port, _), spikes in zip(ports, at_ports, strict=True) if spikes is not None
+                    (name, port): spikes
+                    for (port, _), spikes in zip(ports, at_ports, strict=True)
+                    if spikes is not None
                 }
             elif node.hands_on_spikes and name in graph.spiking:
                 there = [spikes for spikes in at_ports if spikes is not None]

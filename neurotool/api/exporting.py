@@ -128,13 +128,13 @@ def check_options(
         raise ConfigError(f"target {target!r}: choose one of {', '.join(TARGETS)}")
     if part and target not in ("dot", "svg"):
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
-    integers = calibration is not None or per_layer or softmax != "polynomial"
     if with_inputs is not None and target not in ("nir", "lava"):
         raise ConfigError(
-            f"--with-inputs {with_inputs}: they go with a .nir file or a bundle, not {target}; leave it out"
+            f"--with-inputs {with_inputs}: they go with a .nir file or a bundle; leave out --target {target}"
         )
-    if target not in LOWERED and with_inputs is not None and not (per_layer or softmax != "polynomial"):
-        integers = False  # --data and --input say which inputs
+    if with_inputs is not None and target == "nir":
+        calibration = None  # it says which inputs these are
+    integers = calibration is not None or per_layer or softmax != "polynomial"
     if target not in LOWERED and (integers or chip or precision != "fixed"):
         options = "--data, --input, --per-layer, --softmax, --precision and --chip"
         raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
