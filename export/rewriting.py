@@ -9,11 +9,43 @@ from dataclasses import replace
 import numpy as np
 
 from neurotool.errors import ExportError
-from neurotool.graph import Add, CubaLIF, Graph, GraphBuilder, Integrator, Linear, Neuron, Node
-from neurotool.graph.nodes import own_axes
+from neurotool.export.chains import as_chain, walked_in_order
+from neurotool.export.to_nir import expressible, to_nir
+from neurotool.export.tool_imports import IMPORTS
+from neurotool.graph import Add, CubaLIF, Delay, Graph, GraphBuilder, Input, Integrator, Linear, Neuron, Node
+from neurotool.graph.nodes import Reset, own_axes
 
 NEVER = 2.0**60
 """A threshold that no potential reaches, and that single precision holds exactly."""
+
+
+def rewritten(graph: Graph, tool: str) -> tuple[Graph, list[str]]:
+    """With what the import of `tool` has in place of what it lacks; what that cannot say stays, and is refused later.
+    The second: integrators that became neurons.
+
+    Raises ExportError: see the parts.
+    """
+    reads = IMPORTS[tool]
+    silent = [] if Integrator in reads.nodes else [name for name in graph.of_type(Integrator) if not _read(graph, name)]
+    if silent:
+        graph = with_silent_neurons(graph, reads.cuba_reset or reads.reset)
+    if CubaLIF not in reads.nodes and Integrator in reads.nodes:
+        graph = with_currents_apart(graph)
+    if "v_threshold" in reads.uniform:
+        graph = with_one_threshold(graph)
+    past = graph.of_type(Add) and not graph.feedback and not graph.of_type(Delay)
+    if past and len(graph.of_type(Input)) == 1 and (reads.chain or (reads.depth_first and not _walked_in_order(graph))):
+        graph = as_chain(graph)
+    return graph, silent
+
+
+def _read(graph: Graph, name: str) -> bool:
+    return any(name in sources for sources in graph.inputs.values())
+
+
+def _walked_in_order(graph: Graph) -> bool:
+    lost = set(graph.nodes) - expressible(graph)  # is refused for that
+    return bool(lost) or all(walked_in_order(to_nir(graph).edges, name) for name in graph.of_type(Input))
 
 
 def with_one_threshold(graph: Graph) -> Graph:
@@ -25,22 +57,24 @@ def with_one_threshold(graph: Graph) -> Graph:
     return _Rewritten(graph, _one_threshold).graph
 
 
-def with_silent_neurons(graph: Graph) -> Graph:
+def with_silent_neurons(graph: Graph, reset: Reset = "hard") -> Graph:
     """An integrator that nobody reads, the readout, is a neuron that never fires: its potential is the integrator's."""
-    read = {source for sources in graph.inputs.values() for source in sources}
 
     def silent(build: "_Rewritten", name: str, node: Node, sources: tuple[str, ...]) -> None:
-        if isinstance(node, Integrator) and name not in read:
+        if isinstance(node, Integrator) and not _read(graph, name):
             if np.any(node.v_init):
                 raise ExportError(f"node {name}: v_init is {np.max(np.abs(node.v_init)):g}: tools begin at 0")
-            node = CubaLIF(NEVER, node.leak, "hard", bias=node.bias, current_leak=node.current_leak)
+            node = CubaLIF(NEVER, node.leak, reset, bias=node.bias, current_leak=node.current_leak)
         build.add(name, node, *sources)
 
     return _Rewritten(graph, silent).graph
 
 
 def with_currents_apart(graph: Graph) -> Graph:
-    """A CubaLIF is an integrator, its synaptic current, before a plain neuron."""
+    """A CubaLIF is an integrator, its synaptic current, before a plain neuron.
+
+    What it starts with and its bias stay those of the neuron.
+    """
 
     def apart(build: "_Rewritten", name: str, node: Node, sources: tuple[str, ...]) -> None:
         if isinstance(node, CubaLIF):

@@ -10,7 +10,7 @@ from typing import Any
 
 from neurotool.activity import Activity
 from neurotool.checkpoint import Checkpoint
-from neurotool.errors import DataError, one_line
+from neurotool.errors import DataError, one_line, shown
 from neurotool.graph import MAX_TIME_STEPS, Embedding, Graph, Readout
 from neurotool.schema import (
     Check,
@@ -21,7 +21,6 @@ from neurotool.schema import (
     one_of,
     optional,
     record,
-    shown,
     strict_json,
     text,
     whole,
@@ -38,7 +37,7 @@ _TASK = record(
         "label_names": listing(text(1000), unique=True),
         "metrics": listing(one_of("accuracy", "f1", "matthews", "pearson", "spearman"), 1, unique=True),
     },
-    {"label_column": text(1000)},
+    {"label_column": text(1000), "numbered": boolean},
 )
 _HASHES = mapping(text(64))
 _PLAN = record({}, {"max_length": whole(1, 2**31), "data": optional(text()), "task": text(1000)})

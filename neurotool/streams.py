@@ -80,8 +80,9 @@ class Streamed:
             raise DataError(f"{INPUT} has {longest} steps: the network runs for 1 … {self.graph.time_steps}")
         mask = np.ones((count, longest), bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
         lengths = mask.sum(-1)
-        if mask.shape != (count, longest) or not lengths.all() or not all(m[:n].all() for m, n in zip(mask, lengths, strict=True)):
-            raise DataError(f"attention_mask {mask.shape} must be {(count, longest)}, 1 from the first step to the last")
+        until_the_end = np.arange(longest) < lengths[..., None] if mask.shape == (count, longest) else ~mask
+        if not lengths.all() or not np.array_equal(mask, until_the_end):
+            raise DataError(f"attention_mask must be {(count, longest)}, 1 from the first step of a text to its last")
         answer = self.graph.outputs[LOGITS]
         record = True if observe and not record else record
         kept: Record = record if record is True else {*(record or ()), answer}

@@ -1,4 +1,4 @@
-"""The streaming student: torch, interpreter, emulator, NIR and checkpoint are one network; token by token is the batch."""
+"""The streaming student: torch, interpreter, emulator and NIR file are one network; token by token it is the batch."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from neurotool.activity import Activity
 from neurotool.energy.counts import count, events_of_activity
 from neurotool.energy.measure import measure
-from neurotool.evaluation import _add
-from neurotool.activity import Activity
 from neurotool.errors import ConfigError, DataError
+from neurotool.evaluation import _add
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.lava_runtime.emulator import Emulator
 from neurotool.simulate import Interpreter
@@ -149,7 +149,7 @@ def test_operations_are_those_of_tokens_side_by_side(kind: str) -> None:
 def test_a_mask_with_holes_and_a_text_too_long_are_refused() -> None:
     student = make()
     executor = Streamed(student.to_graph(), Interpreter)
-    with pytest.raises(DataError, match="from the first step to the last"):
+    with pytest.raises(DataError, match="from the first step of a text"):
         executor.run(values={INPUT: np.zeros((1, 3, 16))}, attention_mask=np.array([[1, 0, 1]]))
     with pytest.raises(DataError, match="17 steps: the network runs for 1 … 16"):
         executor.run(values={INPUT: np.zeros((1, 17, 16))})

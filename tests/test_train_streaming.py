@@ -1,17 +1,12 @@
 """`neurotool train --student streaming`: it learns, with and without a teacher, and what it lacks is refused."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 
-from neurotool.cli.main import main
 from neurotool.cli.train import train
-from neurotool.errors import ConfigError
 from neurotool.student.serialise import load_student
 from neurotool.train.options import plan_from
 from neurotool.train.pipeline import train as run

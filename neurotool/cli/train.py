@@ -155,7 +155,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
 @click.option("--heads", type=int, help="Attention heads.  [default: the teacher's]")
 @_by_student(
-    "-T", "--steps-per-token", "--time-steps", "time_steps", type=int,
+    "-T",
+    "--steps-per-token",
+    "--time-steps",
+    "time_steps",
+    type=int,
     help="Steps of a neuron's window (T); streaming: of a token.",
 )
 @_by_student(

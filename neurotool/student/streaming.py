@@ -106,8 +106,8 @@ class StreamingBlock(nn.Module):
 class StreamingForSequenceClassification(Student):
     """`step` is the network token by token; `forward` is the same for whole texts, with a gradient through time.
 
-    Hands on its spikes: of the embedding's neurons and of each block's. A text's answer is the readout's potential after
-    its last token and `lookahead` tokens of silence, and what belongs to a token is handed on that much later.
+    Hands on its spikes: of the embedding's neurons and of each block's. A text's answer is the readout's potential
+    after its last token and `lookahead` tokens of silence, and what belongs to a token is handed on that much later.
     """
 
     config_class = StreamingConfig
@@ -122,7 +122,9 @@ class StreamingForSequenceClassification(Student):
         config.check()
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
-        self.embedding_neurons = CubaLIFLayer(config.hidden_size, reset=config.reset, synapse=False, learn_threshold=False)
+        self.embedding_neurons = CubaLIFLayer(
+            config.hidden_size, reset=config.reset, synapse=False, learn_threshold=False
+        )
         self.blocks = nn.ModuleList(StreamingBlock(config, f"encoder.{i}") for i in range(config.num_hidden_layers))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -215,8 +217,8 @@ class StreamingForSequenceClassification(Student):
     def step_current(
         self, current: Tensor, state: StreamState | None = None, sent: Callable[[str, Tensor], object] = ignore
     ) -> tuple[Tensor, StreamState]:
-        """`step` of the currents (batch, width) of a token; zeros are a token of silence. sent: is called with what each
-        neuron layer sends in each step, (batch, width)."""
+        """`step` of the currents (batch, width) of a token; zeros are a token of silence. sent: is called with what
+        each neuron layer sends in each step, (batch, width)."""
         neurons = {} if state is None else dict(state.neurons)
         readout = None if state is None else state.readout
 

@@ -192,7 +192,9 @@ class StreamExecutor:
         sent: dict[str, list[Tensor]] = {}
         state, answers = None, []
         for current in currents:
-            logits, state = self.student.step_current(current[None], state, lambda n, s: sent.setdefault(n, []).append(s))
+            logits, state = self.student.step_current(
+                current[None], state, lambda n, s: sent.setdefault(n, []).append(s)
+            )
             answers.append(logits)
         assert state is not None
         spikes = {name: _array(torch.stack(steps, 1)).astype(np.int8) for name, steps in sent.items()}
