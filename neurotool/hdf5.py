@@ -1,7 +1,7 @@
 """Reading an HDF5 file that somebody else made: only what lies in the file itself, and no more than it can hold.
 
 HDF5 lets a file name other files (external and virtual data, links), name itself in circles, and declare arrays that it
-does not hold. None of that is needed for a network, and all of it is refused before anything is read.
+does not hold. None of that is needed for a network or a recording, and all of it is refused before anything is read.
 """
 
 from pathlib import Path
@@ -16,6 +16,8 @@ DEEPEST = 32
 MOST_OBJECTS = 1_000_000
 FREE_BYTES, PACKING = 64 * 2**20, 100
 """A file may declare FREE_BYTES and PACKING times its own size: compression makes far less of trained weights."""
+MOST_PACKING = 1100
+"""No gzip makes more of anything, such as of spikes that hardly ever come."""
 
 
 def read_tree(path: Path, group: str) -> dict[str, Any]:
@@ -26,14 +28,21 @@ def read_tree(path: Path, group: str) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         if not isinstance(file.get(group, getlink=True), h5py.HardLink) or not isinstance(file[group], h5py.Group):
             raise GraphError(f"{path}: an HDF5 file, but not a NIR graph (it has no group {group!r})")
-        reader = _Reader(path, FREE_BYTES + PACKING * path.stat().st_size)
+        reader = _Reader(path, PACKING)
         reader.check(file[group], group, 0)
         return reader.read(file[group])
 
 
+def check_file(path: Path) -> None:
+    """Raises GraphError for a file of recordings that is refused, whoever then reads it; h5py others, as above."""
+    with h5py.File(path, "r") as file:
+        _Reader(path, MOST_PACKING).check(file["/"], "", 0)
+
+
 class _Reader:
-    def __init__(self, path: Path, most: int) -> None:
-        self.path, self.most, self.declared, self.seen = path, most, 0, set[Any]()
+    def __init__(self, path: Path, packing: int) -> None:
+        self.path, self.packing, self.declared, self.seen = path, packing, 0, set[Any]()
+        self.most = FREE_BYTES + packing * path.stat().st_size
 
     def check(self, group: h5py.Group, name: str, depth: int) -> None:
         """Everything below `group`, before any of it is read."""
@@ -45,7 +54,7 @@ class _Reader:
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 target = getattr(link, "filename", "") or getattr(link, "path", "")
-                self._refuse(at, f"is a link to {target!r}: a network lies in its file, write it without links")
+                self._refuse(at, f"is a link to {target!r}: write the file again without links")
             item = group[key]
             if isinstance(item, h5py.Group):
                 self.check(item, at, depth + 1)
@@ -57,7 +66,7 @@ class _Reader:
     def _check_dataset(self, data: h5py.Dataset, name: str) -> None:
         self._once(data, name)
         if data.external or data.is_virtual:
-            self._refuse(name, "lies in another file: a network must lie in its own, write it again in one piece")
+            self._refuse(name, "lies in another file: write it again in one piece")
         if data.dtype.kind not in "biufS" and h5py.check_string_dtype(data.dtype) is None:
             self._refuse(name, f"has type {data.dtype}: numbers and text are read")
         if data.shape is None:
@@ -76,7 +85,7 @@ class _Reader:
             self._refuse(
                 name,
                 f"brings what the file declares to {_bytes(self.declared)}: the limit is {_bytes(self.most)}, "
-                f"{_bytes(FREE_BYTES)} and {PACKING} times its size",
+                f"{_bytes(FREE_BYTES)} and {self.packing} times its size",
             )
 
     def _once(self, item: Any, name: str) -> None:
