@@ -43,10 +43,10 @@ def measure(
         for name in graph.of_type(Input):
             if graph.nodes[name].spiking:  # type: ignore[attr-defined]
                 given, axes = np.asarray(one["values"][name]), len(graph.nodes[name].shape())
-                steps = np.broadcast_to(given, (graph.time_steps, *given.shape[given.ndim - axes :]))
-                steps = steps if graph.has_tokens else steps.reshape(graph.time_steps, 1, -1)
+                train = np.broadcast_to(given, (graph.time_steps, *given.shape[given.ndim - axes :]))
+                train = train if graph.has_tokens else train.reshape(graph.time_steps, 1, -1)
                 sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
-                known[name] = _windows(graph, np.concatenate([steps != 0] * sweeps))
+                known[name] = _windows(graph, np.concatenate([train != 0] * sweeps))
                 _add(activity.entered, name, known[name], mask)
         if pools:
             _add_pooled(activity.pooled, graph, known)

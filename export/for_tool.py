@@ -92,6 +92,9 @@ class _Writer:
                 raise self._refuse(name, f"its import leaves out the padding {node.padding} of a pool")
         if graph.feedback and not reads.recurrent:
             raise self._refuse(min(graph.feedback)[0], "it is fed back, and its import runs no recurrence")
+        for name, _ in graph.feedback:
+            if getattr(graph.nodes[name], "bias", None) is not None and not self.rules.bias_from_start:
+                raise self._refuse(name, "it is fed back, and its import leaves its bias out of the first step")
         if reads.chain and any(isinstance(node, Add) for node in graph.nodes.values()):
             raise ExportError(f"--for {self.tool}: its import takes layers in one line, and here are sums (Add)")
 

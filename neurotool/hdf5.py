@@ -14,10 +14,9 @@ from neurotool.errors import GraphError
 DEEPEST = 32
 """Groups within groups."""
 MOST_OBJECTS = 1_000_000
+MOST_BYTES = 2**40
 FREE_BYTES, PACKING = 64 * 2**20, 100
 """A file may declare FREE_BYTES and PACKING times its own size: compression makes far less of trained weights."""
-MOST_PACKING = 1100
-"""No gzip makes more of anything, such as of spikes that hardly ever come."""
 
 
 def read_tree(path: Path, group: str) -> dict[str, Any]:
@@ -28,21 +27,22 @@ def read_tree(path: Path, group: str) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         if not isinstance(file.get(group, getlink=True), h5py.HardLink) or not isinstance(file[group], h5py.Group):
             raise GraphError(f"{path}: an HDF5 file, but not a NIR graph (it has no group {group!r})")
-        reader = _Reader(path, PACKING)
+        reader = _Reader(path, FREE_BYTES + PACKING * path.stat().st_size)
         reader.check(file[group], group, 0)
         return reader.read(file[group])
 
 
-def check_file(path: Path) -> None:
-    """Raises GraphError for a file of recordings that is refused, whoever then reads it; h5py others, as above."""
+def declared_bytes(path: Path) -> int:
+    """What all that lies in a file has, which another library is to read. Raises GraphError and others as above."""
+    reader = _Reader(path, MOST_BYTES)
     with h5py.File(path, "r") as file:
-        _Reader(path, MOST_PACKING).check(file["/"], "", 0)
+        reader.check(file["/"], "", 0)
+    return reader.declared
 
 
 class _Reader:
-    def __init__(self, path: Path, packing: int) -> None:
-        self.path, self.packing, self.declared, self.seen = path, packing, 0, set[Any]()
-        self.most = FREE_BYTES + packing * path.stat().st_size
+    def __init__(self, path: Path, most: int) -> None:
+        self.path, self.most, self.declared, self.seen = path, most, 0, set[Any]()
 
     def check(self, group: h5py.Group, name: str, depth: int) -> None:
         """Everything below `group`, before any of it is read."""
@@ -83,9 +83,7 @@ class _Reader:
         self.declared += size
         if self.declared > self.most:
             self._refuse(
-                name,
-                f"brings what the file declares to {_bytes(self.declared)}: the limit is {_bytes(self.most)}, "
-                f"{_bytes(FREE_BYTES)} and {self.packing} times its size",
+                name, f"brings what the file declares to {_bytes(self.declared)}: {_bytes(self.most)} is the limit"
             )
 
     def _once(self, item: Any, name: str) -> None:

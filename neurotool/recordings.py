@@ -71,6 +71,9 @@ class Events:
         return grid
 
 
+FREE_BYTES, PACKING = 2**30, 100
+"""A file may unpack to FREE_BYTES and PACKING times its own size: sparse spikes pack well, and a few MB to many GB."""
+
 Recorded = np.ndarray | Gridded | Events
 Content = dict[str, Recorded] | Recorded
 """By the name of a node, with what of it behind a dot ("lif.spikes") or without; or of one node that is not named."""
@@ -130,12 +133,19 @@ def _listed(suffixes: Mapping[str, Any]) -> str:
     return f"{', '.join(first)} or {last}"
 
 
+def _check_size(path: Path, unpacked: int) -> None:
+    """Before anything is read. Raises DataError."""
+    most = FREE_BYTES + PACKING * path.stat().st_size
+    if unpacked > most:
+        raise DataError(
+            f"{path}: unpacks to {unpacked / 1e9:.3g} GB, and {most / 1e9:.3g} GB are the limit for a file of its "
+            "size: give fewer inputs, whole numbers of 8 bits, or arrays that are not compressed (np.savez)"
+        )
+
+
 def _read_npz(path: Path) -> Content:
-    with ZipFile(path) as file:
-        if (size := sum(entry.file_size for entry in file.infolist())) > LARGEST:
-            raise DataError(
-                f"{path}: holds {size // 10**9} GB, more than {LARGEST // 10**9}: give fewer inputs in a file"
-            )
+    with ZipFile(path) as packed:
+        _check_size(path, sum(array.file_size for array in packed.infolist()))
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -196,9 +206,9 @@ def _event(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[float,
 def _read_nirdata(path: Path) -> Content:
     import nir
 
-    from neurotool.hdf5 import check_file
+    from neurotool.hdf5 import declared_bytes
 
-    check_file(path)
+    _check_size(path, declared_bytes(path))
     return _nodes(nir.read_data(str(path)), "")
 
 

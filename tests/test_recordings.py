@@ -1,7 +1,6 @@
 """Spikes and currents in and out of files, as inputs, as recordings, and compared with what another tool recorded."""
 
 import json
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def test_times_of_events_become_steps_without_rounding_down() -> None:
         ("", "column neuron is missing; there are none"),
         (
             "time,neuron,sample\n1,1,2147483648\n",
-            "line 2: sample is '2147483648': a whole number, from 0 to 2147483647,",
+            "line 2: sample is '2147483648': a whole number, from 0 to",
         ),
         ("time,neuron\n1,1" + "0" * 400 + "\n", "neuron is '1000"),
         ("time,neuron\n1,\0\n", "neuron is|NUL"),
@@ -102,19 +101,11 @@ def test_tables_that_are_no_events(tmp_path: Path, text: str, message: str) -> N
 
 
 def test_a_small_file_that_declares_much(tmp_path: Path) -> None:
-    """A sample of a high number; zeros that compress well; arrays that are no numbers."""
+    """A sample of a high number; and an array that is no numbers."""
     (tmp_path / "x.csv").write_text("sample,time,neuron\n2000000000,0,0\n")
     events = read_recording(tmp_path / "x.csv")
-    with pytest.raises(
-        DataError, match="x: 2000000001 samples of 10 steps and 5 neurons are more than 8 GB: number them"
-    ):
+    with pytest.raises(DataError, match="x: 2000000001 samples of 10 steps and 5 neurons are more than 8 GB"):
         on_grid("x", events, 10, 5, None)
-    with zipfile.ZipFile(tmp_path / "y.npz", "w") as file:
-        for name in "abc":
-            file.writestr(f"{name}.npy", b"")
-            file.getinfo(f"{name}.npy").file_size = 2**32 - 2
-    with pytest.raises(DataError, match=r"y.npz: holds 12 GB, more than 8: give fewer inputs"):
-        read_recording(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz", x=np.array(["a"]))
     with pytest.raises(DataError, match="x has type <U1: numbers are wanted"):
         on_grid("x", read_recording(tmp_path / "z.npz")["x"], 1, 1, None)  # type: ignore[index]
@@ -135,9 +126,7 @@ def test_nirdata_reaches_nothing_outside_of_the_file(tmp_path: Path, how: str) -
             group.create_dataset("data", (1, 2, 3), "f4", external=[("/etc/passwd", 0, 24)])
         else:
             group.create_dataset("data", (10**4, 10**4, 10**4), "f4", chunks=(10, 10, 10), compression="gzip")
-    with pytest.raises(
-        GraphError, match=r"x\.h5: /nodes/a/observables/spikes/data (is a link|lies in another|declares)"
-    ):
+    with pytest.raises(GraphError, match=r"/nodes/a/observables/spikes/data (is a link|lies in another file|declares)"):
         read_recording(tmp_path / "x.h5")
 
 
@@ -348,3 +337,21 @@ def test_a_model_in_hdf5_is_no_recording(file: Path) -> None:
     file.rename(named)
     assert not is_recording(named)
     assert isinstance(open_model(named, reset="soft", time_step=1, time_steps=2), Model)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_files_that_unpack_to_far_more_than_they_are(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurotool.recordings.FREE_BYTES", 2**20)
+    path, x = tmp_path / f"x{suffix}", np.zeros((1, 2**22), np.uint8)
+    if suffix == ".npz":
+        np.savez_compressed(path, x=x)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("node/data", x.shape, x.dtype, data=x, compression="gzip")
+    with pytest.raises(DataError, match=r"unpacks to 0\.00419 GB, and 0\.001\d+ GB are the limit") as refused:
+        read_recording(path)
+    assert len(str(refused.value).replace(str(path), "")) < 300
+    np.savez(path.with_suffix(".npz"), x=np.ones_like(x))  # as large, and not packed
+    assert read_recording(path.with_suffix(".npz"))["x"].sum() == x.size  # type: ignore[index]
