@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
-from neurotool.train.run_folder import check_run, close_run, held, open_run
+from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.sparsity import EventTarget, Synapses
@@ -85,9 +85,9 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     plan.check()
     if plan.input == "tokens":
         check_settings(plan)
-    with held(plan), _memory_errors():
+    with held(plan), _memory_errors(), ExitStack() as opened:
         check_run(plan)
-        return _train(plan, console) if plan.input == "tokens" else _train_on_spikes(plan, console)
+        return (_train if plan.input == "tokens" else _train_on_spikes)(plan, console, opened)
 
 
 @contextmanager
@@ -102,7 +102,8 @@ def _memory_errors() -> Iterator[None]:
         ) from error
 
 
-def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
+def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
+    """opened: what holds from when the run is opened until its end."""
     started = time.monotonic()
     set_seed(plan.seed)
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
@@ -122,6 +123,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     if plan.start_from is not None:
         identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
     open_run(plan, identity)
+    opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
@@ -178,13 +180,15 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
 
 
-def _train_on_spikes(plan: TrainingPlan, console: Console) -> TrainingResult:
+def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
+    """opened: as of `_train`."""
     started = time.monotonic()
     assert plan.data is not None
     data = load_spikes(plan.data, plan.student.get("time_steps"), plan.time_step)
     inputs, steps, channels = data.train.spikes.shape
     say(console, f"{inputs} recordings of {channels} channels, {steps} steps; {len(data.task.label_names)} classes")
     open_run(plan, data.hashes)
+    opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
     set_seed(plan.seed)

@@ -25,6 +25,7 @@ from neurotool.files import replacing
 from neurotool.tasks import Task
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import ShowProgress, say
+from neurotool.train.run_folder import check_state
 from neurotool.train.trainer import StopOnInterrupt, is_first_process
 
 
@@ -45,8 +46,6 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
     except NeurotoolError:
         raise
     except (OSError, SafetensorError) as error:
-        time.sleep(0.5)  # who removes a folder takes a moment for it: what failed may be the first file that is gone
-        _check_folder(plan)
         raise TrainingError(
             f"{plan.state_folder}: the state of the run cannot be written ({one_line(error)}); free some room, then "
             "--resume goes on from the last checkpoint; or choose another --run-folder"
@@ -110,15 +109,7 @@ class _FolderStays(TrainerCallback):
         self.plan = plan
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        _check_folder(self.plan)
-
-
-def _check_folder(plan: TrainingPlan) -> None:
-    # The plan lies there from the first moment on; the folder itself comes back with the next file that is written.
-    if not (plan.state_folder / "plan.json").exists():
-        raise TrainingError(
-            f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
-        )
+        check_state(self.plan)
 
 
 @contextmanager

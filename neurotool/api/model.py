@@ -262,7 +262,7 @@ def open_model(
 ) -> Model:
     """Open a .ckpt, a .nir file or a Lava bundle.
 
-    tokenizer: a .ckpt whose tokenizer and task read texts for a .nir file, which has none. time_steps: another T; of a
+    tokenizer: a .ckpt whose tokenizer and task read texts for a file that has none. time_steps: another T; of a
     .nir file of another tool by default that of the recordings that are given.
     conventions: what a .nir file of another tool leaves open (neurotool.export.nir.read_nir).
     Raises CheckpointError, GraphError or BundleError for a file that cannot be read, ConfigError for options that do
@@ -273,17 +273,16 @@ def open_model(
     if path.is_dir() or not is_nir(path):
         if options:
             raise ConfigError(f"{path}: {options[0]} is for foreign .nir files; this file says it itself, leave it out")
+        opened = _open_bundle(path) if path.is_dir() else _open_checkpoint(path)
         if tokenizer is not None:
-            raise ConfigError(f"--tokenizer {tokenizer}: {path} has its own; the option is for a .nir file")
-        return (_open_bundle(path) if path.is_dir() else _open_checkpoint(path)).at(time_steps)
+            if opened.reader is not None:
+                raise ConfigError(f"--tokenizer {tokenizer}: {path} has its own; the option is for files without one")
+            opened = replace(opened, reader=_reader(Path(tokenizer), opened.graph))
+        return opened.at(time_steps)
     from neurotool.export.nir import read_nir
 
     graph = read_nir(path, time_steps=time_steps or given.time_steps(), **conventions)
-    reader = None if tokenizer is None else _open_checkpoint(Path(tokenizer)).reader
-    if isinstance(reader, TextReader):
-        reader = replace(reader, max_length=min(reader.max_length, longest_text(graph)))
-    elif reader is not None:
-        reader = SpikeReader.of(graph, reader.task, reader.training)
+    reader = None if tokenizer is None else _reader(Path(tokenizer), graph)
     return Model(path, "NIR file", graph, reader)
 
 
@@ -300,6 +299,18 @@ def is_nir(path: Path) -> bool:
             return file.read(8) == _HDF5 or path.suffix == ".nir"
     except OSError:
         return path.suffix == ".nir"
+
+
+def _reader(checkpoint: Path, graph: Graph) -> Reader:
+    """How a checkpoint reads texts, or spikes, for another file's graph. Raises ConfigError where the two do not fit."""
+    reader = _open_checkpoint(checkpoint).reading()
+    if isinstance(reader, SpikeReader):
+        return SpikeReader.of(graph, reader.task, reader.training)
+    if (reader.entering is None) != (steps_per_token(graph) is None):
+        kinds = ("side by side", "one after the other")
+        ours, theirs = kinds if reader.entering is None else kinds[::-1]
+        raise ConfigError(f"--tokenizer {checkpoint}: its student reads tokens {ours}, and this network {theirs}")
+    return replace(reader, max_length=min(reader.max_length, longest_text(graph)))
 
 
 def _open_checkpoint(path: Path) -> Model:

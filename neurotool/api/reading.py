@@ -163,6 +163,11 @@ class ModelInputs:
     cut: int = 0
     validation: bool = False
 
+    def first(self, count: int) -> "ModelInputs":
+        """The same with so many of them at most."""
+        labels = None if self.labels is None else self.labels[:count]
+        return replace(self, inputs=self.inputs[:count], labels=labels)
+
     def batches(self, size: int = 16) -> list[Inputs]:
         """The same, stacked."""
         return [stacked(self.inputs[start : start + size]) for start in range(0, len(self.inputs), size)]
