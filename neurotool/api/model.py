@@ -302,7 +302,7 @@ def is_nir(path: Path) -> bool:
 
 
 def _reader(checkpoint: Path, graph: Graph) -> Reader:
-    """How a checkpoint reads texts, or spikes, for another file's graph. Raises ConfigError where the two do not fit."""
+    """How a checkpoint reads, for another file's graph. Raises ConfigError where the two do not fit."""
     reader = _open_checkpoint(checkpoint).reading()
     if isinstance(reader, SpikeReader):
         return SpikeReader.of(graph, reader.task, reader.training)
