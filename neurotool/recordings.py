@@ -144,10 +144,26 @@ def _check_size(path: Path, unpacked: int) -> None:
 
 
 def _read_npz(path: Path) -> Content:
+    """Arrays by name; or, where they are called time and neuron (and sample, value), events as in a .csv."""
     with ZipFile(path) as packed:
         _check_size(path, sum(array.file_size for array in packed.infolist()))
     with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+        content = dict(arrays)
+    return _events(path, content) if {"time", "neuron"} <= set(content) <= set(_COLUMNS) - {"node"} else content
+
+
+def _events(path: Path, columns: Mapping[str, np.ndarray]) -> Events:
+    shape = np.shape(columns["time"])
+    given = {"sample": np.zeros(shape), "value": np.ones(shape)} | columns
+    for name, x in given.items():
+        whole = name in ("sample", "neuron")
+        if x.dtype.kind not in "fiub" or x.shape != shape or x.ndim != 1 or not np.isfinite(x).all():
+            raise DataError(f"{path}: {name} has shape {x.shape} and type {x.dtype}: numbers {shape} are wanted")
+        if whole and np.any((x < 0) | (np.mod(x, 1) != 0)):
+            raise DataError(f"{path}: {name} has {x[(x < 0) | (np.mod(x, 1) != 0)][0]:g}: whole numbers are wanted")
+    sample, time, neuron, value = (given[name] for name in ("sample", "time", "neuron", "value"))
+    samples, in_steps = int(sample.max(initial=0)) + 1, bool(np.all(np.mod(time, 1) == 0))
+    return Events(sample.astype(int), time.astype(float), neuron.astype(int), value.astype(float), samples, in_steps)
 
 
 def _read_npy(path: Path) -> Content:

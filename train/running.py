@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +13,15 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from neurotool.errors import ConfigError, NeurotoolError, TrainingError, one_line, shown
+from neurotool.files import replacing
 from neurotool.tasks import Task
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import ShowProgress, say
@@ -65,6 +69,37 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
             f"{plan.state_folder}: the state of the best epoch is gone from it; train again with --force"
         )
     return round(time.monotonic() - started, 1)
+
+
+def finished_before(plan: TrainingPlan, stage: StagePlan, trained: nn.Module, console: Console) -> bool:
+    """Whether an earlier run finished the stage; its result is then loaded. Raises TrainingError."""
+    finished = _finished(plan, stage)
+    if not plan.resume or not finished.exists():
+        return False
+    try:
+        trained.load_state_dict(load_file(finished))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            f"{finished}: cannot be read ({one_line(error)}); remove it, then --resume trains the stage anew"
+        ) from error
+    say(console, f"{stage.name}: finished before, loaded")
+    return True
+
+
+def keep_stage(plan: TrainingPlan, stage: StagePlan, trainer: Trainer) -> None:
+    """The result of a stage takes the place of the states to resume it from. Raises TrainingError."""
+    if is_first_process():
+        try:
+            with replacing(_finished(plan, stage), force=True, error_type=TrainingError) as temporary:
+                temporary.write_bytes(save(trainer.accelerator.unwrap_model(trainer.model).state_dict()))
+        except TrainingError as error:
+            raise TrainingError(f"{error}; free some room, then the same command with --resume goes on") from error
+        shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _finished(plan: TrainingPlan, stage: StagePlan) -> Path:
+    return plan.state_folder / f"{stage.name}.safetensors"
 
 
 class _FolderStays(TrainerCallback):
