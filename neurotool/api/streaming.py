@@ -42,7 +42,7 @@ class _Text:
 
     def __init__(self, model: Model, student: "StreamingForSequenceClassification") -> None:
         self.reader, self.student, self.tokenizer = model.reading(), student, model.reading().tokenizer
-        self.before, self.behind = _around(self.tokenizer)
+        self.before, self.behind = special_tokens(self.tokenizer)
         self.state: StreamState | None = None
 
     @property
@@ -72,7 +72,7 @@ class _Text:
         return {"word": word} | self.reader.prediction(None, logits[0].numpy())
 
 
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Special tokens before and behind a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
