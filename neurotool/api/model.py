@@ -1,6 +1,7 @@
 """Any model file, opened: its layer graph, how it reads text, and what can be asked of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurotool.api.executors import Settings, make_executor
-from neurotool.api.reading import ModelInputs, Text, TextReader
+from neurotool.api.reading import ModelInputs, Reader, SpikeReader, Text, TextReader
 from neurotool.errors import BundleError, ConfigError, DataError, GraphError
 from neurotool.executor import Executor, Record, Run, stacked, unstacked
 from neurotool.graph import Embedding, Graph, Input, Neuron
@@ -39,14 +40,15 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class Model:
     """A model file that was opened, or a part of its network.
 
-    graph: what every executor but torch runs. reader: how it reads text, None where it does not. record: of the
-    training of a checkpoint, of the quantisation of a bundle. student: a checkpoint's, which torch runs.
+    graph: what every executor but torch runs. reader: how it reads text, or labelled spikes, None where it does not.
+    record: of the training of a checkpoint, of the quantisation of a bundle. student: a checkpoint's that reads text,
+    which torch runs.
     """
 
     path: Path
     kind: Kind
     graph: Graph
-    reader: TextReader | None = None
+    reader: Reader | None = None
     record: dict[str, Any] = field(default_factory=dict)
     student: "LoadedStudent | None" = None
     bundle: "Bundle | None" = None
@@ -75,10 +77,11 @@ class Model:
 
     @property
     def default_executor(self) -> str:
-        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle and for integers."""
+        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle, for integers, and for a
+        checkpoint that reads spikes."""
         if self.student is not None:
             return "torch"
-        return "emulator" if self.kind == "bundle" or self.graph.fixed_point else "interpreter"
+        return "emulator" if self.kind in ("bundle", "checkpoint") or self.graph.fixed_point else "interpreter"
 
     def executor(self, name: str | None = None, **settings: Any) -> Executor:
         """One of EXECUTORS with this model. settings: fields of `executors.Settings`. Raises ConfigError."""
@@ -158,8 +161,8 @@ class Model:
             inputs = [inputs]
         return stacked(self.reading().given(inputs).inputs)
 
-    def reading(self) -> TextReader:
-        """How it reads text. Raises ConfigError where it does not."""
+    def reading(self) -> Reader:
+        """How it reads text, or labelled spikes. Raises ConfigError where it does neither."""
         if self.reader is not None:
             return self.reader
         if self.kind == "NIR file":
@@ -177,6 +180,8 @@ class Model:
             if data is not None:
                 raise ConfigError(f"--data {data}: --input is given, too; leave out one of the two")
             return self._recorded(given)
+        if given.random and isinstance(self.reader, SpikeReader):
+            return ModelInputs(random_inputs(self.graph, count or SAMPLES), None, "random inputs")
         if self.reader is None and data is None:
             if not given.random:
                 raise ConfigError(
@@ -296,9 +301,11 @@ def is_nir(path: Path) -> bool:
         return path.suffix == ".nir"
 
 
-def _reader(checkpoint: Path, graph: Graph) -> TextReader:
-    """How a checkpoint reads texts, for another file's graph. Raises ConfigError where the two do not fit."""
+def _reader(checkpoint: Path, graph: Graph) -> Reader:
+    """How a checkpoint reads, for another file's graph. Raises ConfigError where the two do not fit."""
     reader = _open_checkpoint(checkpoint).reading()
+    if isinstance(reader, SpikeReader):
+        return SpikeReader.of(graph, reader.task, reader.training)
     if (reader.entering is None) != (steps_per_token(graph) is None):
         kinds = ("side by side", "one after the other")
         ours, theirs = kinds if reader.entering is None else kinds[::-1]
@@ -307,9 +314,17 @@ def _reader(checkpoint: Path, graph: Graph) -> TextReader:
 
 
 def _open_checkpoint(path: Path) -> Model:
+    from neurotool.checkpoint import read_checkpoint
     from neurotool.student.serialise import load_student
+    from neurotool.student.spike_classifier import load_spike_classifier, reads_spikes
+    from neurotool.tasks import Task
 
-    student = load_student(path)
+    checkpoint = read_checkpoint(path)
+    if reads_spikes(checkpoint):
+        graph = load_spike_classifier(path, checkpoint).to_graph()
+        task, training = Task.from_dict(checkpoint.training["task"]), checkpoint.training
+        return Model(path, "checkpoint", graph, SpikeReader.of(graph, task, training), training)
+    student = load_student(path, checkpoint)
     graph, training = student.model.to_graph(), student.checkpoint.training
     most = longest(training.get("plan", {}), longest_text(graph))
     entering = getattr(student.model, "entering", None)
@@ -326,22 +341,31 @@ def _open_bundle(path: Path) -> Model:
     return Model(path, "bundle", bundle.graph, _bundle_reader(bundle, path), bundle.record, bundle=bundle)
 
 
-def _bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
-    """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
-    if not bundle.tokenizer:
+def _bundle_reader(bundle: "Bundle", path: Path) -> Reader | None:
+    """None where the bundle's network has no task. Raises BundleError for a damaged tokenizer or task."""
+    if not bundle.tokenizer and not bundle.task:
         return None
     from neurotool.header import try_tokenizer
     from neurotool.tasks import Task
 
+    if not bundle.tokenizer:
+        with _described(path):
+            return SpikeReader.of(bundle.graph, Task.from_dict(bundle.task), bundle.record)
     rows = {node.ids: len(node.weight) for node in bundle.graph.nodes.values() if isinstance(node, Embedding)}
     try:
         tokenizer = tokenizer_from_files(bundle.tokenizer)
         try_tokenizer(tokenizer, rows["input_ids"], rows.get("token_type_ids", 2**31))
     except (DataError, ValueError) as error:
         raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
-    try:
+    with _described(path):
         return TextReader(tokenizer, Task.from_dict(bundle.task), bundle.record, bundle.max_length)
-    except (KeyError, TypeError, AttributeError) as error:
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
             f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
         ) from error

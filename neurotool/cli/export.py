@@ -196,6 +196,9 @@ def _print_quantisation(report: dict[str, Any], each: bool) -> None:
         f"int8 weights, one exponent for each {quantisation['exponent_per']}{'' if each else ' (--layers: each layer)'}"
     )
     console().print(table(title, ("layer", "weights' error", "mean |rate|", "|Δrate|"), rows))
+    for row in quantisation["layers"]:
+        if "differing_spikes" in row:
+            click.echo(f"{row['layer']}: {row['differing_spikes']:,} spikes differ, of {row['spikes']:,} sent")
     click.echo(f"calibrated on {calibration['inputs']} inputs: {calibration['source']}")
     for name, before in calibration.get("before", {}).items():
         click.echo(f"{name}: {before:.4f} with real numbers, {calibration['after'][name]:.4f} in fixed point")

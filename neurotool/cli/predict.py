@@ -90,7 +90,8 @@ def _lines() -> Iterator[tuple[str, str]]:
 
 
 def shown(result: dict[str, Any]) -> str:
-    """A prediction on one line."""
+    """A prediction on one line: of a text, or of the input of that number."""
+    of = result.get("text", f"input {result.get('input')}")
     if "score" in result:
-        return f"{result['score']:.3f}  {result['text']}"
-    return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {result['text']}"
+        return f"{result['score']:.3f}  {of}"
+    return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {of}"

@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 from neurotool import terminal
+from neurotool.api.reading import TextReader
 from neurotool.cli.numbers import SAMPLES, SECONDS
 from neurotool.cli.options import (
     PATH,
@@ -212,6 +213,8 @@ def _report(model: "Model", result: "Run", texts: tuple[str, ...], inputs: "Mode
     report: dict[str, Any] = {
         "predictions": [model.reader.prediction(*one) for one in zip(names, result.logits, strict=True)]
     }
+    if inputs.labels is None and not isinstance(model.reader, TextReader):
+        report["predictions"] = [{"input": i} | one for i, one in enumerate(report["predictions"])]
     if inputs.labels is not None:
         from neurotool.tasks import compute_metrics
 
@@ -233,8 +236,9 @@ def _recording(result: "Run", record: tuple[str, ...], inputs: "ModelInputs", lo
 
 def _text(report: dict[str, Any]) -> str:
     lines: list[str] = []
-    if report["source"].startswith("given"):
-        lines += map(shown, report.get("predictions", ()))
+    predictions = report.get("predictions", ())
+    if report["source"].startswith("given") or any("input" in one for one in predictions):
+        lines += map(shown, predictions)
     if "logits" in report and report["logits"] is None:
         lines.append("the network has no readout and predicts nothing; --record LAYER keeps what a layer sends")
     elif "logits" in report:
