@@ -20,7 +20,8 @@ def placed(model: Model, machine: "Machine", tokens: int, given: Given = NOTHING
     """Where one copy of a network lies on the machine's chip, as `neurotool export --chip` has it, for so many tokens;
     empty for a technology that is no chip.
 
-    One with real parameters is lowered to integers first; given: what it runs on, where it reads no text. Raises ConfigError for one that cannot be placed.
+    One with real parameters is lowered to integers first; given: what it runs on, where it reads no text. Raises
+    ConfigError for one that cannot be placed.
     """
     from neurotool.energy.latency import Part
     from neurotool.export.chip import load_chip
