@@ -165,7 +165,7 @@ class Model:
         """How it reads text, or labelled spikes. Raises ConfigError where it does neither."""
         if self.reader is not None:
             return self.reader
-        if self.kind == "NIR file":
+        if self.kind == "NIR file" or (self.kind == "bundle" and steps_per_token(self.graph) is not None):
             raise ConfigError(f"{self.path}: holds no tokenizer; name a .ckpt that does with --tokenizer")
         what = "a part of the network reads arrays" if self.kind == "part" else "the bundle holds no tokenizer"
         raise ConfigError(f"{self.path}: {what}: leave out texts and --data")
@@ -343,7 +343,7 @@ def _open_bundle(path: Path) -> Model:
 
 def _bundle_reader(bundle: "Bundle", path: Path) -> Reader | None:
     """None where the bundle's network has no task. Raises BundleError for a damaged tokenizer or task."""
-    if not bundle.tokenizer and not bundle.task:
+    if not bundle.tokenizer and (not bundle.task or steps_per_token(bundle.graph) is not None):
         return None
     from neurotool.header import try_tokenizer
     from neurotool.tasks import Task
