@@ -133,7 +133,8 @@ def write(folder: Path, tool: str, kind: str, told: dict[str, Any]) -> None:
 def main(folder: Path, tools: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for tool in tools:
-        for kind, told in [*((kind, {}) for kind in KINDS), *SET.get(tool, [])]:
+        readouts = Integrator in IMPORTS[tool].nodes  # elsewhere a neuron that never fires stands for one
+        for kind, told in [*((kind, {}) for kind in KINDS if kind != "li" or readouts), *SET.get(tool, [])]:
             write(folder, tool, kind, told)
 
 

@@ -24,8 +24,8 @@ from neurotool.graph.nodes.synapses import Weighted
 
 Pair = tuple[int, int]
 """Along height and width."""
-_MACS_PER_ACCUMULATION = 6
-"""So many of a product with all windows take the time of one accumulation, event by event."""
+_MACS_PER_ACCUMULATION, _MACS_TO_BEGIN = 7, 2**19
+"""MACs of a product with all windows in the time of one accumulation event by event, and of setting out with these."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Conv2d(Weighted):
         events, images = np.count_nonzero(x[0].reshape(-1) != 0), x[0].size // (channels * height * width)
         accumulations = events * self.windows.most * (len(self.weight) // self.groups)
         macs = images * math.prod(self.windows.places((height, width))) * self.weight.size
-        few = accumulations * _MACS_PER_ACCUMULATION < macs
+        few = accumulations * _MACS_PER_ACCUMULATION + _MACS_TO_BEGIN < macs
         return self._by_events(x[0]) if few else self._by_windows(x[0])
 
     def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
