@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from neurotool.cli.main import cli
 
-
 TOLD = {
     "snntorch": ("--from snntorch --reset hard", "--for norse"),
     "norse": ("--from norse", "--for norse"),

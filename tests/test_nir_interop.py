@@ -289,7 +289,7 @@ REFUSED = [
     ("snntorch", Neuron(1.3, 0.8, "hard", bias=0.1), "its import takes no bias of neurons"),
     ("snntorch", Neuron(1.3, 0.8, "soft"), "reset is soft, and the tool's import makes hard or soft-late or soft-once"),
     ("snntorch", Neuron(1.3, 0.8, "hard", v_init=0.5), "start at 0.5 thresholds (v_init), the tool's at 0"),
-    ("sinabs", CubaLIF(1.3, 0.8, "hard-late", current_leak=0.5), "reset is hard-late, and the tool's import makes soft"),
+    ("sinabs", CubaLIF(1.3, 0.8, "hard-late", current_leak=0.5), "hard-late, and the tool's import makes soft"),
     ("sinabs", Integrator(0.5, current_leak=0.2), "its import takes an LI that leaks, without current"),
     ("spikingjelly", Neuron(1.3, LAYERS / 6, "hard"), "its import takes one tau for a layer"),
     ("spikingjelly", Neuron(1.3, 0.0, "hard"), "its leak is 0"),
