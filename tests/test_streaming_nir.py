@@ -1,5 +1,7 @@
 """Streaming networks elsewhere: their files in norse, snnTorch and nirtorch, whole sentences, every layer and step."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def test_a_whole_sentence_spikes_there_as_here(tool: str, each: bool, weighted: 
     currents = token_currents(graph)[INPUT][0]
     here = expected(graph, currents)
     told = write_for(graph, tmp_path / "for.nir", tool)
-    assert f"{READOUT} never fires: its potential is the readout" in told
+    assert f"{READOUT} never fires: its potential is the value of the integrator" in told
     module, layers = loaded(tool, tmp_path / "for.nir"), graph.of_type(Neuron)
     there, states = stepped(module, currents, layers)
     for name in layers:
@@ -125,3 +127,26 @@ def test_a_chain_sends_what_the_network_with_residuals_sends() -> None:
         assert np.array_equal(there.spikes[name][:, : spikes.shape[1]], spikes), name
     assert np.array_equal(there.spikes["encoder.0.mix"][:, 12:], here.spikes["embedded"])
     np.testing.assert_allclose(there.analog[READOUT], here.analog[READOUT], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("each", "weighted"), [(True, False), (True, True)])
+def test_a_whole_sentence_in_sinabs(each: bool, weighted: bool, repository: Path, tmp_path: Path) -> None:
+    """A whole sentence at once, as sinabs runs; its LIF has to be told to reset hard and to send one spike."""
+    tools = os.environ.get("NEUROTOOL_NIRTOOLS", repository / "build" / "nirtools")
+    python = Path(tools) / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no {python}: make nir-tools installs it, or NEUROTOOL_NIRTOOLS names another environment")
+    graph = streaming_graph(each=each, weighted=weighted)
+    currents = token_currents(graph)[INPUT][0]
+    here = expected(graph, currents)
+    told = write_for(graph, tmp_path / "for.nir", "sinabs")
+    assert any("encoder.0.mix has reset hard" in text and "MembraneReset" in text for text in told)
+    np.save(tmp_path / "x.npy", currents)
+    script = Path(__file__).parent / "streaming_in_sinabs.py"
+    command = [python, script, tmp_path / "for.nir", tmp_path / "x.npy", tmp_path / "out.npz"]
+    subprocess.run(command, check=True, capture_output=True)
+    there = np.load(tmp_path / "out.npz")
+    for name, spikes in here.spikes.items():
+        found = there[name.replace(".", "_")]
+        assert np.array_equal(found[:, : spikes.shape[1]], spikes), name
+    np.testing.assert_allclose(there[READOUT], here.analog[READOUT], rtol=1e-4, atol=1e-5)

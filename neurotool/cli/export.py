@@ -12,6 +12,7 @@ from neurotool.api.exporting import MESSAGES, TARGETS
 from neurotool.cli.numbers import SAMPLES
 from neurotool.cli.options import (
     PATH,
+    check_not_read,
     input_options,
     json_option,
     layers_option,
@@ -138,6 +139,8 @@ def export(
     }
     check_options(target, **options | {"calibration": data or given.source or None})
     options |= {"messages": messages, "given": given, "for_tool": for_tool}
+    if output is not None:
+        check_not_read(output)
     opened = open_file(model, given=given, **opening)
     if from_node or to_node:
         names = list(opened.graph.nodes)
