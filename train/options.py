@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "compile": "auto",
     "seed": 42,
     **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
-    **dict.fromkeys(("start_teaches", "resume", "force"), False),
+    **dict.fromkeys(("start_teaches", "integer_aware", "resume", "force"), False),
 }
 """Of what does not depend on the student (recipes.py) or the teacher."""
 
@@ -131,7 +131,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         event_target=options["event_target"],
         prune=options["prune"],
         prune_scope=options["prune_scope"] or "layer",
-        weight_bits=options["weight_bits"],
+        weight_bits=options["weight_bits"] or (8 if options["integer_aware"] else None),
+        integer_aware=options["integer_aware"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         ema=options["ema"],

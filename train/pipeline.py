@@ -36,6 +36,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
+from neurotool.train.grid import check_grid, to_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
@@ -164,6 +165,8 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             distiller.end_stage()
     distiller.compressor.finish()
     student = distiller.student.eval()
+    if plan.integer_aware:
+        to_grid(student)
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -280,6 +283,8 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
         what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
         raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
+    if plan.integer_aware:
+        check_grid(config)
     if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
         raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
     attention = any(stage.weights.attention_needed for stage in plan.stages)

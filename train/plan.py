@@ -58,6 +58,8 @@ class TrainingPlan:
     start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
     (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
+    integer_aware: all other parameters, too, are numbers that export's integers hold (grid.py); weights have 8 bits
+    where nothing else is said.
     ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
     over processes, and over the `accumulate` parts that each process works off one after the other.
@@ -91,6 +93,7 @@ class TrainingPlan:
     prune: float | None = None
     prune_scope: str = "layer"
     weight_bits: int | None = None
+    integer_aware: bool = False
     weight_decay: float = 0.01
     warmup: float = 0.1
     ema: float | None = None

@@ -29,6 +29,7 @@ def export(
     precision: str = "fixed",
     per_layer: bool = False,
     softmax: str = "polynomial",
+    precise: bool = False,
     chip: str | None = None,
     part: str = "",
     messages: str = "spikes",
@@ -40,12 +41,12 @@ def export(
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
     calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
     text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
-    polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    polynomial or shift; precise: softmax, norm and GELU as exact as messages of 24 bits can be. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
     messages: spikes, or graded, one with a count for each window of T steps, with the same logits.
     for_tool: a .nir file in the units and by the rules of that tool (nir). force: replace the output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
-    check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part)
+    check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part, precise)
     if messages not in MESSAGES:
         raise ConfigError(f"messages {messages!r}: choose one of {', '.join(MESSAGES)}")
     if messages == "graded":
@@ -73,7 +74,7 @@ def export(
     data = None if calibration is None else Path(calibration)
     if target == "netx":  # it holds layers that read spikes
         given = replace(given, kind="spikes")
-    how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, given)
+    how = Quantisation(precision == "fixed", per_layer, softmax == "shift", precise, data, samples, given)
     bundle = make_bundle(model, how)
     if target == "lava":
         write_bundle(path, bundle, force)
@@ -94,23 +95,24 @@ def check_options(
     softmax: str,
     chip: str | None,
     part: str,
+    precise: bool = False,
 ) -> None:
     """Raises ConfigError for options of `export` that do not fit the target or each other."""
     if target not in TARGETS:
         raise ConfigError(f"target {target!r}: choose one of {', '.join(TARGETS)}")
     if part and target not in ("dot", "svg"):
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
-    integers = calibration is not None or per_layer or softmax != "polynomial"
+    integers = calibration is not None or per_layer or softmax != "polynomial" or precise
     if target not in LOWERED and (integers or chip or precision != "fixed"):
-        options = "--data, --input, --per-layer, --softmax, --precision and --chip"
+        options = "--data, --input, --per-layer, --softmax, --precise, --precision and --chip"
         raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
     if (target == "netx" or chip) and precision != "fixed":
         raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
-    if target == "netx" and softmax != "polynomial":
-        raise ConfigError(f"--softmax {softmax}: netx holds no softmax; leave it out")
+    if target == "netx" and (softmax != "polynomial" or precise):
+        raise ConfigError("--softmax, --precise: netx holds no softmax, norm or GELU; leave them out")
     if integers and precision != "fixed":
         raise ConfigError(
-            f"--precision {precision}: --data, --input, --per-layer and --softmax are about integers; leave them out"
+            f"--precision {precision}: --data, --input, --per-layer, --softmax and --precise are about integers; leave them out"
         )
 
 

@@ -234,6 +234,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(["layer", "global"]),
     help="That share of each matrix, or of all together.  [default: layer]",
 )
+@click.option(
+    "--integer-aware", is_flag=True, help="Parameters that export's integers hold; then both send the same spikes."
+)
 @click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
