@@ -15,18 +15,17 @@ from neurotool.student.configuration import StudentConfig
 PARAMETER_BITS = 16
 """Of embeddings and LayerNorm's weight; export's."""
 NORM_BITS = 16
-"""Fraction of a LayerNorm's bias in units of the largest weight, rounded up to a power of two; export's has no fewer for
-widths up to 1024."""
+"""Fraction of a LayerNorm's bias, in units of its largest weight, up to a power of two; export's is no shorter."""
 THRESHOLD_BITS = 12
-"""Significant bits of a threshold: units of a potential are finer wherever thresholds are of the size of their drives."""
+"""Significant bits of a threshold: units of a potential are finer where thresholds are of the size of their drives."""
 
 
 def check_grid(config: StudentConfig) -> None:
     """Raises ConfigError for a student whose neurons the integers can only approximate."""
     if config.model_type != "spikingbert" or config.schedule != "phased" or not config.dynamics.has_closed_form:
         raise ConfigError(
-            "--integer-aware: needs student spikingbert, schedule phased, leak 1 and soft reset, whose windows integers "
-            "compute exactly; leave it out"
+            "--integer-aware: needs student spikingbert, schedule phased, leak 1 and soft reset, whose windows "
+            "integers compute exactly; leave it out"
         )
 
 

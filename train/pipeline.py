@@ -45,7 +45,7 @@ from neurotool.train.reading import Texts, read_texts
 from neurotool.train.run_folder import check_run, close_run, held, open_run
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
-from neurotool.train.sparsity import EventTarget, Synapses
+from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, shift_relu
 from neurotool.train.teacher import (
     SCRATCH,
     LoadedTeacher,
@@ -165,6 +165,8 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             distiller.end_stage()
     distiller.compressor.finish()
     student = distiller.student.eval()
+    if plan.relu_shift:
+        shift_relu(student, plan.relu_shift)
     if plan.integer_aware:
         to_grid(student)
     result = evaluate(student, texts.validation, tokenizer, data.task)
@@ -283,6 +285,9 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
         what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
         raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
+    for option, given in {"--relu-penalty": plan.relu_penalty, "--relu-shift": plan.relu_shift}.items():
+        if given is not None and getattr(config, "activation", "gelu") != "relu":
+            raise ConfigError(f"{option}: is for the neurons of --activation relu; give that, or leave it out")
     if plan.integer_aware:
         check_grid(config)
     if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
@@ -332,9 +337,12 @@ def start_student(
     fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
-    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits)
+    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits, plan.weight_penalty)
     events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
-    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema)
+    rising = None if plan.relu_penalty is None else RisingPenalty(plan.relu_penalty)
+    distiller = Distiller(
+        student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema, rising
+    )
     distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller

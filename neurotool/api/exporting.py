@@ -41,7 +41,8 @@ def export(
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
     calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
     text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
-    polynomial or shift; precise: softmax, norm and GELU as exact as messages of 24 bits can be. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    polynomial or shift; precise: softmax, norm and GELU as exact as messages of 24 bits can be. chip: report how the
+    network fits it. part: draw only the nodes of this name (dot, svg).
     messages: spikes, or graded, one with a count for each window of T steps, with the same logits.
     for_tool: a .nir file in the units and by the rules of that tool (nir). force: replace the output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
@@ -112,7 +113,8 @@ def check_options(
         raise ConfigError("--softmax, --precise: netx holds no softmax, norm or GELU; leave them out")
     if integers and precision != "fixed":
         raise ConfigError(
-            f"--precision {precision}: --data, --input, --per-layer, --softmax and --precise are about integers; leave them out"
+            f"--precision {precision}: --data, --input, --per-layer, --softmax and --precise are about integers; leave "
+            "them out"
         )
 
 
