@@ -97,7 +97,10 @@ def apart(a: list[Any], b: list[Any], batches: list[dict[str, Any]]) -> dict[str
         differences = [np.abs(x[name] - y[name])[real] for x, y, real in zip(a, b, tokens, strict=True)]
         part = name.split(".")[1] if "." in name else name
         found.setdefault(part, []).append(float(np.concatenate(differences).mean()))
-    return {"mean": float(np.mean(sum(found.values(), []))), **{part: float(np.mean(x)) for part, x in found.items()}}
+    return {
+        "mean": float(np.mean([x for each in found.values() for x in each])),
+        **{part: float(np.mean(x)) for part, x in found.items()},
+    }
 
 
 @click.command()
