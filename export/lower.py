@@ -258,7 +258,7 @@ def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
     scale, _ = lowering.source(name)
     threshold, most = np.asarray(node.v_threshold) / scale, float(node.counts_to(lowering.graph.time_steps))
     if isinstance(node, CubaLIF):
-        most *= _gain(node.current_leak, lowering.graph.time_steps)
+        most = _gain(node.leak, lowering.graph.time_steps) * _gain(node.current_leak, lowering.graph.time_steps)
     proven, seen = (
         math.floor(math.log2(LIMIT / max(most * drive + threshold.max(), 1)))
         for drive in (bound, lowering.seen(lowering.graph.source(name, "x"), scale))

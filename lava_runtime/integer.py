@@ -43,6 +43,7 @@ from neurotool.graph import (
     Weighted,
 )
 from neurotool.graph.fixed_point import (
+    DECAY_BITS,
     LIMIT,
     RATE_BITS,
     STATE_BITS,
@@ -156,10 +157,12 @@ class IntegerMembrane:
         self.node, self.overflow, self.name = node, integers.overflow, name
         self.threshold = np.asarray(node.v_threshold, np.int64)
         self.leak = leak_mantissa(node)
+        self.leaks = bool(np.any(self.leak != 2**DECAY_BITS))
         self.u = np.broadcast_to(initial_potential(node), shape).copy()
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        u = in_range(decayed(self.u, self.leak) + drive, self.overflow, f"potential of {self.name}")
+        kept = decayed(self.u, self.leak) if self.leaks else self.u
+        u = in_range(kept + drive, self.overflow, f"potential of {self.name}")
         if self.node.spikes == "binary":
             s = (u >= self.threshold).astype(np.int64)
         else:

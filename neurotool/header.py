@@ -10,7 +10,7 @@ from typing import Any
 
 from neurotool.activity import Activity
 from neurotool.checkpoint import Checkpoint
-from neurotool.errors import DataError, one_line
+from neurotool.errors import DataError, one_line, shown
 from neurotool.graph import MAX_TIME_STEPS, Embedding, Graph, Readout
 from neurotool.schema import (
     Check,
@@ -21,7 +21,6 @@ from neurotool.schema import (
     one_of,
     optional,
     record,
-    shown,
     strict_json,
     text,
     whole,
@@ -38,7 +37,7 @@ _TASK = record(
         "label_names": listing(text(1000), unique=True),
         "metrics": listing(one_of("accuracy", "f1", "matthews", "pearson", "spearman"), 1, unique=True),
     },
-    {"label_column": text(1000)},
+    {"label_column": text(1000), "numbered": boolean},
 )
 _HASHES = mapping(text(64))
 _PLAN = record({}, {"max_length": whole(1, 2**31), "data": optional(text()), "task": text(1000)})
@@ -74,6 +73,7 @@ _OTHER_CONFIG: dict[str, Check] = {
 _CONFIG_OF: dict[str, dict[str, Check]] = {
     "spikingbert": {"feedback": boolean, "feedback_sweeps": whole(1, 10_000)},
     "spikebert": {"attention_v_threshold": _POSITIVE, "attention_scale": _POSITIVE, "positions": text(100)},
+    "streaming": {"lookahead": whole(0, 10_000), "training_norm": boolean},
     "snn-textcnn": {"kernel_sizes": listing(whole(1, 10_000), 1, unique=True), "channels": _SIZE},
 }
 _TRAINING = record(
@@ -113,7 +113,8 @@ _MANIFEST = record(
                         "layers": listing(
                             record(
                                 {"layer": text(1000)},
-                                dict.fromkeys(("weight_error", "rate", "rate_error"), number(0, 1e30)),
+                                dict.fromkeys(("weight_error", "rate", "rate_error"), number(0, 1e30))
+                                | dict.fromkeys(("spikes", "differing_spikes"), whole()),
                             )
                         ),
                     }
@@ -144,6 +145,49 @@ def check_student(checkpoint: Checkpoint) -> None:
     if "lengths" in checkpoint.activity:  # else of an older neurotool; energy asks for --data
         with _said_of("its record of the activity is not valid"):
             _check_activity(checkpoint.activity, config)
+
+
+_SPIKE_CLASSIFIER = record(
+    {
+        "model_type": one_of("streaming"),
+        "input": one_of("spikes"),
+        **dict.fromkeys(("channels", "hidden_size", "num_labels"), _SIZE),
+        "time_steps": whole(1, MAX_TIME_STEPS),
+        "num_hidden_layers": whole(1, 10_000),
+        "tau_syn": optional(number(1, 1e6)),
+        "tau_mem": number(1, 1e6),
+        "v_threshold": _POSITIVE,
+        **dict.fromkeys(("learn_tau_syn", "learn_tau_mem", "learn_v_threshold", "per_channel"), boolean),
+        "reset": one_of("hard", "soft"),
+        "time_step": optional(number(1e-12, 1e12)),
+    },
+    closed=True,
+)
+
+
+def check_spike_classifier(checkpoint: Checkpoint) -> None:
+    """That the header of a checkpoint describes a student that reads spikes; it compares every shape itself."""
+    config, labels, training = checkpoint.config, checkpoint.labels, checkpoint.training
+    with _said_of("its configuration is not valid"):
+        _SPIKE_CLASSIFIER(config, "")
+        listing(text(1000), 2, unique=True)(labels, "labels")
+        if config["num_labels"] != len(labels):
+            raise ValueError(f"num_labels is {config['num_labels']}, of {len(labels)} labels")
+        if config["num_hidden_layers"] > len(checkpoint.tensors):
+            raise ValueError(
+                f"num_hidden_layers is {config['num_hidden_layers']}, of {len(checkpoint.tensors)} tensors"
+            )
+        shapes = [shape for tensor in checkpoint.tensors.values() for shape in tensor.shape]
+        for name in ("channels", "hidden_size"):
+            if config[name] not in shapes:
+                raise ValueError(f"{name} is {config[name]}: no tensor has that width")
+    with _said_of("its training record is not valid"):
+        record({"task": _TASK})(training, "training")
+        _TRAINING(training, "training")
+        if training["task"]["label_names"] != labels:
+            raise ValueError("training.task.label_names are not the labels")
+    if checkpoint.tokenizer:
+        raise ValueError("it has a tokenizer, and reads no text")
 
 
 @contextmanager
@@ -177,7 +221,7 @@ def _check_activity(stored: Mapping[str, Any], config: Mapping[str, Any]) -> Non
         raise ValueError(str(error)) from error
     if activity.time_steps != config["time_steps"]:
         raise ValueError(f"its time_steps is {activity.time_steps}, that of the configuration {config['time_steps']}")
-    if max(activity.lengths) > config["max_position_embeddings"]:
+    if max(activity.lengths) > config["max_position_embeddings"] + config.get("lookahead", 0):
         raise ValueError(f"it has texts of {max(activity.lengths)} tokens: the network takes fewer")
 
 
@@ -192,7 +236,7 @@ def check_manifest(manifest: Any, names: tuple[str, ...]) -> None:
         of_tokenizer = name in TOKENIZER_FILES
         if name not in files and (not of_tokenizer or any(other in files for other in TOKENIZER_FILES)):
             raise ValueError(f"manifest.files lacks {name}")
-    if any(name in files for name in TOKENIZER_FILES):
+    if manifest["task"] or any(name in files for name in TOKENIZER_FILES):
         with _said_of("it describes no task"):
             _TASK(manifest["task"], "manifest.task")
     calibration = manifest["record"].get("calibration", {})

@@ -28,7 +28,6 @@ from neurotool.evaluation import evaluate
 from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.encoder import Attention
 from neurotool.student.student import classification_loss
-from neurotool.student.unrolled import UnrolledStudent
 from neurotool.tasks import Task
 from neurotool.train.chains import StudentTeacher
 from neurotool.train.compression import Compressor
@@ -104,7 +103,7 @@ class Distiller(nn.Module):
         self.weights = weights
         width = student.config.hidden_size
         self.fit: nn.Linear | nn.ModuleDict
-        if not isinstance(student, UnrolledStudent):
+        if student.hands_on_rates:
             self.fit = nn.Linear(width, teacher_width)
         else:
             mapped = (str(tap) for tap, layer in enumerate(layer_map) if layer is not None)
@@ -258,7 +257,7 @@ class ReproducibleTrainer(Trainer):
             raise self.diverged(f"loss is {loss.item()} at step {self.state.global_step + 1}")
         return loss
 
-    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
         texts = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))

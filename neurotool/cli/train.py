@@ -22,6 +22,7 @@ Examples:
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
   neurotool train --data DIR --student snn-textcnn --kernel-sizes 3,4,5
+  neurotool train --data DIR --student streaming --layers 2
   neurotool train --data DIR --preset best
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
@@ -149,11 +150,23 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(list(RECIPES)),
     help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items()) + ".",
 )
+@click.option(
+    "--input",
+    type=click.Choice(["tokens", "spikes"]),
+    help="streaming: texts, or a folder of labelled spike recordings, train/CLASS.npz.  [default: tokens]",
+)
 @_by_student("--layers", type=int, help="Encoder layers of the student.")
 @click.option("--hidden-size", type=int, help="Width.  [default: the teacher's]")
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
 @click.option("--heads", type=int, help="Attention heads.  [default: the teacher's]")
-@_by_student("-T", "--time-steps", type=int, help="Steps of a neuron's window (T).")
+@_by_student(
+    "-T",
+    "--steps-per-token",
+    "--time-steps",
+    "time_steps",
+    type=int,
+    help="Steps of a neuron's window (T); streaming: of a token.",
+)
 @_by_student(
     "--schedule",
     type=click.Choice(["phased", "concurrent"]),
@@ -170,6 +183,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
 @_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
+@click.option("--tau-syn", help="spikes: of synaptic currents, steps, or learned; none: LIF.  [default: learned]")
+@click.option("--tau-mem", help="spikes: of potentials, steps, or learned.  [default: learned]")
+@click.option("--time-step", type=float, help="spikes: length of a step, in the recordings' unit of time.")
 @click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
 @click.option(
@@ -180,6 +196,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 )
 @click.option("--kernel-sizes", callback=_kernel_sizes, help="snn-textcnn: tokens of each.  [default: 3,4,5]")
 @click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
+@click.option("--lookahead", type=int, help="streaming: tokens by which the answer comes later.  [default: 0]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(
@@ -300,6 +317,11 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
         click.echo(json.dumps(report))
         return
     main = next(iter(student.metrics))
+    if not result.teacher:
+        click.echo(f"student  {main} {student.metrics[main]:.4f} on {len(student.labels)} held-out recordings")
+        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
+        click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
+        return
     kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
     click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
     click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
