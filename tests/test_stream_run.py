@@ -157,7 +157,7 @@ def test_what_cannot_be_streamed_is_said(checkpoint: Path, arguments: tuple[str,
 
 
 def test_tokens_a_second_follow_from_the_times_of_a_machine(checkpoint: Path) -> None:
-    asked = "energy", "latency", checkpoint, "--machine", "loihi1", "--executor", "emulator", "--json"
+    asked = "energy", "latency", checkpoint, "--machine", "loihi1", "--json"
     slow = json.loads(neurotool(*asked, "--constant", "barrier=1000000").stdout)
     (one,) = slow["arrangements"]
     assert one["arrangement"] == "one copy" and one["latency_ns"] == pytest.approx(2e6 * one["tokens"])
