@@ -190,37 +190,43 @@ class _Run:
         self.spikes: dict[str, list[np.ndarray]] = {
             name: [] for name in self.graph.of_type(Neuron) if name in self.record
         }
+        at_end = [name for name, node in self.graph.nodes.items() if node.at_end]
+        read_at_end = (source for name in at_end for source in self.graph.inputs[name])
+        self.gathered: dict[str, Any] = {source: 0 for source in read_at_end if source not in at_end}
+        self.before: dict[str, Signal] = {}
         self.result = Run()
 
     def run(self) -> Run:
-        graph = self.graph
-        at_end = [name for name, node in graph.nodes.items() if node.at_end]
-        read_at_end = (source for name in at_end for source in graph.inputs[name])
-        gathered: dict[str, Any] = {source: 0 for source in read_at_end if source not in at_end}
-        before: dict[str, Signal] = {}
-        passes = graph.feedback_sweeps if self.phased else graph.time_steps
+        passes = self.graph.feedback_sweeps if self.phased else self.graph.time_steps
         for t in range(0, passes, self.block):
-            steps = min(self.block, passes - t)
-            self.context = self.inputs.context(steps)
-            signals: dict[str, Signal] = {}
-            for name, node in graph.nodes.items():
-                if node.at_end:
-                    continue
-                at_ports = tuple(
-                    self._fed_back(before, name, port) if (name, port) in graph.feedback else signals[source]
-                    for port, source in zip(node.ports, graph.inputs[name], strict=True)
-                )
-                self._count(name, at_ports)
-                signals[name] = self._signal(name, range(t, t + steps), at_ports)
-                self._observe(name, signals[name].value, t)
-                if name in self.analog:
-                    self.analog[name] += self._steps(self.arithmetic.real(name, signals[name].value))
-                if name in gathered:
-                    gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
-            before = signals
-        self._read_out(gathered)
-        kept = {name: signal.value[-self.batch :] for name, signal in before.items() if name in self.record}
-        self.result.messages = kept
+            self.step(t, min(self.block, passes - t))
+        self._read_out(self.gathered)
+        return self.recorded()
+
+    def step(self, t: int, steps: int = 1) -> None:
+        """A block of steps from t on; phased, one sweep."""
+        graph, signals = self.graph, dict[str, Signal]()
+        self.context = self.inputs.context(steps)
+        for name, node in graph.nodes.items():
+            if node.at_end:
+                continue
+            at_ports = tuple(
+                self._fed_back(self.before, name, port) if (name, port) in graph.feedback else signals[source]
+                for port, source in zip(node.ports, graph.inputs[name], strict=True)
+            )
+            self._count(name, at_ports)
+            signals[name] = self._signal(name, range(t, t + steps), at_ports)
+            self._observe(name, signals[name].value, t)
+            if name in self.analog:
+                self.analog[name] += self._steps(self.arithmetic.real(name, signals[name].value))
+            if name in self.gathered:
+                self.gathered[name] = self._gather(name, signals[name].value, self.gathered[name], t)
+        self.before = signals
+
+    def recorded(self) -> Run:
+        """What was done, where it is recorded."""
+        last = {name: signal.value[-self.batch :] for name, signal in self.before.items() if name in self.record}
+        self.result.messages = last
         self.result.spikes = {name: np.stack(steps, 1) for name, steps in self.spikes.items()}
         self.result.potentials = {name: self.membranes[name].u for name in self.spikes}
         self.result.analog = {name: np.stack(steps, 1) for name, steps in self.analog.items()}
