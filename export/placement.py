@@ -277,6 +277,11 @@ def _kind(node: Node) -> str:
     return type(node).__name__
 
 
+def _neurons(node: Neuron) -> str:
+    floor = "" if node.v_min is None else "a lowest potential"
+    return floor if node.spikes == "binary" else f"{node.spikes} spikes"
+
+
 HOST, FUNCTION = Place("host"), Place("in place", holds=True, program=_kind)
 PLACES: NodeTable[Place] = NodeTable(
     "place on a chip",
@@ -289,8 +294,8 @@ PLACES: NodeTable[Place] = NodeTable(
         SumPool2d: Place("apart", connect=_pooled, program=_kind),
         AvgPool2d: Place("apart", connect=_pooled, program=_kind),
         Flatten: Place("wiring"),
-        Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
-        CubaLIF: Place("in place", holds=2, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        Neuron: Place("in place", holds=True, program=_neurons),
+        CubaLIF: Place("in place", holds=2, program=_neurons),
         Integrator: Place("in place", holds=2, program=_kind),
         Delay: Place("apart", holds=lambda n: int(np.max(n.steps)), program=_kind),
         GradedNeuron: Place("in place", holds=True, program=lambda n: "graded messages"),
@@ -318,7 +323,9 @@ def message_bits(graph: Graph, name: str) -> int:
     if isinstance(node, GradedNeuron):
         return node.payload_bits
     if isinstance(node, Neuron):
-        payload = emission_weights(node, graph.time_steps).max() if graph.schedule == "phased" else 1
+        payload = graph.fixed_point[name].bound
+        if graph.schedule == "phased":
+            payload = emission_weights(node, graph.time_steps).max()
         return int(payload).bit_length() + (node.spikes == "ternary")
     return value_bits(graph, name)
 
