@@ -11,6 +11,8 @@ import nir
 import numpy as np
 import pytest
 
+from neurotool.export.chip import load_chip
+from neurotool.export.fit import fit_report
 from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir
 from neurotool.graph import Graph, Input, Neuron
@@ -109,3 +111,19 @@ def test_spikes_are_those_of_sinabs(
         for name in LAYERS:
             np.testing.assert_array_equal(ours[name], theirs[name])
             assert ours[name].any()
+
+
+def test_a_core_keeps_the_weights_of_a_convolution_once(file: Path, cnn: ModuleType) -> None:
+    """25 x 2 lists of 16 weights of 8 bits and a header of 10, in words of 64: 50 x 192 bits, on each core."""
+    graph, x = as_sinabs_reads(file, 9), cnn.events(2, 9, rate=0.02)
+    fixed = lower(graph, Emulator(graph).run(values={"input": x}, observe=True).largest)
+    chip = load_chip("loihi2")
+    layers = {layer.name: layer for layer in fit_report(fixed, chip).layers}
+    assert (layers["1"].cores, layers["1"].synapse_bits) == (1, 50 * 192)
+    assert layers["3"].synapse_bits == 9 * 16 * 192
+    assert layers["4"].synapse_bits == 4 * 64  # a pool's ones
+    assert sum(layer.cores for layer in layers.values()) == 7
+    without = {name: limit for name, limit in chip.limits.items() if name != "convolutions_share_weights"}
+    layers = {layer.name: layer for layer in fit_report(fixed, replace(chip, limits=without)).layers}
+    assert sum(layer.cores for layer in layers.values()) == 16
+    assert layers["1"].synapse_bits >= 256 * 50 * 192  # of each place
