@@ -62,7 +62,8 @@ class BusiestCore:
 
 @dataclass(frozen=True)
 class FitReport:
-    """tokens: the number that layers are copied for, or that take turns."""
+    """tokens: the number that layers are copied for, or that take turns. in_time: there is one copy, and tokens come
+    one after the other."""
 
     chip: Chip
     tokens: int
@@ -71,6 +72,7 @@ class FitReport:
     copies: Total
     turns: Total
     busiest_core: BusiestCore | None
+    in_time: bool = False
 
     @property
     def broken(self) -> tuple[Finding, ...]:
@@ -118,6 +120,7 @@ def fit_report(graph: Graph, chip: Chip, tokens: int | None = None) -> FitReport
         if in_turn
         else Total(None, None, why_not),
         _busiest(placed, chip),
+        not graph.has_tokens,
     )
 
 

@@ -57,7 +57,7 @@ from neurotool.graph.fixed_point import (
     rescaled,
 )
 from neurotool.graph.nodes import State, largest
-from neurotool.lava_runtime import nonlinear
+from neurotool.lava_runtime import nonlinear, precise
 from neurotool.lava_runtime.arithmetic import Arithmetic
 
 Overflow = Literal["error", "wrap", "clip"]
@@ -97,9 +97,14 @@ class IntegerArithmetic(Arithmetic):
         return (y if fixed.bound < 2**31 else y.astype(np.int64)) << node.per_output(fixed.exponents)
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
-        multiplier, shift = self.fixed(name).rescale[port]
+        fixed = self.fixed(name)
+        multiplier, shift = fixed.rescale[port]
         wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
-        return rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
+        x = rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
+        if not fixed.clips:
+            return x
+        threshold = self.neuron(name).v_threshold
+        return np.clip(x, -threshold, threshold)
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
         if self.fixed(name).bound > LIMIT:
@@ -284,17 +289,21 @@ def _synapse(integers: IntegerArithmetic, name: str, node: Synapse, context: Con
 
 
 def _softmax(integers: IntegerArithmetic, name: str, node: Softmax, context: Context, x: np.ndarray) -> np.ndarray:
-    softmax = nonlinear.shift_softmax if integers.fixed(name).powers_of_two else nonlinear.softmax
-    return softmax(x, context.real[..., None, None, :])
+    fixed, readable = integers.fixed(name), context.real[..., None, None, :]
+    if fixed.fraction:
+        return precise.softmax(x, readable, fixed.fraction)
+    return (nonlinear.shift_softmax if fixed.powers_of_two else nonlinear.softmax)(x, readable)
 
 
 def _layer_norm(integers: IntegerArithmetic, name: str, node: LayerNorm, context: Context, x: np.ndarray) -> np.ndarray:
-    y = nonlinear.normalised(x, int(node.epsilon)) * node.weight
-    return rescaled(y, 1, integers.fixed(name).shift) + node.bias
+    fixed, epsilon = integers.fixed(name), int(node.epsilon)
+    y = precise.normalised(x, epsilon, fixed.fraction) if fixed.fraction else nonlinear.normalised(x, epsilon)
+    return rescaled(y * node.weight, 1, fixed.shift) + node.bias
 
 
 def _gelu(integers: IntegerArithmetic, name: str, node: Gelu, context: Context, x: np.ndarray) -> np.ndarray:
-    return nonlinear.gelu(x)
+    fraction = integers.fixed(name).fraction
+    return precise.gelu(x, fraction) if fraction else nonlinear.gelu(x)
 
 
 def _scale(integers: IntegerArithmetic, name: str, node: Scale, context: Context, x: np.ndarray) -> np.ndarray:

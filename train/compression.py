@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neurotool.student import Student
+from neurotool.student.spike_classifier import SpikeClassifier
 from neurotool.train.pruning import END, Pruned, prune, sparsity
 from neurotool.train.quantisation import Quantised
 
@@ -24,7 +25,11 @@ class Compressor(TrainerCallback):
     """
 
     def __init__(
-        self, student: Student, share: float | None = None, scope: str = "layer", bits: int | None = None
+        self,
+        student: Student | SpikeClassifier,
+        share: float | None = None,
+        scope: str = "layer",
+        bits: int | None = None,
     ) -> None:
         self.share, self.scope = share, scope
         self.layers: dict[str, Any] = dict(compressible(student)) if share is not None or bits is not None else {}
@@ -70,7 +75,7 @@ class Compressor(TrainerCallback):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
-def compressible(student: Student) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:
+def compressible(student: Student | SpikeClassifier) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:
     for name, module in student.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv1d)) and module is not student.classifier:
             yield name, module

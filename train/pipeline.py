@@ -5,10 +5,9 @@ import dataclasses
 import hashlib
 import math
 import platform
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,16 @@ import datasets
 import torch
 import transformers
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
-from neurotool.checkpoint import write_checkpoint
+from neurotool.checkpoint import Checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
-from neurotool.files import replacing
+from neurotool.spike_data import load_spikes
 from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
+from neurotool.student.spike_classifier import to_checkpoint as spikes_to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
 from neurotool.texts import INPUTS, pad
 from neurotool.train.chains import StudentTeacher, start_from
@@ -41,10 +39,11 @@ from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
-from neurotool.train.run_folder import check_run, close_run, held, open_run
-from neurotool.train.running import run_trainer, training_arguments
+from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
+from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.sparsity import EventTarget, Synapses
+from neurotool.train.spikes import SpikeTraining, evaluate_spikes
 from neurotool.train.teacher import (
     SCRATCH,
     LoadedTeacher,
@@ -84,10 +83,11 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     datasets.disable_progress_bars()
     console = console if is_first_process() else Console(quiet=True)
     plan.check()
-    check_settings(plan)
-    with held(plan), _memory_errors():
+    if plan.input == "tokens":
+        check_settings(plan)
+    with held(plan), _memory_errors(), ExitStack() as opened:
         check_run(plan)
-        return _train(plan, console)
+        return (_train if plan.input == "tokens" else _train_on_spikes)(plan, console, opened)
 
 
 @contextmanager
@@ -102,7 +102,8 @@ def _memory_errors() -> Iterator[None]:
         ) from error
 
 
-def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
+def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
+    """opened: what holds from when the run is opened until its end."""
     started = time.monotonic()
     set_seed(plan.seed)
     if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
@@ -122,6 +123,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     if plan.start_from is not None:
         identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
     open_run(plan, identity)
+    opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
@@ -173,21 +175,65 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             "plan": plan.to_dict(),
             "layer_map": list(layer_map),
             "stages": stages,
-            "seed": plan.seed,
-            "seconds": round(seconds, 1),
-            "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-            "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
-        }
-        checkpoint = to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict())
-        try:
-            write_checkpoint(plan.output, checkpoint, force=plan.force)
-        except CheckpointError as error:
-            raise TrainingError(
-                f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
-                f"-o OTHER --run-folder {plan.folder} elsewhere"
-            ) from error
-        close_run(plan)
+        } | describe_run(plan, seconds)
+        finish(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
+
+
+def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
+    """opened: as of `_train`."""
+    started = time.monotonic()
+    assert plan.data is not None
+    data = load_spikes(plan.data, plan.student.get("time_steps"), plan.time_step)
+    inputs, steps, channels = data.train.spikes.shape
+    say(console, f"{inputs} recordings of {channels} channels, {steps} steps; {len(data.task.label_names)} classes")
+    open_run(plan, data.hashes)
+    opened.enter_context(state_stays(plan))
+    if plan.settings and is_first_process():
+        write_config(plan.folder / NAME, plan.settings)
+    set_seed(plan.seed)
+    trained = SpikeTraining(plan, data)
+    trained.to(training_arguments(plan, plan.stages[-1], data.task).device)
+    stages = [trained.run_stage(plan, stage, data, console) for stage in plan.stages]
+    trained.compressor.finish()
+    result = evaluate_spikes(trained.student, data.validation, data.task)
+    seconds = time.monotonic() - started
+    if is_first_process():
+        record = {
+            "metrics": result.metrics,
+            "data": {
+                "name": data.task.name,
+                "hashes": data.hashes,
+                "train_size": inputs,
+                "validation_size": len(data.validation.labels),
+            },
+            "plan": plan.to_dict(),
+            "stages": stages,
+        } | describe_run(plan, seconds)
+        finish(plan, spikes_to_checkpoint(trained.student, data.task, record))
+    return TrainingResult(plan.output, {}, result, seconds)
+
+
+def describe_run(plan: TrainingPlan, seconds: float) -> dict[str, Any]:
+    """What a checkpoint says of how it was made, whatever it is."""
+    return {
+        "seed": plan.seed,
+        "seconds": round(seconds, 1),
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
+    }
+
+
+def finish(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
+    """The checkpoint is written, and the state of the run goes. Raises TrainingError where it cannot be."""
+    try:
+        write_checkpoint(plan.output, checkpoint, force=plan.force)
+    except CheckpointError as error:
+        raise TrainingError(
+            f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
+            f"-o OTHER --run-folder {plan.folder} elsewhere"
+        ) from error
+    close_run(plan)
 
 
 def describe_teacher(
@@ -340,16 +386,8 @@ def run_stage(
     console: Console,
 ) -> dict[str, Any]:
     """Train one stage, or load its result when an earlier run finished it. Returns its training record."""
-    finished = plan.state_folder / f"{stage.name}.safetensors"
     described = dataclasses.asdict(stage) | {"texts": len(texts)}
-    if plan.resume and finished.exists():
-        try:
-            distiller.load_state_dict(load_file(finished))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise TrainingError(
-                f"{finished}: cannot be read ({one_line(error)}); remove it, then --resume trains the stage anew"
-            ) from error
-        say(console, f"{stage.name}: finished before, loaded")
+    if finished_before(plan, stage, distiller, console):
         return described
     distiller.weights = stage.weights
     measured = None if stage.name == "general" else task  # without labels there is nothing to measure
@@ -368,14 +406,7 @@ def run_stage(
         kept,
     )
     seconds = run_trainer(trainer, plan, stage, console)
-    if is_first_process():
-        try:
-            with replacing(finished, force=True, error_type=TrainingError) as temporary:
-                temporary.write_bytes(save(distiller.state_dict()))
-        except TrainingError as error:
-            raise TrainingError(f"{error}; free some room, then the same command with --resume goes on") from error
-        shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    keep_stage(plan, stage, trainer)
     return described | {"steps": trainer.state.global_step, "seconds": seconds, "history": trainer.state.log_history}
 
 

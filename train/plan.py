@@ -61,6 +61,8 @@ class TrainingPlan:
     ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
     over processes, and over the `accumulate` parts that each process works off one after the other.
+    input: tokens, or spikes: recordings (neurotool/spike_data.py), which have no teacher, and whose times are in steps
+    of `time_step`; `student` then holds values of a SpikeClassifierConfig.
     settings: the options that made the plan, for run.toml (options.py).
     """
 
@@ -96,6 +98,8 @@ class TrainingPlan:
     ema: float | None = None
     precision: str = "float32"
     compile: str = "auto"
+    input: str = "tokens"
+    time_step: float | None = None
     gradient_checkpointing: bool = False
     cache_teacher: bool = False
     accumulate: int = 1

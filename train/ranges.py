@@ -38,6 +38,8 @@ RANGES = {
     "time_steps": _COUNT,
     "leak": Range(0, 1, without_low=True),
     "v_threshold": _POSITIVE,
+    "tau": Range(1, 1e6),
+    "time_step": Range(1e-12, 1e12),
     "v_init": Range(-1e6, 1e6),
     "attention_v_threshold": _POSITIVE,
     "attention_scale": _POSITIVE,

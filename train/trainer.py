@@ -252,7 +252,7 @@ class ReproducibleTrainer(Trainer):
             raise self.diverged(f"loss is {loss.item()} at step {self.state.global_step + 1}")
         return loss
 
-    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> EpochOrder:
+    def _get_train_sampler(self, train_dataset: datasets.Dataset | None = None) -> Sampler[int]:
         texts = self.train_dataset if train_dataset is None else train_dataset
         batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neurotool.api.model import NOTHING, Model
-from neurotool.api.reading import ModelInputs, TextReader
+from neurotool.api.reading import ModelInputs, Reader
 from neurotool.errors import ConfigError, ExportError
 from neurotool.executor import Run
 from neurotool.graph import Graph, Input, Neuron
@@ -39,11 +39,14 @@ class Errors:
         self.logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         self.differences: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
         self.rates: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
+        self.spikes: dict[str, list[int]] = {name: [0, 0] for name in exact.of_type(Neuron)}
+        """Sent, and other than with real parameters; of networks without tokens, which are stepped in any case."""
 
     def run(self, batches: Iterable[dict[str, Any]]) -> "Errors":
         exact, fixed = in_time(self.exact, Emulator), in_time(self.fixed, Emulator)
+        record = () if self.exact.has_tokens else tuple(self.spikes)
         for batch in batches:
-            a, b = exact.run(**batch, observe=True), fixed.run(**batch, observe=True)
+            a, b = (executor.run(**batch, record=record, observe=True) for executor in (exact, fixed))
             self._compare(a, b, batch.get("attention_mask"))
         return self
 
@@ -53,24 +56,31 @@ class Errors:
             real = np.ones(rates.shape[:2], bool) if without else np.asarray(mask).astype(bool)
             self.differences[name].append(float(np.abs(rates - b.rates[name])[real].mean()))
             self.rates[name].append(float(np.abs(rates)[real].mean()))
+        for name, spikes in a.spikes.items():
+            self.spikes[name][0] += int(np.count_nonzero(spikes))
+            self.spikes[name][1] += int(np.count_nonzero(spikes != b.spikes[name]))
         for logits, of in zip(self.logits, (a, b), strict=True):
             if of.logits is not None:
                 logits.append(of.logits)
 
     def layers(self) -> list[dict[str, Any]]:
-        """Per node with a weight: its relative error; per neuron layer: mean rate and mean |difference| of rates."""
+        """Per node with a weight: its relative error; per neuron layer: mean rate and mean |difference| of rates, and
+        without tokens how many spikes it sent and how many are there or not that should not or should be."""
         from neurotool.export.lower import weight_error
 
         rows: list[dict[str, Any]] = []
         for name, node in self.exact.nodes.items():
             if isinstance(node, Neuron):
                 rate, difference = np.mean(self.rates[name]), np.mean(self.differences[name])
-                rows.append({"layer": name, "rate": float(rate), "rate_error": float(difference)})
+                row = {"layer": name, "rate": float(rate), "rate_error": float(difference)}
+                if not self.exact.has_tokens:
+                    row |= dict(zip(("spikes", "differing_spikes"), self.spikes[name], strict=True))
+                rows.append(row)
             elif hasattr(node, "weight"):
                 rows.append({"layer": name, "weight_error": weight_error(self.exact, self.fixed, name)})
         return rows
 
-    def metrics(self, reader: TextReader | None, labels: np.ndarray | None) -> dict[str, Any]:
+    def metrics(self, reader: Reader | None, labels: np.ndarray | None) -> dict[str, Any]:
         """Of the graph before and after; {} without labels."""
         if reader is None or labels is None or not self.logits[0]:
             return {}

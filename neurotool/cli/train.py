@@ -150,6 +150,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(list(RECIPES)),
     help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items()) + ".",
 )
+@click.option(
+    "--input",
+    type=click.Choice(["tokens", "spikes"]),
+    help="streaming: texts, or a folder of labelled spike recordings, train/CLASS.npz.  [default: tokens]",
+)
 @_by_student("--layers", type=int, help="Encoder layers of the student.")
 @click.option("--hidden-size", type=int, help="Width.  [default: the teacher's]")
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
@@ -178,6 +183,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
 @_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
+@click.option("--tau-syn", help="spikes: of synaptic currents, steps, or learned; none: LIF.  [default: learned]")
+@click.option("--tau-mem", help="spikes: of potentials, steps, or learned.  [default: learned]")
+@click.option("--time-step", type=float, help="spikes: length of a step, in the recordings' unit of time.")
 @click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
 @click.option(
@@ -299,6 +307,11 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
         click.echo(json.dumps(report))
         return
     main = next(iter(student.metrics))
+    if not result.teacher:
+        click.echo(f"student  {main} {student.metrics[main]:.4f} on {len(student.labels)} held-out recordings")
+        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
+        click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
+        return
     kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
     click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
     click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
