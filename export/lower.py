@@ -49,6 +49,7 @@ from neurotool.graph.fixed_point import (
     GELU_BITS,
     GELU_SCALE,
     LIMIT,
+    MOST_SPIKES,
     NORM_BITS,
     PROBABILITY_BITS,
     RATE_BITS,
@@ -148,10 +149,11 @@ class Lowering:
         node = self.graph.nodes[source]
         gathers = self.graph.nodes[name].at_end and not node.at_end and not self.phased
         if isinstance(node, Neuron):
+            most = 1 if node.spikes != "several" else self.fixed[source].bound if source in self.fixed else MOST_SPIKES
             if self.phased or gathers:
                 node = _with_whole_leak(node)
-                return rate_scale(node, self.graph.time_steps), largest_rate(node, self.graph.time_steps)
-            return 1.0, 1
+                return rate_scale(node, self.graph.time_steps), largest_rate(node, self.graph.time_steps) * most
+            return 1.0, most
         if source not in self.fixed:
             raise ExportError(f"feedback from {source}, which is not a neuron layer, has no fixed-point form")
         fixed = self.fixed[source]
@@ -192,7 +194,9 @@ def _embedding(lowering: Lowering, name: str, node: Embedding) -> Lowered:
 
 def _synapse(lowering: Lowering, name: str, node: Weighted) -> Lowered:
     scale_in, bound_in = lowering.source(name)
-    spikes = bound_in < 2**WEIGHT_BITS
+    spikes = bound_in < 2**WEIGHT_BITS or (
+        not lowering.phased and lowering.graph.inputs[name][0] in lowering.graph.spiking
+    )
     for spread in range(lowering.spread, -1, -1):
         mantissa, exponent, exponents = row_mantissas(node.weight, spread)
         sums = np.abs(mantissa.astype(np.int64)).reshape(len(mantissa), -1).sum(1) << exponents
@@ -229,8 +233,8 @@ def _product(lowering: Lowering, name: str, node: MatMul) -> Lowered:
 
 
 def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
-    if node.more_than_plain:
-        raise ExportError(f"{node.more_than_plain} has no fixed-point form: leave out quantisation")
+    if more := _more_than_whole(lowering, node):
+        raise ExportError(f"{more} has no fixed-point form: leave out quantisation")
     scale, bound = lowering.source(name)
     steps = lowering.graph.time_steps
     threshold = np.asarray(node.v_threshold, np.float64)
@@ -243,11 +247,21 @@ def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
             "drives reach too far beyond it"
         )
     v_threshold = whole_threshold if whole_threshold.ndim else int(whole_threshold)
-    lowered = replace(_with_whole_leak(node), v_threshold=v_threshold)
+    v_min = None if node.v_min is None else _like_whole(node.v_min, scale / 2.0**factor, "v_min")
+    lowered = replace(_with_whole_leak(node), v_threshold=v_threshold, v_min=v_min)
     rescale = (dyadic(2.0**factor),)
     if lowering.phased:
         return lowered, FixedPoint(rate_scale(lowered, steps), largest_rate(lowered, steps), rescale, clips=clips)
-    return lowered, FixedPoint(1.0, 1, rescale)
+    most = min(MOST_SPIKES, math.ceil(max(1, lowering.seen(name, 1.0)))) if node.spikes == "several" else 1
+    return lowered, FixedPoint(1.0, most, rescale)
+
+
+def _more_than_whole(lowering: Lowering, node: Neuron) -> str:
+    """What it has, in words, that has no form in integers; empty for none. Steps may send several spikes, and stop at a
+    v_min; windows may not."""
+    several = not lowering.phased and node.spikes == "several"
+    v_min = node.v_min if lowering.phased else None
+    return replace(node, spikes="binary" if several else node.spikes, v_min=v_min).more_than_plain
 
 
 def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
@@ -259,6 +273,8 @@ def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
     threshold, most = np.asarray(node.v_threshold) / scale, float(node.counts_to(lowering.graph.time_steps))
     if isinstance(node, CubaLIF):
         most = _gain(node.leak, lowering.graph.time_steps) * _gain(node.current_leak, lowering.graph.time_steps)
+    elif node.spikes == "several" and node.v_min is not None:
+        most = 1.0  # it starts each step between v_min and its threshold
     proven, seen = (
         math.floor(math.log2(LIMIT / max(most * drive + threshold.max(), 1)))
         for drive in (bound, lowering.seen(lowering.graph.source(name, "x"), scale))

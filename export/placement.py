@@ -57,6 +57,7 @@ class Connection:
     tokens: into a convolution, the tokens whose copies of the population, or the places of an image whose blocks, each
       sender reaches.
     kept: (elements, senders), which weights of a dense connection are not 0; None: they all take memory.
+    shared: all blocks have the same weights, which a core of a chip that can share them keeps once.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Connection:
     operand_bits: int = 0
     tokens: int = 1
     kept: np.ndarray | None = field(default=None, compare=False, repr=False)
+    shared: bool = False
 
     def axons(self, elements: int) -> int:
         """Input axons of a core with so many elements."""
@@ -73,8 +75,14 @@ class Connection:
 
     def bits(self, elements: int, chip: Chip) -> int:
         """Synapse memory of the fullest core, in the shorter of the two formats."""
-        dense = self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+        dense = self.dense_bits(elements, chip)
         return min(dense, max(self.sparse_bits(elements, chip), default=dense))
+
+    def dense_bits(self, elements: int, chip: Chip) -> int:
+        """Synapse memory of a core that keeps every weight; where the chip can, those that blocks share once."""
+        once = self.shared and chip.get("convolutions_share_weights")
+        lists = self.senders if once else self.axons(elements)
+        return lists * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
 
     def sparse_bits(self, elements: int, chip: Chip) -> list[int]:
         """Synapse memory of each core that holds so many elements, as lists of the weights that are not 0, each with
@@ -91,19 +99,16 @@ class Connection:
 
     def is_sparse(self, elements: int, chip: Chip) -> bool:
         """Whether lists with indices are the shorter format."""
-        dense = self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+        dense = self.dense_bits(elements, chip)
         return max(self.sparse_bits(elements, chip), default=dense) < dense
 
     def all_bits(self, elements: int, of: int, chip: Chip) -> int:
         """Of all cores of a population of `of` elements."""
         if self.is_sparse(elements, chip):
             return sum(self.sparse_bits(elements, chip))
-        cores, reach = -(-of // elements), self.reach
+        cores = -(-of // elements)
         last = of - (cores - 1) * elements
-        return sum(
-            times * self.axons(n) * chunk_bits(min(n, reach), self.weight_bits, chip)
-            for times, n in ((cores - 1, elements), (1, last))
-        )
+        return (cores - 1) * self.dense_bits(elements, chip) + self.dense_bits(last, chip)
 
 
 @dataclass(frozen=True)
@@ -279,17 +284,18 @@ def _weighted(graph: Graph, name: str, port: int, tokens: int, part: str, source
 
 
 def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
-    """A block is the output channels of one group at one place of the image; weights are not shared between places."""
+    """A block is the output channels of one group at one place of the image."""
     node = graph.nodes[name]
     assert isinstance(node, Conv2d)
     reach = len(node.weight) // node.groups
-    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most)
+    shared = node.groups == 1  # else a core with several groups would need the weights of each
+    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most, shared=shared)
 
 
 def _pooled(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
     node = graph.nodes[name]
     assert isinstance(node, SumPool2d)
-    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most)
+    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most, shared=True)
 
 
 def _product(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
@@ -325,6 +331,11 @@ def _kind(node: Node) -> str:
     return type(node).__name__
 
 
+def _neurons(node: Neuron) -> str:
+    floor = "" if node.v_min is None else "a lowest potential"
+    return floor if node.spikes == "binary" else f"{node.spikes} spikes"
+
+
 HOST, FUNCTION = Place("host"), Place("in place", holds=True, program=_kind)
 PLACES: NodeTable[Place] = NodeTable(
     "place on a chip",
@@ -337,8 +348,8 @@ PLACES: NodeTable[Place] = NodeTable(
         SumPool2d: Place("apart", connect=_pooled, program=_kind),
         AvgPool2d: Place("apart", connect=_pooled, program=_kind),
         Flatten: Place("wiring"),
-        Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
-        CubaLIF: Place("in place", holds=2, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        Neuron: Place("in place", holds=True, program=_neurons),
+        CubaLIF: Place("in place", holds=2, program=_neurons),
         Integrator: Place("in place", holds=2, program=_kind),
         Delay: Place("apart", holds=lambda n: int(np.max(n.steps)), program=_kind),
         GradedNeuron: Place("in place", holds=True, program=lambda n: "graded messages"),
@@ -366,7 +377,9 @@ def message_bits(graph: Graph, name: str) -> int:
     if isinstance(node, GradedNeuron):
         return node.payload_bits
     if isinstance(node, Neuron):
-        payload = emission_weights(node, graph.time_steps).max() if graph.schedule == "phased" else 1
+        payload = graph.fixed_point[name].bound
+        if graph.schedule == "phased":
+            payload = emission_weights(node, graph.time_steps).max()
         return int(payload).bit_length() + (node.spikes == "ternary")
     return value_bits(graph, name)
 

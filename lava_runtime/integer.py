@@ -151,24 +151,39 @@ class IntegerArithmetic(Arithmetic):
 
 
 class IntegerMembrane:
-    """u <- decayed u + drive, in units of the drive; soft or hard reset; 24 bits."""
+    """u <- decayed u + drive, in units of the drive; soft or hard reset; never below v_min; 24 bits."""
 
     def __init__(self, integers: IntegerArithmetic, name: str, node: Neuron, shape: tuple[int, ...]) -> None:
         self.node, self.overflow, self.name = node, integers.overflow, name
         self.threshold = np.asarray(node.v_threshold, np.int64)
         self.leak = leak_mantissa(node)
         self.leaks = bool(np.any(self.leak != 2**DECAY_BITS))
+        self.most = integers.fixed(name).bound  # of spikes in one step
+        self.lowest = None if node.v_min is None else np.asarray(node.v_min, np.int64)
         self.u = np.broadcast_to(initial_potential(node), shape).copy()
 
     def step(self, drive: np.ndarray) -> np.ndarray:
         kept = decayed(self.u, self.leak) if self.leaks else self.u
         u = in_range(kept + drive, self.overflow, f"potential of {self.name}")
-        if self.node.spikes == "binary":
-            s = (u >= self.threshold).astype(np.int64)
-        else:
-            s = (2 * u >= self.threshold).astype(np.int64) - (2 * u < -self.threshold)
-        self.u = u - s * self.threshold if self.node.reset == "soft" else np.where(s == 0, u, 0)
+        s = self._fired(u)
+        u = u - s * self.threshold if self.node.reset == "soft" else np.where(s == 0, u, 0)
+        self.u = u if self.lowest is None else np.maximum(u, self.lowest)
         return s
+
+    def _fired(self, u: np.ndarray) -> np.ndarray:
+        if self.node.spikes == "binary":
+            return (u >= self.threshold).astype(np.int64)
+        if self.node.spikes == "ternary":
+            return (2 * u >= self.threshold).astype(np.int64) - (2 * u < -self.threshold)
+        s: np.ndarray = np.maximum(u // self.threshold, 0)
+        if largest(s) <= self.most:
+            return s
+        if self.overflow != "error":
+            return np.minimum(s, self.most)
+        raise OverflowingError(
+            f"{self.name} sends {largest(s)} spikes in one step, but its messages are made for {self.most}: "
+            "calibrate on inputs like this, or choose --overflow clip"
+        )
 
 
 class IntegerCubaMembrane(IntegerMembrane):
