@@ -36,7 +36,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
-from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
+from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
@@ -61,16 +61,8 @@ from neurotool.train.trainer import (
     is_first_process,
 )
 
-_SHAPE = (
-    "vocab_size",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "pad_token_id",
-)
+_EMBEDDED = ("vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id")
+_SHAPE = (*_EMBEDDED, "hidden_size", "num_attention_heads", "intermediate_size", "layer_norm_eps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,9 +309,12 @@ def start_student(
     if plan.start_from is not None:
         start_from(plan.start_from, student, tokenizer)
     elif isinstance(teacher, Teacher):
-        same_shape = all(getattr(config, name) == getattr(teacher.model.config, name) for name in _SHAPE)
-        if plan.init == "teacher" or (plan.init == "auto" and same_shape):
+        theirs = teacher.model.config
+        differs = {name for name in _SHAPE if getattr(config, name) != getattr(theirs, name)}
+        if plan.init == "teacher" or (plan.init == "auto" and not differs):
             copy_teacher(student, teacher.model, layer_map)
+        elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & set(_EMBEDDED):
+            project_embeddings(student, teacher.model)
     sample = train_set.select(range(min(64, len(train_set))))
     device = teacher.model.device
     batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))

@@ -16,8 +16,9 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 from neurotool.graph import Add, Graph, GraphBuilder, MatMul, Scale
 from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node, norm_node
 from neurotool.student.configuration import SpikeBertConfig
-from neurotool.student.emission import Emission, NeuronLayer
+from neurotool.student.emission import Emission, NeuronLayer, Unrolled
 from neurotool.student.neurons import NeuronDynamics
+from neurotool.student.surrogate import spike_linear
 from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 
 
@@ -80,8 +81,10 @@ class SpikeBertBlock(GradientCheckpointingLayer):
 
     def _spikes(self, part: str, x: Tensor, emit: Emission) -> Tensor:
         """Neurons on LayerNorm(W x + b)."""
-        norm, neurons = getattr(self, f"{part}_norm"), getattr(self, f"{part}_neurons")
-        return emit(neurons, norm(getattr(self, part)(x)))
+        linear, norm, neurons = (getattr(self, f"{part}{suffix}") for suffix in ("", "_norm", "_neurons"))
+        if isinstance(emit, Unrolled):
+            return emit.normed(neurons, norm, spike_linear(x, linear))
+        return emit(neurons, norm(linear(x)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
