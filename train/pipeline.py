@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
-from neurotool.checkpoint import write_checkpoint
+from neurotool.checkpoint import Checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
@@ -106,22 +106,13 @@ def _memory_errors() -> Iterator[None]:
 def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     started = time.monotonic()
     set_seed(plan.seed)
-    if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
-        say(console, f"task {plan.task}: asking the Hugging Face hub")
-    if plan.data:
-        data = load_data(plan.data, plan.metric, plan.text_columns, plan.label_column)
-    else:
-        data = load_task(plan.task)
+    data = read_data(plan, console)
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
     layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
-    identity = data.hashes | {"teacher": loaded.identity}
-    if texts.corpus is not None:
-        identity["corpus"] = corpus_hash(str(plan.corpus))
-    if plan.start_from is not None:
-        identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
+    identity = identify_run(plan, data, loaded, texts)
     open_run(plan, identity)
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
@@ -130,11 +121,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     model.to(device)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
-    taught = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
-    if taught and learned_nothing(teacher_metrics, texts.validation, data.task):
-        remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
-        constant = "chance" if data.task.regression else "giving every text the most frequent class"
-        say(console, f"warning: the teacher's {data.task.metrics[0]} is no better than that of {constant}; {remedy}")
+    warn_of_teacher(plan, loaded, teacher_metrics, texts, data.task, console)
     teacher: Teacher | StudentTeacher = Teacher(model)
     if plan.start_from is not None and plan.start_teaches:
         teacher = StudentTeacher(plan.start_from).to(device)
@@ -159,17 +146,11 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
+        taught_by = describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics)
         record = {
-            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics)
-            | {"sha256": loaded.identity},
+            "teacher": taught_by | {"sha256": loaded.identity},
             "metrics": result.metrics,
-            "data": {
-                "name": data.task.name,
-                "hashes": {name: identity[name] for name in ("train", "validation", "corpus") if name in identity},
-                "train_size": len(texts.train),
-                "variants": len(task_texts) - len(texts.train),
-                "validation_size": len(texts.validation),
-            },
+            "data": describe_data(data, identity, texts, task_texts),
             "plan": plan.to_dict(),
             "layer_map": list(layer_map),
             "stages": stages,
@@ -178,16 +159,63 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
             "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
         }
-        checkpoint = to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict())
-        try:
-            write_checkpoint(plan.output, checkpoint, force=plan.force)
-        except CheckpointError as error:
-            raise TrainingError(
-                f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
-                f"-o OTHER --run-folder {plan.folder} elsewhere"
-            ) from error
-        close_run(plan)
+        keep(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
+
+
+def read_data(plan: TrainingPlan, console: Console) -> TaskData:
+    """Raises DataError, ConfigError: see load_data, load_task."""
+    if plan.data:
+        return load_data(plan.data, plan.metric, plan.text_columns, plan.label_column)
+    if plan.task != "demo" and plan.task in TASK_NAMES:
+        say(console, f"task {plan.task}: asking the Hugging Face hub")
+    return load_task(plan.task)
+
+
+def identify_run(plan: TrainingPlan, data: TaskData, loaded: LoadedTeacher, texts: Texts) -> dict[str, str]:
+    """sha256 of all that a run reads, which --resume compares."""
+    identity = data.hashes | {"teacher": loaded.identity}
+    if texts.corpus is not None:
+        identity["corpus"] = corpus_hash(str(plan.corpus))
+    if plan.start_from is not None:
+        identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
+    return identity
+
+
+def warn_of_teacher(
+    plan: TrainingPlan, loaded: LoadedTeacher, metrics: dict[str, float], texts: Texts, task: Task, console: Console
+) -> None:
+    """Say where a teacher that the run asks has nothing to teach."""
+    asked = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
+    if asked and learned_nothing(metrics, texts.validation, task):
+        remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
+        constant = "chance" if task.regression else "giving every text the most frequent class"
+        say(console, f"warning: the teacher's {task.metrics[0]} is no better than that of {constant}; {remedy}")
+
+
+def keep(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
+    """Write the result and close the run. Raises TrainingError; the run then stays, for --resume."""
+    try:
+        write_checkpoint(plan.output, checkpoint, force=plan.force)
+    except CheckpointError as error:
+        raise TrainingError(
+            f"{error}; the trained student is kept: the same command with --resume writes it there, with --resume "
+            f"-o OTHER --run-folder {plan.folder} elsewhere"
+        ) from error
+    close_run(plan)
+
+
+def describe_data(
+    data: TaskData, identity: dict[str, str], texts: Texts, task_texts: datasets.Dataset
+) -> dict[str, Any]:
+    """What a checkpoint says of its data."""
+    return {
+        "name": data.task.name,
+        "hashes": {name: identity[name] for name in ("train", "validation", "corpus") if name in identity},
+        "train_size": len(texts.train),
+        "variants": len(task_texts) - len(texts.train),
+        "validation_size": len(texts.validation),
+    }
 
 
 def describe_teacher(

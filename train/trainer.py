@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
@@ -30,6 +29,7 @@ from neurotool.student.encoder import Attention
 from neurotool.student.student import classification_loss
 from neurotool.student.unrolled import UnrolledStudent
 from neurotool.tasks import Task
+from neurotool.train.averaging import Average, averaged
 from neurotool.train.chains import StudentTeacher
 from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
@@ -95,7 +95,7 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self.averaged = None if ema is None else _averaged(student, ema)
+        self.averaged = None if ema is None else averaged(student, ema)
         self.compressor = compressor or Compressor(student)
         self.events = events
         self.layer_map = layer_map
@@ -197,25 +197,6 @@ class Distiller(nn.Module):
         return fitted
 
 
-def _averaged(student: Student, decay: float) -> AveragedModel:
-    """A copy of the student that takes an exponential moving average of its weights; the first steps count for less, so
-    that a short run is not an average of its beginning."""
-
-    def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
-
-    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
-
-
-class Average(TrainerCallback):
-    def __init__(self, distiller: Distiller) -> None:
-        self.distiller = distiller
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        assert self.distiller.averaged is not None
-        self.distiller.averaged.update_parameters(self.distiller.student)
-
-
 def _mlp(width: int, teacher_width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, teacher_width), nn.GELU(), nn.Linear(teacher_width, teacher_width))
 
@@ -288,7 +269,7 @@ class DistillationTrainer(ReproducibleTrainer):
         if kept is not None:
             train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
         callbacks: list[TrainerCallback] = [] if distiller.events is None else [Ramp(distiller.events)]
-        callbacks += [] if distiller.averaged is None else [Average(distiller)]
+        callbacks += [] if distiller.averaged is None else [Average(distiller.averaged, distiller.student)]
         super().__init__(
             distiller,
             arguments,
