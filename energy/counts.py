@@ -17,9 +17,12 @@ from neurotool.energy.events import (
     Zeros,
     active_of_activity,
     arriving_at_add,
+    arriving_at_pool,
     events_of_activity,
     present_weights,
+    slots,
     spiking_sources,
+    summing_pools,
 )
 from neurotool.energy.node_count import Elements, NodeCount, Sizes
 from neurotool.energy.operations import Operations
@@ -122,6 +125,7 @@ class _Counting:
         self.phased = graph.schedule == "phased"
         self.passes = activity.steps // activity.time_steps if self.phased else activity.steps
         self.active = active_of_activity(graph, activity, zeros)
+        self.summing = summing_pools(graph)
 
     def node(self, name: str) -> NodeCount:
         node = self.graph.nodes[name]
@@ -144,6 +148,8 @@ class _Counting:
         there = {port: self.events[name, port] for port in ports if (name, port) in self.events}
         if isinstance(node, Add) and not self.spiking[name]:
             there = arriving_at_add(self.graph, self.activity, name, self.spiking)
+        elif name in self.summing:
+            there = arriving_at_pool(self.graph, self.activity, name, self.spiking)
         pools, reads_spikes = isinstance(node, (MeanPool, Readout)), any(self.spiking[s] for s in ports.values())
         runs = 1 if not self.varying[name] or pools else passes
         if not isinstance(node, Neuron) and not reads_spikes:
@@ -210,7 +216,11 @@ class _Counting:
             steps -= steps // self.passes  # it reads the pass before
         spikes = setting.arriving[port].events
         ternary = any(not isinstance(node := graph.nodes[s], Neuron) or node.spikes == "ternary" for s in sources)
-        zero = max(steps * sum(setting.size(self.shapes[source]) for source in sources) - spikes, 0)
+        if graph.has_tokens:
+            places = sum(setting.size(self.shapes[source]) for source in sources)
+        else:
+            places = self.activity.inputs * slots(graph, name, port, self.spiking[graph.source(name, port)])
+        zero = max(steps * places - spikes, 0)
         return Elements(zero, ternary=spikes) if ternary else Elements(zero, binary=spikes)
 
     def _sizes(self, node: Node, setting: Setting) -> Sizes:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.errors import DataError
-from neurotool.graph import Concat, Context, Conv1d, Conv2d, Graph, Linear, MatMul, SumPool2d
+from neurotool.graph import Concat, Context, Conv1d, Conv2d, Delay, Flatten, Graph, Linear, MatMul, SumPool2d
 from neurotool.graph.fixed_point import row_mantissas
 from neurotool.graph.nodes import own_axes
 from neurotool.simulate import SynapseEvents
@@ -22,6 +23,8 @@ Zeros = Literal["kept", "float", "int8"]
 
 SYNAPSES = (Linear, Conv1d, Conv2d, MatMul)
 """Where spikes cause accumulates."""
+
+NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 Sender = tuple[str, int]
 """A layer that spikes, and the column of a node's output at which its first neuron is."""
@@ -73,7 +76,7 @@ def events_of_activity(graph: Graph, activity: Activity, skip_zero: bool = False
 
 def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[tuple[str, str], SynapseEvents] | None:
     """What a network that skips zero activations multiplies, one value of each neuron and window: in the concurrent
-    schedule, of the whole run. None where the activity does not say what was active."""
+    schedule, of the whole run; behind a pool one of each sum. None where the activity does not say what was active."""
     spiking, found = spiking_sources(graph), {}
     for name, node in graph.nodes.items():
         for port in node.ports:
@@ -82,7 +85,7 @@ def active_of_activity(graph: Graph, activity: Activity, zeros: Zeros) -> dict[t
                 layers = senders(graph, activity, name, port, sources)
                 if any(active is None for _, active, _ in layers):
                     return None
-                found[name, port] = _events(graph, name, port, sources, layers, zeros)
+                found[name, port] = _events(graph, name, port, sources, layers, zeros, activity.pooled)
     return found
 
 
@@ -119,15 +122,78 @@ def arriving_at_add(
     return arriving
 
 
+def summing_pools(graph: Graph) -> frozenset[str]:
+    """Pools of spikes whose sums somebody has to make: what reads them, through wiring, is neither a synapse, which
+    their spikes reach one by one, nor another pool, or nothing reads them at all."""
+    spiking, outputs = graph.spiking, set(graph.outputs.values())
+    readers: dict[str, set[str]] = {name: set() for name in graph.nodes}
+    for name, sources in graph.inputs.items():
+        for source in sources:
+            readers[source].add(name)
+
+    def read_by_synapses(pool: str) -> bool:
+        todo, wiring = [pool], {pool}
+        while todo:
+            at = todo.pop()
+            if at in outputs or not readers[at]:
+                return False
+            further = {reader for reader in readers[at] if isinstance(graph.nodes[reader], (Concat, Delay, Flatten))}
+            if any(not isinstance(graph.nodes[reader], (*SYNAPSES, SumPool2d)) for reader in readers[at] - further):
+                return False
+            todo += further - wiring
+            wiring |= further
+        return True
+
+    return frozenset(name for name in graph.of_type(SumPool2d) if name in spiking and not read_by_synapses(name))
+
+
+def arriving_at_pool(
+    graph: Graph, activity: Activity, name: str, spiking: Mapping[str, tuple[Sender, ...]]
+) -> dict[str, SynapseEvents]:
+    """Spikes at a pool, and as synaptic operations the windows that they are in."""
+    sources, reach = spiking[graph.source(name, "x")], _windows_reached(graph, name)
+    layers = senders(graph, activity, name, "x", sources)
+    spikes, active = _by_name(sources, layers)
+    counted: list[int] = []
+    for each in (spikes, active):
+        arrived = _arrived(graph, name, "x", each) if each else np.zeros(1)
+        counted += [int(arrived.sum()), int((arrived * reach).sum())]
+    return {"x": SynapseEvents(*counted)}
+
+
+def _windows_reached(graph: Graph, name: str) -> np.ndarray:
+    node = graph.nodes[name]
+    assert isinstance(node, SumPool2d)
+    _, height, width = own_axes(graph.shapes()[graph.source(name, "x")])
+    return node.windows.reach((height, width))
+
+
+def slots(graph: Graph, name: str, port: str, sources: tuple[Sender, ...]) -> int:
+    """Spikes that arrive at a port in a step in which every neuron sends one: more than neurons where windows between
+    overlap."""
+    shapes = graph.shapes()
+    ones = {source: np.ones(own_axes(shapes[source])) for source, _ in sources}
+    return int(_behind(graph, graph.source(name, port), ones).sum())
+
+
 def _events(
-    graph: Graph, name: str, port: str, sources: tuple[Sender, ...], layers: list[Sending], zeros: Zeros
+    graph: Graph,
+    name: str,
+    port: str,
+    sources: tuple[Sender, ...],
+    layers: list[Sending],
+    zeros: Zeros,
+    pooled: Mapping[str, np.ndarray] = NOTHING,
 ) -> SynapseEvents:
+    """pooled: in place of the active neurons behind a pool, see Activity."""
     node, layer_names = graph.nodes[name], [source for source, _ in sources]
     if isinstance(node, Conv2d) or (isinstance(node, Linear) and _apart(graph, name, port, layer_names)):
-        spikes = {source: layer for source, (layer, _, _) in zip(layer_names, layers, strict=True)}
-        active = {source: layer for source, (_, layer, _) in zip(layer_names, layers, strict=True) if layer is not None}
-        counted = (_through_windows(graph, name, port, each, zeros) for each in (spikes, active))
-        return SynapseEvents(*(number for pair in counted for number in pair))
+        spikes, active = _by_name(sources, layers)
+        counted = (
+            *_through_windows(graph, name, port, spikes, zeros),
+            *_through_windows(graph, name, port, active, zeros, pooled),
+        )
+        return SynapseEvents(*counted)
     assert isinstance(node, (Linear, Conv1d, MatMul))
     return SynapseEvents(*_sums(name, node, layers, zeros))
 
@@ -147,26 +213,57 @@ def _apart(graph: Graph, name: str, port: str, layers: list[str]) -> bool:
     return False
 
 
+def _by_name(
+    sources: tuple[Sender, ...], layers: list[Sending]
+) -> tuple[dict[str, LayerActivity], dict[str, LayerActivity]]:
+    """Spikes, and active neurons, by the layer that sends them."""
+    named = [(source, *sent) for (source, _), sent in zip(sources, layers, strict=True)]
+    spikes = {source: layer for source, layer, _, _ in named}
+    return spikes, {source: active for source, _, active, _ in named if active is not None}
+
+
 def _through_windows(
-    graph: Graph, name: str, port: str, layers: dict[str, LayerActivity], zeros: Zeros
+    graph: Graph,
+    name: str,
+    port: str,
+    layers: dict[str, LayerActivity],
+    zeros: Zeros,
+    pooled: Mapping[str, np.ndarray] = NOTHING,
 ) -> tuple[int, int]:
     """Spikes, or active neurons, at a port and the synaptic operations that they cause, neuron by neuron."""
     if not layers:
         return 0, 0
-    shapes, context, node = graph.shapes(), Context(np.ones(1, bool)), graph.nodes[name]
+    context, node = Context(np.ones(1, bool)), graph.nodes[name]
     assert isinstance(node, (Linear, Conv2d))
-
-    def behind(source: str) -> np.ndarray:
-        if source in layers:
-            each = layers[source].per_neuron
-            if each is None:
-                raise DataError(f"node {name}: its kernel needs the spikes of each neuron; measure with --data")
-            return each.reshape(own_axes(shapes[source])).astype(np.int64)
-        return graph.nodes[source].sent(context, *(behind(before) for before in graph.inputs[source]))
-
-    arrived = behind(graph.source(name, port)).astype(np.float64)
+    arrived = _arrived(graph, name, port, layers, pooled).astype(np.float64)
     there = replace(node, weight=present_weights(node.weight, zeros).astype(np.float64), bias=None)
     return int(arrived.sum()), int(there.sums(context, arrived).sum())
+
+
+def _arrived(
+    graph: Graph,
+    name: str,
+    port: str,
+    layers: dict[str, LayerActivity],
+    pooled: Mapping[str, np.ndarray] = NOTHING,
+) -> np.ndarray:
+    """Spikes at each element of what a port reads."""
+    shapes, found = graph.shapes(), dict(pooled)
+    for source, layer in layers.items():
+        if layer.per_neuron is None:
+            raise DataError(f"node {name}: its kernel needs the spikes of each neuron; measure with --data")
+        found[source] = layer.per_neuron.reshape(own_axes(shapes[source])).astype(np.int64)
+    return _behind(graph, graph.source(name, port), found)
+
+
+def _behind(graph: Graph, name: str, known: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a node hands on of the spikes that are known of nodes before it."""
+    if name in known:
+        return known[name]
+    before = [_behind(graph, source, known) for source in graph.inputs[name]]
+    if isinstance(graph.nodes[name], Delay):  # in the sum over a run
+        return before[0]
+    return graph.nodes[name].sent(Context(np.ones(1, bool)), *before)
 
 
 def _sums(name: str, node: Linear | Conv1d | MatMul, layers: list[Sending], zeros: Zeros) -> tuple[int, int, int, int]:

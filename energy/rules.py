@@ -45,14 +45,29 @@ __all__ = ["RULES", "Network", "Rule", "Setting", "payload_bits", "rule_in_words
 
 
 def _pool(node: SumPool2d, setting: Setting) -> Work:
-    """The adds of each window, the padding left out, and of a mean a product; where spikes alone arrive, wiring."""
+    """The adds of each window, the padding left out, and of a mean a product; of spikes that neurons read, an add for
+    each window that a spike is in, as a synapse of weight 1, of a mean 1 / size; of spikes that synapses read, wiring.
+    """
     if setting.network == "spiking" and setting.spikes:
-        return Work()
+        return _pool_of_spikes(setting) if setting.arriving else Work()
     read = setting.activity.inputs * int(setting.at_ports["x"][0]) * node.windows.pairs(plane(setting))
     products = setting.elements if isinstance(node, AvgPool2d) else 0
     adds = max(read - setting.elements, 0)
     each = Operations(adds=adds, multiplies=products, value_reads=read, value_writes=setting.elements)
     return Work(each.times(setting.runs))
+
+
+def _pool_of_spikes(setting: Setting) -> Work:
+    flow, arrived = setting.dataflow, setting.arriving["x"]
+    spikes, active = arrived.synaptic_operations, arrived.active_operations
+    messages = spikes if flow.order == "spike" else active
+    driven = Operations(
+        adds=active if flow.order == "graded" else spikes,
+        addresses=messages,
+        value_reads=arrived.events if flow.order == "spike" else arrived.active,
+    )
+    written = setting.elements * setting.runs if setting.registers else 0
+    return Work(Operations(value_writes=written), driven + sums(setting, messages))
 
 
 def _neuron(node: Neuron, setting: Setting) -> Work:

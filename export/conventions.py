@@ -37,6 +37,8 @@ class Rules:
     sends_late: a layer sends its spikes one step late.
     input_beside: the input of a recurrent layer comes to its neurons beside the recurrent weights, though in the file
       it goes through them.
+    bias_from_start: recurrent weights add their bias from the first step on, in which no neuron has sent anything; else
+      from the second.
     """
 
     version: str
@@ -54,13 +56,14 @@ class Rules:
     sends_late: bool = False
     cuba_reset: Reset | None = None
     input_beside: bool = False
+    bias_from_start: bool = True
 
 
 TOOLS: dict[str, Rules] = {
     "snntorch": Rules("1.0.0", "_neurons/leaky.py, synaptic.py, rleaky.py; export_nir.py", "soft-late", 1e-4),
     "norse": Rules(
         "1.1.0", "torch/functional/lif_box.py, iaf.py, lif.py; utils/export_nir.py", "hard", 1e-3,
-        synapse="euler-unit", unit_charge=True, start="leak",
+        synapse="euler-unit", unit_charge=True, start="leak", bias_from_start=False,
     ),
     "sinabs": Rules(
         "3.1.3", "layers/functional/lif.py, iaf.py; nir.py", "soft", 1.0, ">=", "several",

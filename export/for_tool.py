@@ -1,47 +1,30 @@
 """A layer graph as one tool would export it: in its units and by its rules, so that what it reads is this network.
 
 A tool's import knows tau and thresholds, and not always r: norse leaves it out, snnTorch takes r dt / tau for 1. Where
-its rules leave a gain, the thresholds take it over. What is written is read back by the tool's rules (conventions.py)
-and must be this network again.
+its rules leave a gain, the thresholds take it over. What is written is read back by the import's rules and must be this
+network again.
 """
 
-from dataclasses import dataclass, fields
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import nir
 import numpy as np
 
-from neurotool.errors import ExportError
-from neurotool.export.conventions import TOOLS, Conventions, Rules
+from neurotool.errors import ExportError, GraphError, NeurotoolWarning
+from neurotool.export.conventions import TOOLS, Conventions, Integration, integrate
 from neurotool.export.from_nir import from_nir
 from neurotool.export.to_nir import TAU_WITHOUT_LEAK, expressible, to_nir
-from neurotool.graph import CubaLIF, Graph, Linear, Neuron
+from neurotool.export.tool_imports import IMPORTS, WITHOUT_IMPORT, per_step, unit
+from neurotool.graph import Add, CubaLIF, Flatten, Graph, Integrator, Neuron, SumPool2d
 from neurotool.graph.nodes import own_axes
 
-
-@dataclass(frozen=True)
-class Import:
-    """What a tool's import makes of a file.
-
-    unit_r: of an LIF it takes r for 1; else for tau / dt. leaks_always: IF is not what it says
-    there, and has to be an LIF that hardly leaks. only_affine: a Linear would get random weights. one_threshold: a
-    layer, and nothing else, must have one. reset: what it gives its neurons.
-    """
-
-    unit_r: bool = False
-    leaks_always: bool = False
-    only_affine: bool = False
-    one_threshold: bool = False
-    reset: str = "hard"
-
-
-IMPORTS = {
-    # snntorch/import_nir.py of 1.0.0: an IF becomes a Leaky of beta 0.9
-    "snntorch": Import(leaks_always=True, one_threshold=True),
-    # norse/torch/utils/import_nir.py of 1.1.0: r is not read, nor the weight of a Linear
-    "norse": Import(unit_r=True, only_affine=True),
-}
-"""Tools whose own import was tried, in tests/test_nir_interop.py."""
+_KEEPS_NOTHING = 2.0**60
+"""dt / tau of a state that decays exponentially to 0 in one step."""
+_NO_GAIN = 2 / TAU_WITHOUT_LEAK
 
 
 def for_tool(graph: Graph, tool: str) -> tuple[nir.NIRGraph, list[str]]:
@@ -50,84 +33,216 @@ def for_tool(graph: Graph, tool: str) -> tuple[nir.NIRGraph, list[str]]:
     Raises ExportError: a node that NIR has no word for, or that the tool's import cannot give back.
     """
     if tool not in IMPORTS:
-        raise ExportError(f"--for {tool}: files are written for {', '.join(IMPORTS)}")
-    if lost := [name for name in graph.nodes if name not in expressible(graph)]:
-        raise ExportError(
-            f"--for {tool}: NIR has no word for node {lost[0]} ({type(graph.nodes[lost[0]]).__name__}): write a part "
-            "without it (--from-node, --to-node)"
+        why = WITHOUT_IMPORT.get(tool, "is not known")
+        raise ExportError(f"--for {tool}: it {why}; files are written for {', '.join(IMPORTS)}")
+    return _Writer(graph, tool).written()
+
+
+class _Writer:
+    def __init__(self, graph: Graph, tool: str) -> None:
+        self.graph, self.tool, self.reads = graph, tool, IMPORTS[tool]
+        dt = TOOLS[tool].time_step
+        assert dt is not None  # of all tools with an import
+        self.dt, rules = dt, TOOLS[tool]
+        self.rules = rules if self.reads.membrane is None else replace(rules, membrane=self.reads.membrane)
+        self.shapes, self.said = graph.shapes(), [f"dt is {dt:g}, T = {graph.time_steps}"]
+
+    def written(self) -> tuple[nir.NIRGraph, list[str]]:
+        self._check()
+        standard = to_nir(self.graph)
+        ends = [sum(isinstance(node, kind) for node in standard.nodes.values()) for kind in (nir.Input, nir.Output)]
+        if ends != [1, 1]:
+            raise ExportError(
+                f"--for {self.tool}: its import takes one Input and one Output, and here are {ends[0]} and {ends[1]}: "
+                "write a part (--from-node, --to-node)"
+            )
+        nodes = {name: self._node(name, node) for name, node in standard.nodes.items()}
+        named = self._names(nodes)
+        written = nir.NIRGraph(
+            {named[name]: node for name, node in nodes.items()},
+            [(named[a], named[b]) for a, b in standard.edges],
+            metadata={"dt": self.dt, "time_steps": self.graph.time_steps, "tool": self.tool},
         )
-    rules, reads, shapes = TOOLS[tool], IMPORTS[tool], graph.shapes()
-    standard = to_nir(graph)
-    nodes = dict(standard.nodes)
-    for name, node in graph.nodes.items():
+        self._compare(written, named)
+        if self.rules.fires == ">":
+            self.said.append("a neuron exactly at its threshold fires here, and not there")
+        if self.rules.sends_late:
+            self.said.append("each layer sends its spikes one step late there")
+        return written, self.said
+
+    def _refuse(self, name: str, why: str) -> ExportError:
+        return ExportError(f"--for {self.tool}: node {name}: {why}")
+
+    def _check(self) -> None:
+        graph, reads = self.graph, self.reads
+        if graph.schedule != "concurrent":
+            raise ExportError(
+                f"--for {self.tool}: the network runs in the {graph.schedule} schedule, window by window, and tools "
+                "step by step: leave out --for, and the file says so beside its standard nodes"
+            )
+        if lost := [name for name in graph.nodes if name not in expressible(graph)]:
+            raise ExportError(
+                f"--for {self.tool}: NIR has no word for node {lost[0]} ({type(graph.nodes[lost[0]]).__name__}): write "
+                "a part without it (--from-node, --to-node)"
+            )
+        for name, node in graph.nodes.items():
+            if type(node) not in reads.nodes:
+                raise self._refuse(name, f"its import has no {type(node).__name__} (known: {self._known()})")
+            if isinstance(node, SumPool2d) and any(node.padding) and not reads.padding:
+                raise self._refuse(name, f"its import leaves out the padding {node.padding} of a pool")
+        if graph.feedback and not reads.recurrent:
+            raise self._refuse(min(graph.feedback)[0], "it is fed back, and its import runs no recurrence")
+        for name, _ in graph.feedback:
+            if getattr(graph.nodes[name], "bias", None) is not None and not self.rules.bias_from_start:
+                raise self._refuse(name, "it is fed back, and its import leaves its bias out of the first step")
+        if reads.chain and any(isinstance(node, Add) for node in graph.nodes.values()):
+            raise ExportError(f"--for {self.tool}: its import takes layers in one line, and here are sums (Add)")
+
+    def _known(self) -> str:
+        return ", ".join(kind.__name__ for kind in self.reads.nodes)
+
+    def _node(self, name: str, standard: nir.NIRNode) -> nir.NIRNode:
+        """The tool's form of a standard node."""
+        node = self.graph.nodes.get(name)
         if isinstance(node, Neuron):
-            nodes[name] = _neuron(name, node, own_axes(shapes[name]), rules, reads)
-        elif type(node) is Linear and node.bias is None and reads.only_affine:
-            nodes[name] = nir.Affine(node.weight, np.zeros(len(node.weight), node.weight.dtype))
-    # torch takes no dots in the names of modules.
-    named = {name: name.replace(".", "_") for name in nodes}
-    if len(set(named.values())) < len(named):
-        raise ExportError(f"--for {tool}: names differ in '.' and '_' alone, and {tool} takes no dots")
-    written = nir.NIRGraph(
-        {named[name]: node for name, node in nodes.items()},
-        [(named[a], named[b]) for a, b in standard.edges],
-        metadata={"dt": rules.time_step, "time_steps": graph.time_steps, "tool": tool},
-    )
-    return written, _told(graph, written, tool)
+            return self._neuron(name, node)
+        if isinstance(node, Integrator):
+            return self._integrator(name, node)
+        if isinstance(node, Flatten):  # counted from behind, as batches come in front
+            return nir.Flatten(standard.input_type, start_dim=-node.axes, end_dim=-1)
+        if isinstance(standard, nir.Linear) and self.reads.only_affine:
+            weight = standard.weight
+            return nir.Affine(weight, np.zeros(len(weight), weight.dtype))
+        return standard
 
+    def _neuron(self, name: str, node: Neuron) -> nir.NIRNode:
+        shape, reads, dt = own_axes(self.shapes[name]), self.reads, self.dt
+        leak, threshold = _full(node.leak, shape), _full(node.v_threshold * node.firing_point, shape)
+        v_reset, bias = _full(node.v_reset, shape), _full(node.bias, shape)
+        self._check_neuron(name, node)
+        cuba = isinstance(node, CubaLIF)
+        if reads.only_cuba and not cuba:
+            raise self._refuse(name, "its import reads no LIF and no IF, only CubaLIF")
+        if np.all(leak == 1) and not np.any(bias) and not cuba and not reads.only_lif:
+            r = np.ones(shape) if self.rules.unit_charge else np.full(shape, 1 / dt)
+            return self._uniform(name, nir.IF(r=r, v_threshold=threshold, v_reset=v_reset))
+        tau = self._tau(leak, self.rules.membrane)
+        r = reads.r(tau, dt)
+        _, _, gain = integrate(self.rules.membrane, dt / tau, r)
+        if cuba and reads.r is unit:  # the current's r is read
+            r, gain = per_step(tau, dt), np.ones(shape)
+        elif np.any(gain < _NO_GAIN):
+            raise self._refuse(name, "it has neurons without leak beside others, or a bias: the tool has no such layer")
+        lost = 1 - leak
+        v_leak = np.divide(bias * gain, lost, out=np.zeros(shape), where=lost > 0)
+        scaled = {"v_threshold": threshold * gain, "v_reset": v_reset * gain, "v_leak": v_leak}
+        if not isinstance(node, CubaLIF):
+            if reads.keeps and np.any(leak == 0):
+                raise self._refuse(name, "its leak is 0, and its import takes only LIF that keep something")
+            return self._uniform(name, nir.LIF(tau=tau, r=r, **scaled))
+        tau_syn = self._tau(_full(node.current_leak, shape), self.rules.synapse)
+        w_in = reads.w_in(tau_syn, dt)
+        _, _, more = integrate(self.rules.synapse, dt / tau_syn, w_in)
+        if np.any(more < _NO_GAIN):
+            raise self._refuse(name, "it has neurons without a synaptic current: the tool has no such layer")
+        scaled = {key: value * more for key, value in scaled.items()}
+        return self._uniform(name, nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau, r=r, w_in=w_in, **scaled))
 
-def _neuron(name: str, node: Neuron, shape: tuple[int, ...], rules: Rules, reads: Import) -> nir.NIRNode:
-    dt = rules.time_step
-    assert dt is not None  # of all tools with an import
-    leak, threshold = _full(node.leak, shape), _full(node.v_threshold * node.firing_point, shape)
-    v_reset, bias = _full(node.v_reset, shape), _full(node.bias, shape)
-    if reads.one_threshold and (len(np.unique(threshold)) > 1 or np.any(bias) or np.any(v_reset)):
-        raise ExportError(f"node {name}: the tool's import takes one threshold for a layer, no bias and no v_reset")
-    plain = not np.any(bias) and not isinstance(node, CubaLIF)
-    if np.all(leak == 1) and plain and not reads.leaks_always:
-        return nir.IF(r=np.ones(shape) if rules.unit_charge else np.full(shape, 1 / dt), v_threshold=threshold,
-                      v_reset=v_reset)  # fmt: skip
-    lost = 1 - leak
-    tau = np.divide(dt, lost, out=np.full(shape, dt * TAU_WITHOUT_LEAK), where=lost > 0)
-    # Of r I, the membrane takes dt / tau in: r = tau / dt makes that I; with r = 1 the potential is dt / tau as large.
-    unit_r = reads.unit_r and not isinstance(node, CubaLIF)
-    gain, r = (dt / tau, np.ones(shape)) if unit_r else (np.ones(shape), tau / dt)
-    if unit_r and np.any(lost == 0):
-        raise ExportError(
-            f"node {name}: it has neurons without leak beside others, or a bias: the tool has no such layer"
-        )
-    v_leak = np.divide(bias * gain, lost, out=np.zeros(shape), where=lost > 0)
-    scaled = {"v_threshold": threshold * gain, "v_reset": v_reset * gain, "v_leak": v_leak}
-    if not isinstance(node, CubaLIF):
-        return nir.LIF(tau=tau, r=r, **scaled)
-    lost = 1 - _full(node.current_leak, shape)
-    tau_syn = np.divide(dt, lost, out=np.full(shape, dt * TAU_WITHOUT_LEAK), where=lost > 0)
-    return nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau, r=r, w_in=tau_syn / dt, **scaled)
+    def _check_neuron(self, name: str, node: Neuron) -> None:
+        """Raises ExportError for what the tool's neurons cannot be; says what they have to be given."""
+        reads, cuba = self.reads, isinstance(node, CubaLIF)
+        if np.any(node.bias) and not reads.bias:
+            raise self._refuse(name, "its import takes no bias of neurons: put it into the weights before them")
+        if np.any(node.v_reset) and not reads.v_reset:
+            raise self._refuse(name, f"its import takes no v_reset, and here it is {np.max(np.abs(node.v_reset)):g}")
+        if np.any(node.v_reset) and not np.all(np.asarray(node.leak) == 1):
+            raise self._refuse(name, "its import takes a v_reset of leaky neurons for their rest")
+        default = (reads.cuba_reset if cuba else None) or reads.reset
+        others = {**({} if reads.cuba_reset and cuba else reads.resets), **(reads.cuba_resets if cuba else {})}
+        self._given(name, "reset", node.reset, default, others)
+        self._given(name, "spikes", node.spikes, reads.spikes, reads.all_spikes)
+        start: Any = np.zeros(1)
+        if self.rules.start == "leak" and np.any(node.bias):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                start = np.asarray(node.bias) / (1 - np.asarray(node.leak)) / node.v_threshold
+        if not np.allclose(node.v_init, start, rtol=1e-6):
+            own, theirs = np.max(node.v_init), np.max(start)
+            raise self._refuse(name, f"its potentials start at {own:g} thresholds (v_init), the tool's at {theirs:g}")
+        leaks = cuba or np.any(np.asarray(node.leak) != 1) or reads.only_lif
+        floor = None if reads.floor is None or leaks else np.asarray(reads.floor * node.v_threshold)
+        same = (floor is None) == (node.v_min is None) and (floor is None or np.array_equal(floor, node.v_min))
+        if not same and not reads.floors:
+            raise self._refuse(name, "its potentials have a lower limit (v_min), and the tool's have none")
+        if not same:
+            limit = "None" if node.v_min is None else f"{np.min(node.v_min):g}"
+            theirs = "None" if floor is None else f"{np.min(floor):g}"
+            self.said.append(f"{name} has v_min {limit}; the import makes that {theirs}: set {reads.floors} = {limit}")
+
+    def _given(self, name: str, what: str, own: str, default: str, others: Mapping[str, str]) -> None:
+        if own == default:
+            return
+        if own not in others:
+            can = " or ".join([default, *others])
+            raise self._refuse(name, f"{what} is {own}, and the tool's import makes {can}")
+        self.said.append(f"{name} has {what} {own}; the import of {self.tool} makes that {default}: set {others[own]}")
+
+    def _integrator(self, name: str, node: Integrator) -> nir.NIRNode:
+        """An LI whose input has no gain."""
+        shape = own_axes(self.shapes[name])
+        leak = _full(node.leak, shape)
+        if np.any(leak == 1) or np.any(node.current_leak) or np.any(node.bias) or np.any(node.v_init):
+            raise self._refuse(name, "its import takes an LI that leaks, without current, bias or v_init")
+        tau = self._tau(leak, self.rules.integrator)
+        return nir.LI(tau=tau, r=np.ones(shape), v_leak=np.zeros(shape))
+
+    def _tau(self, leak: np.ndarray, how: Integration) -> np.ndarray:
+        """The time constant of a state that keeps `leak` of itself in a step."""
+        with np.errstate(divide="ignore"):
+            share = 1 - leak if how.startswith("euler") else -np.log(leak)
+        share = np.minimum(share, _KEEPS_NOTHING)
+        return np.divide(self.dt, share, out=np.full(leak.shape, self.dt * TAU_WITHOUT_LEAK), where=share > 0)
+
+    def _uniform(self, name: str, node: Any) -> nir.NIRNode:
+        for parameter in self.reads.uniform:
+            values = getattr(node, parameter, np.zeros(1))
+            if not np.allclose(values, values.flat[0], rtol=1e-12, atol=0):
+                raise self._refuse(name, f"its import takes one {parameter} for a layer, and here they differ")
+            if hasattr(node, parameter):
+                setattr(node, parameter, np.full_like(values, values.flat[0]))
+        return node  # type: ignore[no-any-return]
+
+    def _names(self, nodes: Mapping[str, nir.NIRNode]) -> dict[str, str]:
+        """torch takes no dots in the names of modules, and generates code from names."""
+        named = {name: re.sub(r"\W", "_", name) for name in nodes}
+        if self.reads.chain:
+            named |= {name: "input" for name, node in nodes.items() if isinstance(node, nir.Input)}
+            named |= {name: "output" for name, node in nodes.items() if isinstance(node, nir.Output)}
+        if len(set(named.values())) < len(named):
+            raise ExportError(
+                f"--for {self.tool}: names differ only in characters that are no letters, digits or _, and {self.tool} "
+                "takes no others: rename one"
+            )
+        return named
+
+    def _compare(self, written: nir.NIRGraph, named: Mapping[str, str]) -> None:
+        """Reads it back by the import's rules: what can be told beside the file apart, it must be this network."""
+        told = Conventions(self.tool, membrane=self.reads.membrane)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NeurotoolWarning)  # on r, which an import may want to be another
+                read = from_nir(written, told)
+        except GraphError as error:
+            raise ExportError(f"--for {self.tool}: {error}") from error
+        aside = ("reset", "spikes", "v_init", "v_min")
+        for name, node in self.graph.nodes.items():
+            other = read.nodes.get(named.get(name, name))
+            if not isinstance(node, Neuron | Integrator) or type(other) is not type(node):
+                continue
+            for f in fields(node):
+                own, theirs = getattr(node, f.name), getattr(other, f.name)
+                if f.name not in aside and not np.allclose(own, theirs, rtol=1e-6, atol=1e-9):
+                    raise self._refuse(name, f"{self.tool} would read {f.name} {np.max(theirs):g}, not {np.max(own):g}")
 
 
 def _full(value: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float64), shape).copy()
-
-
-def _told(graph: Graph, written: nir.NIRGraph, tool: str) -> list[str]:
-    """Reads it back by the tool's rules; where that is another network in what the tool can be told, that is said."""
-    reset = IMPORTS[tool].reset
-    read = from_nir(written, Conventions(tool, reset=reset))  # type: ignore[arg-type]
-    said = [f"dt is {TOOLS[tool].time_step:g}, T = {graph.time_steps}"]
-    for name, node in graph.nodes.items():
-        other = read.nodes.get(name.replace(".", "_"))
-        if not isinstance(node, Neuron) or not isinstance(other, Neuron):
-            continue
-        for f in fields(node):
-            own, theirs = getattr(node, f.name), getattr(other, f.name)
-            if f.name in ("reset", "spikes"):
-                if own != theirs:
-                    said.append(f"{name} has {f.name} {own}; the import of {tool} makes that {theirs}")
-            elif f.name == "v_init" or f.name == "v_min":
-                if np.any(np.asarray(own if own is not None else 0) != np.asarray(theirs if theirs is not None else 0)):
-                    said.append(f"{name} has {f.name} {own}")
-            elif not np.allclose(own, theirs, rtol=1e-6, atol=1e-12):
-                raise ExportError(f"node {name}: {tool} would read {f.name} {np.max(theirs):g}, not {np.max(own):g}")
-    if TOOLS[tool].fires == ">":
-        said.append("a neuron exactly at its threshold fires here, and not there")
-    return said

@@ -60,7 +60,8 @@ def from_nir(content: nir.NIRGraph, conventions: Conventions, repair: bool = Fal
     that are missing.
     """
     tool = conventions.tool or tool_named(content.metadata)
-    structure = Structure(content, input_beside=tool is not None and TOOLS[tool].input_beside)
+    beside, from_start = (TOOLS[tool].input_beside, TOOLS[tool].bias_from_start) if tool else (False, True)
+    structure = Structure(content, beside, from_start)
     for name, node in structure.nodes.items():
         if not isinstance(node, (nir.Input, *SUPPORTED)):
             known = ", ".join(kind.__name__ for kind in SUPPORTED)

@@ -45,6 +45,7 @@ from neurotool.graph import (
 )
 from neurotool.graph.fixed_point import (
     DECAY_BITS,
+    FINE_BITS,
     GELU_BITS,
     GELU_SCALE,
     LIMIT,
@@ -63,24 +64,33 @@ from neurotool.graph.fixed_point import (
 
 PARAMETER_BITS = 16
 """Of embeddings, of LayerNorm's weight and of Scale's factor."""
+PRECISE_BITS = 20
+"""Fraction of what a precise Softmax gives, and the most that LayerNorm and Gelu do; theirs has to fit a message."""
 ROOM = 4.0
 """How far beyond the largest value seen in calibration a value may go before it leaves its bits."""
 FARTHEST = 200
 """Bits between 1 and the smallest and largest units: float64 then holds all that is made of them."""
 
 
-def lower(graph: Graph, largest: dict[str, float], per_layer: bool = False, shift_softmax: bool = False) -> Graph:
+def lower(
+    graph: Graph,
+    largest: dict[str, float],
+    per_layer: bool = False,
+    shift_softmax: bool = False,
+    precise: bool = False,
+) -> Graph:
     """The fixed-point graph.
 
     largest: max |output| of every node on calibration inputs, as real numbers.
     per_layer: one weight exponent for all output channels of a layer.
     shift_softmax: probabilities are powers of two, whose products are shifts.
+    precise: softmax, norm and GELU as exact as messages of 24 bits can be (lava_runtime/precise.py).
     Raises ExportError for a node that has no fixed-point form, naming it.
     """
     if graph.fixed_point:
         raise ExportError("the graph is a fixed-point graph already")
     graph = replace(graph, nodes={name: _widened(node) for name, node in graph.nodes.items()})
-    lowering = Lowering(graph, largest, 0 if per_layer else SPREAD, shift_softmax)
+    lowering = Lowering(graph, largest, 0 if per_layer else SPREAD, shift_softmax, precise)
     nodes = {name: lowering.add(name, node) for name, node in graph.nodes.items()}
     return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
 
@@ -114,8 +124,11 @@ Lowered = tuple[Node, FixedPoint]
 class Lowering:
     """What the form of a node depends on. fixed: FixedPoint of the nodes before it."""
 
-    def __init__(self, graph: Graph, largest: dict[str, float], spread: int, shift_softmax: bool) -> None:
-        self.graph, self.largest, self.spread, self.shift_softmax = graph, largest, spread, shift_softmax
+    def __init__(
+        self, graph: Graph, largest: dict[str, float], spread: int, shift_softmax: bool, precise: bool
+    ) -> None:
+        self.graph, self.largest, self.spread = graph, largest, spread
+        self.shift_softmax, self.precise = shift_softmax, precise
         self.phased = graph.schedule == "phased"
         self.fixed: dict[str, FixedPoint] = {}
 
@@ -189,9 +202,12 @@ def _product(lowering: Lowering, name: str, node: MatMul) -> Lowered:
     total = terms * bound_a
     if isinstance(lowering.graph.nodes[lowering.graph.source(name, "a")], Softmax):
         # Rows sum to 1, but for rounding; in powers of two to sqrt 2 at most.
-        total = math.isqrt(2 * 4**PROBABILITY_BITS) + 1 if lowering.shift_softmax else 2**PROBABILITY_BITS
+        total = math.isqrt(2 * 4**PROBABILITY_BITS) + 1 if lowering.shift_softmax else bound_a
         total += lowering.graph.tokens
-    shift = excess_bits(total * bound_b)
+    most = total * bound_b
+    if lowering.precise:  # proven bounds are far from what occurs: those seen, and the product is watched
+        most = min(most, math.ceil(lowering.seen(name, scale_a * scale_b)))
+    shift = excess_bits(most)
     # The operand with more bits is the graded one: it can spare some.
     shifts = (shift, 0) if bound_a >= bound_b else (0, shift)
     bound = (total * bound_b >> shift) + (terms * min(bound_a, bound_b) if shift else 0)
@@ -204,7 +220,8 @@ def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
     scale, bound = lowering.source(name)
     steps = lowering.graph.time_steps
     threshold = np.asarray(node.v_threshold, np.float64)
-    factor = _units(lowering, name, node, bound)
+    clips = lowering.precise and lowering.phased and node.has_closed_form
+    factor = _units(lowering, name, node, math.ceil(threshold.max() / scale) if clips else bound)
     whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
     if whole_threshold.min() < 1:
         raise ExportError(
@@ -215,7 +232,7 @@ def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
     lowered = replace(_with_whole_leak(node), v_threshold=v_threshold)
     rescale = (dyadic(2.0**factor),)
     if lowering.phased:
-        return lowered, FixedPoint(rate_scale(lowered, steps), largest_rate(lowered, steps), rescale)
+        return lowered, FixedPoint(rate_scale(lowered, steps), largest_rate(lowered, steps), rescale, clips=clips)
     return lowered, FixedPoint(1.0, 1, rescale)
 
 
@@ -290,13 +307,21 @@ def _norm(lowering: Lowering, name: str, node: LayerNorm) -> Lowered:
     scale_in /= 2.0**factor
     weight, exponent = mantissas(node.weight, PARAMETER_BITS)
     shift = PARAMETER_BITS - 1
-    scale = 2.0 ** (exponent + shift - NORM_BITS)
+    # |x - mean| <= sqrt(n) deviations; the whole-number deviation of the short form may be half the true one.
+    most = math.isqrt(len(weight)) + 1
+    for fraction in range(PRECISE_BITS, NORM_BITS, -1) if lowering.precise else ():
+        scale = 2.0 ** (exponent + shift - fraction)
+        bound = int(((most << fraction) * np.abs(weight * 2.0**-shift) + 1 + np.abs(node.bias) / scale).max()) + 1
+        if bound <= LIMIT:
+            break
+    else:
+        fraction, scale = 0, 2.0 ** (exponent + shift - NORM_BITS)
     bias = whole(node.bias / scale, "bias")
-    # |x - mean| <= sqrt(n) deviations; the whole-number deviation may be half the true one.
-    largest = 2 * math.isqrt(len(weight)) + 2 << NORM_BITS
-    bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
+    if not fraction:
+        largest = 2 * most << NORM_BITS
+        bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
     lowered = replace(node, weight=weight, bias=bias, epsilon=round(min(node.epsilon / scale_in**2, 2.0**60)))
-    return lowered, FixedPoint(scale, bound, (dyadic(2.0**factor),), shift=shift)
+    return lowered, FixedPoint(scale, bound, (dyadic(2.0**factor),), shift=shift, fraction=fraction)
 
 
 def _scale(lowering: Lowering, name: str, node: Scale) -> Lowered:
@@ -321,6 +346,9 @@ def _joined(lowering: Lowering, name: str, node: Add | Concat) -> Lowered:
 
 def _softmax(lowering: Lowering, name: str, node: Softmax) -> Lowered:
     scale, _ = lowering.source(name)
+    if lowering.precise:
+        rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
+        return node, FixedPoint(2.0**-PRECISE_BITS, 2**PRECISE_BITS, rescale, fraction=PRECISE_BITS)
     rescale = (dyadic(scale * (math.log2(math.e) if lowering.shift_softmax else 1.0) * 2**SOFTMAX_BITS),)
     bound = 2**PROBABILITY_BITS
     return node, FixedPoint(2.0**-PROBABILITY_BITS, bound, rescale, powers_of_two=lowering.shift_softmax)
@@ -328,6 +356,11 @@ def _softmax(lowering: Lowering, name: str, node: Softmax) -> Lowered:
 
 def _gelu(lowering: Lowering, name: str, node: Gelu) -> Lowered:
     scale, bound = lowering.source(name)
+    if lowering.precise:
+        fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / max(bound * scale + 1, 1))))
+        if fraction > GELU_BITS:
+            rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
+            return node, FixedPoint(2.0**-fraction, math.ceil(bound * scale * 2.0**fraction) + 1, rescale, fraction=fraction)
     multiplier, shift = dyadic(scale * 2**GELU_BITS)
     bound = math.ceil(((bound * multiplier >> shift) + 1) * 2.0**-GELU_BITS / GELU_SCALE) + 1
     return node, FixedPoint(GELU_SCALE, bound, ((multiplier, shift),))

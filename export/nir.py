@@ -7,7 +7,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurotool.errors import ExportError, GraphError, one_line
+from neurotool.errors import ExportError, GraphError, one_line, shown
 from neurotool.export.conventions import Conventions, Fires, Integration
 from neurotool.export.for_tool import for_tool
 from neurotool.export.from_nir import from_nir
@@ -16,7 +16,7 @@ from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array
 from neurotool.files import check_free, check_name, write_bytes
 from neurotool.graph import Graph
 from neurotool.graph.nodes import Reset, Spikes
-from neurotool.schema import shown, strict_json
+from neurotool.schema import strict_json
 
 # What h5py and nir raise for files that are not what they should be.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, RuntimeError)

@@ -12,15 +12,15 @@ Edge = tuple[str, str]
 
 class Structure:
     """nodes: the computing nodes and the Inputs, by name. sources: for each, the nodes whose sum it reads.
-    outputs: for each Output of the graph, the nodes whose sum it is. input_beside: see conventions.Rules. odd:
-    sentences on what is left open or contradicts itself, but changes no number.
+    outputs: for each Output of the graph, the nodes whose sum it is. input_beside, bias_from_start: see
+    conventions.Rules. odd: sentences on what is left open or contradicts itself, but changes no number.
 
     Raises GraphError: no Input, edges to nowhere, nodes without a source.
     """
 
-    def __init__(self, content: nir.NIRGraph, input_beside: bool = False) -> None:
+    def __init__(self, content: nir.NIRGraph, input_beside: bool = False, bias_from_start: bool = True) -> None:
         self.odd: list[str] = []
-        self._input_beside = input_beside
+        self._input_beside, self._bias_from_start = input_beside, bias_from_start
         self.nodes: dict[str, nir.NIRNode] = {}
         self._all: dict[str, nir.NIRNode] = {}
         self._into: dict[str, list[str]] = {}
@@ -126,7 +126,7 @@ class Structure:
             for source, target in sorted(back_edges)
             if self._reached_without(target, source)
         ]
-        late = self._late(back_edges)
+        late = self._late(back_edges) if self._bias_from_start else back_edges
         waiting = {
             name: {source for source in sources if (source, name) not in late} for name, sources in self.sources.items()
         }

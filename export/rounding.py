@@ -21,8 +21,8 @@ def mantissas(x: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     return np.rint(x * 2.0**-exponent).astype(np.int8 if bits <= 8 else np.int16), exponent
 
 
-def dyadic(ratio: float) -> tuple[int, int]:
-    """(multiplier, shift) with multiplier / 2^shift about `ratio`, to 15 bits; exact for powers of two.
+def dyadic(ratio: float, bits: int = 15) -> tuple[int, int]:
+    """(multiplier, shift) with multiplier / 2^shift about `ratio`, to so many bits; exact for powers of two.
 
     (0, 0) for a ratio that leaves nothing of a 24-bit message.
     """
@@ -31,7 +31,7 @@ def dyadic(ratio: float) -> tuple[int, int]:
     mantissa, exponent = math.frexp(ratio)  # ratio = mantissa * 2^exponent, 0.5 <= mantissa < 1
     if mantissa == 0.5:
         return (2 ** (exponent - 1), 0) if exponent >= 1 else (1, 1 - exponent)
-    shift = 15 - exponent
+    shift = bits - exponent
     return (round(ratio * 2.0**shift), shift) if shift >= 0 else (round(ratio), 0)
 
 

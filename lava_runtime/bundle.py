@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from neurotool import __version__
-from neurotool.errors import BundleError, GraphError, one_line
+from neurotool.errors import BundleError, GraphError, one_line, shown
 from neurotool.files import check_folder, check_name, sync
 from neurotool.graph import Graph
 from neurotool.header import TOKENIZER_FILES, check_manifest, check_network
-from neurotool.schema import shown, strict_json
+from neurotool.schema import strict_json
 from neurotool.texts import longest
 
 FORMAT_VERSION = 1

@@ -1,18 +1,25 @@
 """Our executor of layer graphs: numpy, batched over inputs, no Lava and no torch.
 
 A fixed-point graph gives bit for bit what the Lava processes give; any other graph runs in float64, as in
-`neurotool.simulate`. Windows of IF neurons are computed in closed form unless spikes are asked for.
+`neurotool.simulate`. Windows of IF neurons are computed in closed form unless their spikes are asked for; in the
+concurrent schedule without feedback a node works off a block of steps before the next node does. Parts of a batch run
+in threads.
 """
 
 import math
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from neurotool.errors import DataError
-from neurotool.executor import Record, Run, joined
-from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Readout, Stateful, Synapse
+from neurotool.executor import COUNTS, Record, Run, joined
+from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Stateful, Synapse
 from neurotool.graph.nodes import State, is_size_of, sizes, text
 from neurotool.lava_runtime.arithmetic import Arithmetic
 from neurotool.lava_runtime.floating import FloatArithmetic
@@ -26,15 +33,16 @@ TOKENS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Signal:
-    """value: (batch, tokens, width), without tokens (batch, …), or (batch, heads, tokens, tokens); in units of
-    FixedPoint.scale where there is one.
+    """value: (rows, tokens, width), without tokens (rows, …), or (rows, heads, tokens, tokens); in units of
+    FixedPoint.scale where there is one. Rows are the inputs, those of a block of steps one behind another.
 
-    sent: where these are spikes, how many each token sent, and how many of its neurons sent any: (2, batch, tokens, 1);
-    or the same of each element, (2, batch, …).
+    sent, active: where these are spikes, how many each token sent, and how many of its neurons sent any: (rows, tokens,
+    1); or the same of each element, (rows, …). One array where no neuron sends more than one.
     """
 
     value: np.ndarray
     sent: np.ndarray | None = None
+    active: np.ndarray | None = None
 
 
 def arithmetic(graph: Graph, overflow: Overflow = "error") -> Arithmetic:
@@ -60,12 +68,13 @@ class Emulator:
     ) -> Run:
         """Run a batch: see `Executor.run`. record: steps through every window; observe: keep rates and largest."""
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
-        inputs_at_once = self._inputs_at_once(inputs.real.shape[1])
-        starts = range(0, len(inputs.real), inputs_at_once)
-        parts = (inputs.rows(slice(start, start + inputs_at_once)) for start in starts)
-        recording = bool(record)
-        kept = True if observe and not recording else record  # of each part: a batch may be long
-        return joined([_Run(self, part, observe or recording, recording).run().keep(kept) for part in parts])
+        at_once = self._inputs_at_once(inputs.real.shape[1])
+        runs = [
+            _Run(self, inputs.rows(slice(start, start + at_once)), record, observe, at_once)
+            for start in range(0, len(inputs.real), at_once)
+        ]
+        with _several_threads(len(runs)) as over:
+            return joined(list(over(_Run.run, runs)))
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         """See `Executor.drive`."""
@@ -97,9 +106,12 @@ class Entering:
         ids, values = ({name: x[rows] for name, x in arrays.items()} for arrays in (self.ids, self.values))
         return Entering(ids, values, self.real[rows])
 
-    @property
-    def context(self) -> Context:
-        return Context(self.real, self.ids)
+    def context(self, times: int = 1) -> Context:
+        """Of the inputs; times: so many batches of them, one behind another."""
+        if times == 1:
+            return Context(self.real, self.ids)
+        rows = np.tile(np.arange(len(self.real)), times)
+        return Context(self.real[rows], {name: ids[rows] for name, ids in self.ids.items()})
 
 
 def entering(
@@ -147,17 +159,37 @@ def entering(
     return Entering({node.ids: ids[node.ids] for node in embeddings}, arrays, real)
 
 
+@contextmanager
+def _several_threads(parts: int) -> Iterator[Any]:
+    """A `map` for so many parts: over the threads that OMP_NUM_THREADS allows, or all processors, and BLAS with one."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(parts, int(allowed) if allowed.isdigit() else os.cpu_count() or 1)
+    if threads <= 1:
+        yield map
+        return
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        yield pool.map
+
+
 class _Run:
-    def __init__(self, emulator: Emulator, inputs: Entering, observe: bool, record: bool) -> None:
+    """Of a part of a batch. at_once: rows that nodes work off together."""
+
+    def __init__(self, emulator: Emulator, inputs: Entering, record: Record, observe: bool, at_once: int) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
-        self.context, self.shapes = inputs.context, emulator.graph.shapes()
-        self.spiking = self.graph.spiking
-        self.observe, self.record = observe, record
+        self.shapes, self.spiking = emulator.graph.shapes(), emulator.graph.spiking
         self.phased = self.graph.schedule == "phased"
+        self.batch = len(inputs.real)
+        alone = self.phased or bool(self.graph.feedback)  # the next step needs what the last node of this one sends
+        self.block = 1 if alone else min(self.graph.time_steps, max(1, at_once // self.batch))
+        self.observe = observe or record is True
+        self.record = set(self.graph.nodes) if record is True else set(record or ())
+        self.rated = set(self.graph.of_type(Neuron)) if self.observe else self.record
         self.membranes: dict[str, State] = {}
         self.sent: dict[str, State] = {}
-        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.analog if record}
-        self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.of_type(Neuron)}
+        self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.analog if name in self.record}
+        self.spikes: dict[str, list[np.ndarray]] = {
+            name: [] for name in self.graph.of_type(Neuron) if name in self.record
+        }
         self.result = Run()
 
     def run(self) -> Run:
@@ -166,7 +198,10 @@ class _Run:
         read_at_end = (source for name in at_end for source in graph.inputs[name])
         gathered: dict[str, Any] = {source: 0 for source in read_at_end if source not in at_end}
         before: dict[str, Signal] = {}
-        for t in range(graph.feedback_sweeps if self.phased else graph.time_steps):
+        passes = graph.feedback_sweeps if self.phased else graph.time_steps
+        for t in range(0, passes, self.block):
+            steps = min(self.block, passes - t)
+            self.context = self.inputs.context(steps)
             signals: dict[str, Signal] = {}
             for name, node in graph.nodes.items():
                 if node.at_end:
@@ -176,101 +211,124 @@ class _Run:
                     for port, source in zip(node.ports, graph.inputs[name], strict=True)
                 )
                 self._count(name, at_ports)
-                signals[name] = self._signal(name, t, at_ports)
+                signals[name] = self._signal(name, range(t, t + steps), at_ports)
                 self._observe(name, signals[name].value, t)
                 if name in self.analog:
-                    self.analog[name].append(self.arithmetic.real(name, signals[name].value))
+                    self.analog[name] += self._steps(self.arithmetic.real(name, signals[name].value))
                 if name in gathered:
                     gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
             before = signals
         self._read_out(gathered)
-        if self.record:
-            self.result.messages = {name: signal.value for name, signal in before.items()}
-            self.result.spikes = {name: self._recorded(name, steps) for name, steps in self.spikes.items()}
-            self.result.potentials = {name: self.membranes[name].u for name in self.spikes}
-            self.result.analog = {name: np.stack(steps, 1) for name, steps in self.analog.items()}
+        kept = {name: signal.value[-self.batch :] for name, signal in before.items() if name in self.record}
+        self.result.messages = kept
+        self.result.spikes = {name: np.stack(steps, 1) for name, steps in self.spikes.items()}
+        self.result.potentials = {name: self.membranes[name].u for name in self.spikes}
+        self.result.analog = {name: np.stack(steps, 1) for name, steps in self.analog.items()}
         return self.result
 
-    def _signal(self, name: str, t: int, at_ports: tuple[Signal, ...]) -> Signal:
+    def _signal(self, name: str, t: range, at_ports: tuple[Signal, ...]) -> Signal:
         node = self.graph.nodes[name]
         match node:
             case Input():
-                return Signal(*self._enter(name, node, t))
+                return self._enter(name, node, t)
             case Neuron():
-                return self._window(name, at_ports[0].value) if self.phased else self._step(name, at_ports[0].value)
+                return self._window(name, at_ports[0].value) if self.phased else self._stepped(name, node, at_ports[0])
             case Stateful():
                 return self._stepped(name, node, at_ports[0])
         value = self.arithmetic.evaluate(name, tuple(signal.value for signal in at_ports), self.context)
         sent = [signal.sent for signal in at_ports if signal.sent is not None]
-        hands_on = node.hands_on_spikes and len(sent) == len(at_ports)
-        if not hands_on:
+        active = [signal.active for signal in at_ports if signal.active is not None]
+        if not node.hands_on_spikes or len(sent) < len(at_ports):
             return Signal(value)
-        return Signal(value, node.sent(self.context, *sent) if not self.graph.has_tokens else np.sum(sent, 0))
+        as_value = type(node).sent is Node.sent and all(signal.sent is signal.value for signal in at_ports)
+        spikes = value if as_value else self._handed_on(node, sent)
+        once = all(one is other for one, other in zip(sent, active, strict=True))
+        return Signal(value, spikes, spikes if once else self._handed_on(node, active))
 
-    def _enter(self, name: str, node: Input, t: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Value and, of a spiking Input, `Signal.sent`."""
+    def _handed_on(self, node: Node, sent: list[np.ndarray]) -> np.ndarray:
+        numbers: np.ndarray = np.sum(sent, 0) if self.graph.has_tokens else node.sent(self.context, *sent)
+        return numbers
+
+    def _enter(self, name: str, node: Input, t: range) -> Signal:
         values, time_steps = self.inputs.values[name], self.graph.time_steps
         if values.ndim == 1 + len(node.shape()):
             values = np.broadcast_to(values[:, None], (len(values), time_steps, *values.shape[1:]))
-        steps = self.arithmetic.enter(name, values if self.phased else values[:, t : t + 1])
-        value = self.arithmetic.checked(name, steps.sum(1))  # in a window, of T values that each fit
-        return value, self._sent((steps != 0).sum(1)) if node.spiking else None
+        steps = self.arithmetic.enter(name, values if self.phased else values[:, t.start : t.stop])
+        if self.phased:  # in a window, of T values that each fit
+            value, sent = steps.sum(1), (steps != 0).sum(1)
+        else:
+            value = np.ascontiguousarray(steps.swapaxes(0, 1)).reshape(-1, *steps.shape[2:])
+            sent = (value != 0).astype(np.int32)
+        value = self.arithmetic.checked(name, value)
+        return self._spikes(value, sent) if node.spiking else Signal(value)
 
-    def _sent(self, spikes: np.ndarray) -> np.ndarray:
-        """`Signal.sent` of the number of spikes of each element."""
+    def _spikes(self, value: np.ndarray, sent: np.ndarray, once: bool = False) -> Signal:
+        """sent: how many spikes of each element; once: no more than one."""
         if not self.graph.has_tokens:
-            return np.stack([spikes, spikes != 0]).astype(np.int64)
-        return np.stack([spikes.sum(-1, keepdims=True), np.count_nonzero(spikes, -1, keepdims=True)])
+            return Signal(value, sent, sent if once else (sent != 0).astype(sent.dtype))
+        return Signal(value, sent.sum(-1, keepdims=True), np.count_nonzero(sent, -1, keepdims=True))
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive, node = drive.shape, self.arithmetic.at_port(name, 0, drive), self.arithmetic.neuron(name)
-        if not self.record and self.arithmetic.has_closed_form(name, drive):
+        if name not in self.spikes and self.arithmetic.has_closed_form(name, drive):
             value = self.arithmetic.closed_form(name, drive)
-            return Signal(value, self._sent(self.arithmetic.spike_count(name, value)))
+            return self._spikes(value, self.arithmetic.spike_count(name, value))
         self.membranes[name] = self.arithmetic.membrane(name, shape)  # a window starts afresh
         steps = [self.membranes[name].step(drive) for _ in range(self.graph.time_steps)]
-        self.spikes[name] += steps if self.record else []
+        self._keep(name, node, steps)
         value = sum(s * weight for s, weight in zip(steps, self.arithmetic.emission_weights(name), strict=True))
-        return Signal(value, self._sent(np.stack([node.events(s) for s in steps]).sum(0, np.int64)))
-
-    def _step(self, name: str, drive: np.ndarray) -> Signal:
-        if name not in self.membranes:
-            self.membranes[name] = self.arithmetic.membrane(name, drive.shape)
-        s = self.membranes[name].step(self.arithmetic.at_port(name, 0, drive))
-        self.spikes[name] += [s] if self.record else []
-        return Signal(s, self._sent(self.arithmetic.neuron(name).events(s)))
+        return self._spikes(value, np.stack([node.events(s) for s in steps]).sum(0, np.int64))
 
     def _stepped(self, name: str, node: Stateful, signal: Signal) -> Signal:
+        """A layer that keeps a state, step by step."""
         if name not in self.membranes:
-            self.membranes[name] = self.arithmetic.membrane(name, signal.value.shape)
-        value = self.membranes[name].step(self.arithmetic.at_port(name, 0, signal.value))
-        sent = signal.sent if node.hands_on_spikes else None
-        if sent is not None:
-            self.sent.setdefault(name, node.at_rest(sent.shape, np.int64))
-            sent = self.sent[name].step(sent)
-        return Signal(self.arithmetic.checked(name, value), sent)
+            self.membranes[name] = self.arithmetic.membrane(name, signal.value[: self.batch].shape)
+        drive = self._steps(self.arithmetic.at_port(name, 0, signal.value))
+        steps = [self.membranes[name].step(one) for one in drive]
+        if isinstance(node, Neuron):
+            self._keep(name, node, steps)
+            value = np.concatenate(steps)
+            return self._spikes(value, node.events(value), once=node.spikes != "several")
+        value = self.arithmetic.checked(name, np.concatenate(steps))
+        if not node.hands_on_spikes or signal.sent is None or signal.active is None:
+            return Signal(value)
+        both = [self._steps(spikes) for spikes in (signal.sent, signal.active)]
+        if name not in self.sent:
+            self.sent[name] = node.at_rest((2, *both[0][0].shape), np.int64)
+        counts = [self.sent[name].step(np.stack(one)) for one in zip(*both, strict=True)]
+        return Signal(value, *np.concatenate(counts, 1))
 
-    def _recorded(self, name: str, steps: list[np.ndarray]) -> np.ndarray:
-        node = self.graph.nodes[name]
-        assert isinstance(node, Neuron)
-        return np.stack(steps, 1).astype(node.spike_type)
+    def _steps(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Those of each step of a block."""
+        return list(rows.reshape(-1, self.batch, *rows.shape[1:]))
+
+    def _keep(self, name: str, node: Neuron, steps: Iterable[np.ndarray]) -> None:
+        if name in self.spikes:
+            self.spikes[name] += [s.astype(node.spike_type) for s in steps]
 
     def _observe(self, name: str, value: np.ndarray, t: int | None = None) -> None:
-        """t: the step, of a node that runs in every step."""
-        if not self.observe:
+        """t: the first of its steps, of a node that runs in every step."""
+        result = self.result
+        if self.observe:
+            largest = float(np.abs(self.arithmetic.real(name, value)).max())
+            result.largest[name] = max(result.largest.get(name, 0), largest)
+        if name not in self.rated or t is None or not isinstance(self.graph.nodes[name], Neuron):
             return
-        largest, result = float(np.abs(self.arithmetic.real(name, value)).max()), self.result
-        result.largest[name] = max(result.largest.get(name, 0), largest)
-        if isinstance(self.graph.nodes[name], Neuron):
-            if self.phased:
-                result.rates[name] = self.arithmetic.real(name, value)
-            else:
-                weight = self.arithmetic.emission_weights(name)[t] * self.arithmetic.rate_unit(name)
-                result.rates[name] = result.rates.get(name, 0) + value * weight
+        if self.phased:
+            result.rates[name] = self.arithmetic.real(name, value)
+            return
+        steps, weights = self._steps(value), self.arithmetic.emission_weights(name) * self.arithmetic.rate_unit(name)
+        for s, weight in zip(steps, weights[t:], strict=False):
+            result.rates[name] = result.rates.get(name, 0) + s * weight
 
     def _gather(self, name: str, value: np.ndarray, before: Any, t: int) -> np.ndarray:
         """Towards the average over the run, which a window is already."""
-        return value if self.phased else before + value * self.arithmetic.pooling_weights(name)[t]
+        if self.phased:
+            return value
+        for one, weight in zip(self._steps(value), self.arithmetic.pooling_weights(name)[t:], strict=False):
+            before = before + one * weight
+        gathered: np.ndarray = before
+        return gathered
 
     def _fed_back(self, before: dict[str, Signal], name: str, port: str) -> Signal:
         source, (batch, tokens) = self.graph.source(name, port), self.inputs.real.shape
@@ -278,14 +336,14 @@ class _Run:
         if (
             source not in before and name in self.spiking
         ):  # silence is no spikes, and no reason to take others for graded
-            return Signal(silence, self._sent(silence))
+            return self._spikes(silence, silence, once=True)
         return before.get(source, Signal(silence))
 
     def _read_out(self, gathered: dict[str, np.ndarray]) -> None:
         for name, node in self.graph.nodes.items():
             if node.at_end:
                 sources = tuple(gathered[source] for source in self.graph.inputs[name])
-                gathered[name] = self.arithmetic.evaluate(name, sources, self.context)
+                gathered[name] = self.arithmetic.evaluate(name, sources, self.inputs.context())
                 self._observe(name, gathered[name])
                 if name in self.analog:
                     self.analog[name] = [self.arithmetic.real(name, gathered[name])]
@@ -297,15 +355,23 @@ class _Run:
         if not isinstance(node, Synapse):
             return
         for port, signal in zip(node.ports, at_ports, strict=True):
-            if signal.sent is not None:
-                sent, active = signal.sent.astype(np.int64)
-                if self.graph.has_tokens:
-                    sent, active = (spikes * self.context.real[..., None] for spikes in (sent, active))
-                reach, result = node.reach(self.context, signal.value.shape), self.result
-                for counts, caused in (
-                    (result.events, sent),
-                    (result.synaptic_operations, sent * reach),
-                    (result.active, active),
-                    (result.active_operations, active * reach),
-                ):
-                    counts[name, port] = counts.get((name, port), 0) + caused.reshape(len(caused), -1).sum(1)
+            if signal.sent is None or signal.active is None:
+                continue
+            reach, result = node.reach(self.context, signal.value.shape), self.result
+            sent = self._caused(signal.sent, reach)
+            active = sent if signal.active is signal.sent else self._caused(signal.active, reach)
+            for kind, caused in zip(COUNTS, (*sent, *active), strict=True):
+                counts = getattr(result, kind)
+                counts[name, port] = counts.get((name, port), 0) + caused
+
+    def _caused(self, spikes: np.ndarray, reach: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """How many spikes each input's rows hold, and how many accumulations these cause."""
+        if self.graph.has_tokens:
+            spikes = spikes.astype(np.int64) * self.context.real[..., None]
+            both = spikes, spikes * reach
+            events, operations = (each.reshape(len(spikes), -1).sum(1) for each in both)
+        else:  # whole numbers in float64, for which there is a product that is fast
+            rows = spikes.reshape(len(spikes), -1).astype(np.float64, copy=False)
+            events = rows.sum(1)
+            operations = rows @ np.broadcast_to(reach, spikes.shape[1:]).ravel() if np.ndim(reach) else events * reach
+        return tuple(each.reshape(-1, self.batch).sum(0).astype(np.int64) for each in (events, operations))  # type: ignore[return-value]

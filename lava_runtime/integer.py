@@ -43,6 +43,7 @@ from neurotool.graph import (
     Weighted,
 )
 from neurotool.graph.fixed_point import (
+    DECAY_BITS,
     LIMIT,
     RATE_BITS,
     STATE_BITS,
@@ -56,7 +57,7 @@ from neurotool.graph.fixed_point import (
     rescaled,
 )
 from neurotool.graph.nodes import State, largest
-from neurotool.lava_runtime import nonlinear
+from neurotool.lava_runtime import nonlinear, precise
 from neurotool.lava_runtime.arithmetic import Arithmetic
 
 Overflow = Literal["error", "wrap", "clip"]
@@ -96,9 +97,14 @@ class IntegerArithmetic(Arithmetic):
         return (y if fixed.bound < 2**31 else y.astype(np.int64)) << node.per_output(fixed.exponents)
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
-        multiplier, shift = self.fixed(name).rescale[port]
+        fixed = self.fixed(name)
+        multiplier, shift = fixed.rescale[port]
         wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
-        return rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
+        x = rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
+        if not fixed.clips:
+            return x
+        threshold = self.neuron(name).v_threshold
+        return np.clip(x, -threshold, threshold)
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
         if self.fixed(name).bound > LIMIT:
@@ -153,10 +159,12 @@ class IntegerMembrane:
         self.node, self.overflow, self.name = node, integers.overflow, name
         self.threshold = np.asarray(node.v_threshold, np.int64)
         self.leak = leak_mantissa(node)
+        self.leaks = bool(np.any(self.leak != 2**DECAY_BITS))
         self.u = np.broadcast_to(initial_potential(node), shape).copy()
 
     def step(self, drive: np.ndarray) -> np.ndarray:
-        u = in_range(decayed(self.u, self.leak) + drive, self.overflow, f"potential of {self.name}")
+        kept = decayed(self.u, self.leak) if self.leaks else self.u
+        u = in_range(kept + drive, self.overflow, f"potential of {self.name}")
         if self.node.spikes == "binary":
             s = (u >= self.threshold).astype(np.int64)
         else:
@@ -266,17 +274,21 @@ def _synapse(integers: IntegerArithmetic, name: str, node: Synapse, context: Con
 
 
 def _softmax(integers: IntegerArithmetic, name: str, node: Softmax, context: Context, x: np.ndarray) -> np.ndarray:
-    softmax = nonlinear.shift_softmax if integers.fixed(name).powers_of_two else nonlinear.softmax
-    return softmax(x, context.real[..., None, None, :])
+    fixed, readable = integers.fixed(name), context.real[..., None, None, :]
+    if fixed.fraction:
+        return precise.softmax(x, readable, fixed.fraction)
+    return (nonlinear.shift_softmax if fixed.powers_of_two else nonlinear.softmax)(x, readable)
 
 
 def _layer_norm(integers: IntegerArithmetic, name: str, node: LayerNorm, context: Context, x: np.ndarray) -> np.ndarray:
-    y = nonlinear.normalised(x, int(node.epsilon)) * node.weight
-    return rescaled(y, 1, integers.fixed(name).shift) + node.bias
+    fixed, epsilon = integers.fixed(name), int(node.epsilon)
+    y = precise.normalised(x, epsilon, fixed.fraction) if fixed.fraction else nonlinear.normalised(x, epsilon)
+    return rescaled(y * node.weight, 1, fixed.shift) + node.bias
 
 
 def _gelu(integers: IntegerArithmetic, name: str, node: Gelu, context: Context, x: np.ndarray) -> np.ndarray:
-    return nonlinear.gelu(x)
+    fraction = integers.fixed(name).fraction
+    return precise.gelu(x, fraction) if fraction else nonlinear.gelu(x)
 
 
 def _scale(integers: IntegerArithmetic, name: str, node: Scale, context: Context, x: np.ndarray) -> np.ndarray:

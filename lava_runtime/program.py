@@ -52,7 +52,7 @@ class Program:
         self.input, step = divmod(self.t, self.time_line.steps)
         self.sweep, self.at = divmod(step, self.time_line.sweep_steps)
         if step == 0:
-            self.context = self.inputs.rows(self.input).context
+            self.context = self.inputs.rows(self.input).context()
             self.membranes: dict[str, State] = {}
             self.spikes: dict[str, list[np.ndarray]] = {name: [] for name in self.record}
             self.analog: dict[str, list[np.ndarray]] = {name: [] for name in self.shown}

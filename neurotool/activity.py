@@ -60,6 +60,8 @@ class Activity:
     padding: tokens of padding that the batches held, left out of everything else.
     fed_back: per node that reads a later layer, the spikes it received (all but the last pass's).
     entered: per Input that spikes, its spikes.
+    pooled: per pool of spikes, of how many inputs and windows each of its sums had any, in the pool's shape; only where
+      it was measured, and not stored.
     """
 
     time_steps: int
@@ -69,6 +71,7 @@ class Activity:
     layers: dict[str, LayerActivity] = field(default_factory=dict)
     fed_back: dict[str, LayerActivity] = field(default_factory=dict)
     entered: dict[str, LayerActivity] = field(default_factory=dict)
+    pooled: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     @property
     def inputs(self) -> int:

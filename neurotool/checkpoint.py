@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from neurotool.errors import CheckpointError, one_line
+from neurotool.errors import CheckpointError, one_line, shown
 from neurotool.files import check_name, write_bytes
-from neurotool.schema import shown, strict_json
+from neurotool.schema import strict_json
 
 FORMAT_VERSION = 1
 _DTYPES = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)) | {

@@ -1,6 +1,7 @@
 """The errors a user can cause or meet. Each message names the thing, its value, the limit and the way out."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 
 class NeurotoolError(Exception):
@@ -66,7 +67,14 @@ def one_line(error: BaseException) -> str:
 
 def shown(value: object, limit: int = 60) -> str:
     """A value of the user's as part of a message: its repr, cut after `limit` characters."""
-    text = repr(value[: limit + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    if isinstance(value, dict):
+        value = dict(islice(value.items(), limit))
+    elif isinstance(value, str | bytes | list | tuple):
+        value = value[: limit + 1]
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end; a whole number of more digits than Python prints
+        text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -1,5 +1,6 @@
 """Running a torch student over a dataset: its metrics, and the activity of every neuron layer."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neurotool.activity import Activity, LayerActivity
-from neurotool.errors import DataError
+from neurotool.errors import DataError, NeurotoolWarning
 from neurotool.student import Student
 from neurotool.student.student import StudentOutput
 from neurotool.tasks import Task, compute_metrics, content_hash, load_examples, load_task
@@ -45,22 +46,29 @@ def batches(
 def validation_examples(data: Path | None, task: Task, training: dict[str, Any]) -> datasets.Dataset:
     """Labelled examples from `data`, else those that the training record of a checkpoint was validated on.
 
-    Raises DataError where they cannot be found, or are not those.
+    Raises DataError where they cannot be found, or are not those; warns where the record does not say which they are.
     """
-    if data is not None:
-        return load_examples(data, task)
     plan = training.get("plan", {})
+    if data is not None:
+        return load_examples(data, task, named=bool(plan.get("text_columns")))
     if plan.get("data"):
         folder = Path(plan["data"])
         if not folder.exists():
             raise DataError(f"the student was trained on {folder}, which is not here: give other data with --data")
-        examples = load_examples(folder, task)
+        examples = load_examples(folder, task, named=True)
     else:
         examples = load_task(plan.get("task", task.name)).validation
-    if validation_hash(training) and not is_validation_data(examples, training):
+    name, known = plan.get("data") or task.name, validation_hash(training)
+    if known is None:
+        warnings.warn(
+            f"{name}: the model has no hash of the texts that it was validated on: whether it is these is not known",
+            NeurotoolWarning,
+            stacklevel=2,
+        )
+    elif not is_validation_data(examples, training):
         raise DataError(
-            f"{plan.get('data') or task.name}: not the texts that the student was validated on (sha256 "
-            f"{content_hash(examples)[:8]} now, {str(validation_hash(training))[:8]} then): say with --data what to use"
+            f"{name}: not the texts that the student was validated on (sha256 {content_hash(examples)[:8]} now, "
+            f"{known[:8]} then): say with --data what to use"
         )
     return examples
 
@@ -118,7 +126,7 @@ def measure(
     for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
         output = student(**batch, time_steps=time_steps, output_rates=False, output_spike_counts=True)
         logits[positions] = output.logits.float().cpu().numpy()
-        _add(activity, output, batch["attention_mask"], per_neuron)
+        _add(activity, output, student.lasting(batch["attention_mask"]), per_neuron)
     student.train(training)
     return logits, activity
 

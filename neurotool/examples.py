@@ -1,9 +1,10 @@
 """Labelled examples in a user's files: find the split, read and check it, decide what kind of labels it has."""
 
+import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, islice
@@ -29,7 +30,8 @@ class Examples:
     """Rows of one file as read: texts[column][row], labels[row] and places[row] ("line 7").
 
     A label is a string or a whole number as it is written, whatever the file type: 1, "1" and 1.0 are all "1"; or a
-    score. class_names: in the order of their ids, where the file names them.
+    score; or a truth value, the name "true" or "false". class_names: in the order of their ids, where the file names
+    them.
     """
 
     path: Path
@@ -61,20 +63,30 @@ def find_split(folder: Path, stems: Sequence[str]) -> Path:
 
 
 def read_examples(
-    path: Path, choices: Sequence[tuple[str, ...]], label_column: str = LABEL, only: bool = False
+    path: Path,
+    choices: Sequence[tuple[str, ...]],
+    label_column: str = LABEL,
+    only: bool = False,
+    options: bool = True,
 ) -> Examples:
     """Read the texts and labels of a file whose text columns are one of `choices`.
 
     only: the first of them that the file has. Otherwise there must be no doubt: every column that is one of the other
-    choices', or holds sentences, is among the chosen ones.
+    choices', or holds sentences, is among the chosen ones. options: --text-columns and --label-column could say it.
 
     Raises:
         DataError: a column is missing, several could be meant, a text or label is missing or of another type (names the
             line), or there are no rows.
     """
     table = open_table(path)
-    text_columns = _choose_columns(table, choices, label_column, only)
-    rows = table.rows if only else _without_other_texts(table, text_columns, label_column)
+    found = _find_columns(table, choices, label_column, options)
+    text_columns, rows = found[0], table.rows
+    if not only:
+        text_columns = max(found, key=len)
+        sample = list(islice(rows, _SAMPLE))
+        texts = [name for columns in found for name in columns] + _sentence_columns(sample, label_column)
+        _refuse_other_texts(path, text_columns, texts, options)
+        rows = chain(sample, rows)
     class_names = table.class_names.get(label_column, ())
     examples = Examples(path, text_columns, tuple([] for _ in text_columns), [], [], class_names)
     for place, row in rows:
@@ -135,22 +147,24 @@ def infer_label_names(examples: Examples, regression: bool | None = None) -> tup
     return tuple(classes)
 
 
-def encode_labels(examples: Examples, label_names: Sequence[str]) -> list[float]:
-    """Turn labels into class ids, or into scores when `label_names` is empty. An id is accepted for a class name.
+def encode_labels(examples: Examples, label_names: Sequence[str], numbered: bool = False) -> list[float]:
+    """Turn labels into class ids, or into scores when `label_names` is empty.
+
+    numbered: an id, too, is a label, since the data of the training wrote ids; but not where a name is a number.
 
     Raises:
         DataError: a label is not one of the classes, not a number or beyond LARGEST_SCORE; names the line.
     """
-    ids = {str(index): index for index in range(len(label_names))}
-    ids |= {name: index for index, name in enumerate(label_names)}
+    ids = {name: index for index, name in enumerate(label_names)}
+    if numbered and not any(number(name) is not None for name in label_names):
+        ids |= {str(index): index for index in range(len(label_names))}
     values: list[float] = []
     for label, place in zip(examples.labels, examples.places, strict=True):
         value = ids.get(label) if label_names else number(label)
         if value is None:
             wanted = f"one of the classes {listing(label_names)}" if label_names else "a number"
-            raise DataError(
-                f"{examples.path}, {place}: label {shown(label)} is not {wanted}; correct it or leave it out"
-            )
+            remedy = "write the names of the classes" if label_names and number(label) is not None else "correct it"
+            raise DataError(f"{examples.path}, {place}: label {shown(label)} is not {wanted}; {remedy} or leave it out")
         if not label_names and abs(value) > LARGEST_SCORE:
             raise DataError(
                 f"{examples.path}, {place}: label {shown(label)} is beyond {LARGEST_SCORE:g}, the largest score; "
@@ -160,43 +174,38 @@ def encode_labels(examples: Examples, label_names: Sequence[str]) -> list[float]
     return values
 
 
-def _choose_columns(table: Table, choices: Sequence[tuple[str, ...]], label_column: str, only: bool) -> tuple[str, ...]:
+def _find_columns(
+    table: Table, choices: Sequence[tuple[str, ...]], label_column: str, options: bool
+) -> list[tuple[str, ...]]:
+    """Those of the choices that the table has, which are some."""
     found = [columns for columns in choices if set(columns) <= set(table.columns)]
     if not found or label_column not in table.columns:
         wanted = f"column {label_column}"
         if not found:
             wanted = f"text column ({' or '.join(' and '.join(names) for names in choices)})"
         raise DataError(
-            f"{table.path}: no {wanted}; the columns found are: {listing(table.columns)}; name it in the header, or "
-            "give --text-columns and --label-column"
+            f"{table.path}: no {wanted}; the columns found are: {listing(table.columns)}; name it in the header"
+            + (", or give --text-columns and --label-column" if options else "")
         )
-    if only:
-        return found[0]
-    widest = max(found, key=len)
-    _refuse_other_texts(table, widest, [name for columns in found for name in columns])
-    return widest
+    return found
 
 
-def _without_other_texts(
-    table: Table, text_columns: tuple[str, ...], label_column: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All rows; the first ones show whether another column, too, holds texts of several words."""
-    sample = list(islice(table.rows, _SAMPLE))
-    texts = []
-    for column in table.columns:
-        values = [value for _, row in sample if isinstance(value := row.get(column), str) and value.strip()]
+def _sentence_columns(rows: Sequence[tuple[str, dict[str, Any]]], label_column: str) -> list[str]:
+    """Columns that hold texts of several words in most of the rows that have them."""
+    found = []
+    for column in dict.fromkeys(name for _, row in rows for name in row):
+        values = [value for _, row in rows if isinstance(value := row.get(column), str) and value.strip()]
         if column != label_column and sum(bool(_WORDS.search(value)) for value in values) > len(values) / 2:
-            texts.append(column)
-    _refuse_other_texts(table, text_columns, texts)
-    return chain(sample, table.rows)
+            found.append(column)
+    return found
 
 
-def _refuse_other_texts(table: Table, text_columns: tuple[str, ...], texts: Sequence[str]) -> None:
+def _refuse_other_texts(path: Path, text_columns: tuple[str, ...], texts: Sequence[str], options: bool) -> None:
     if others := [name for name in dict.fromkeys(texts) if name not in text_columns]:
-        raise DataError(
-            f"{table.path}: text is in the columns {listing([*text_columns, *others])}; say which to read with "
-            "--text-columns A, or A,B for pairs"
-        )
+        remedy = "say which to read with --text-columns A, or A,B for pairs"
+        if not options:
+            remedy = f"only {' and '.join(text_columns)} can be read: leave the others out of the file"
+        raise DataError(f"{path}: text is in the columns {listing([*text_columns, *others])}; {remedy}")
 
 
 def _label_text(value: Any, path: Path, place: str, column: str) -> str:
@@ -204,7 +213,7 @@ def _label_text(value: Any, path: Path, place: str, column: str) -> str:
         raise DataError(
             f"{path}, {place}: {column} is {shown(value)} ({type(value).__name__}); it must be one name or number"
         )
-    text = str(int(value)) if isinstance(value, bool) else "" if value is None else str(value).strip()
+    text = json.dumps(value) if isinstance(value, bool) else "" if value is None else str(value).strip()
     if not text:
         raise DataError(f"{path}, {place}: {column} is empty; write one or leave the example out")
     if len(text) > _LONGEST_NAME or any(unicodedata.category(character) == "Cc" for character in text):

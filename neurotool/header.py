@@ -10,7 +10,7 @@ from typing import Any
 
 from neurotool.activity import Activity
 from neurotool.checkpoint import Checkpoint
-from neurotool.errors import DataError, one_line
+from neurotool.errors import DataError, one_line, shown
 from neurotool.graph import MAX_TIME_STEPS, Embedding, Graph, Readout
 from neurotool.schema import (
     Check,
@@ -21,7 +21,6 @@ from neurotool.schema import (
     one_of,
     optional,
     record,
-    shown,
     strict_json,
     text,
     whole,
@@ -38,7 +37,7 @@ _TASK = record(
         "label_names": listing(text(1000), unique=True),
         "metrics": listing(one_of("accuracy", "f1", "matthews", "pearson", "spearman"), 1, unique=True),
     },
-    {"label_column": text(1000)},
+    {"label_column": text(1000), "numbered": boolean},
 )
 _HASHES = mapping(text(64))
 _PLAN = record({}, {"max_length": whole(1, 2**31), "data": optional(text()), "task": text(1000)})
@@ -74,6 +73,7 @@ _OTHER_CONFIG: dict[str, Check] = {
 _CONFIG_OF: dict[str, dict[str, Check]] = {
     "spikingbert": {"feedback": boolean, "feedback_sweeps": whole(1, 10_000)},
     "spikebert": {"attention_v_threshold": _POSITIVE, "attention_scale": _POSITIVE, "positions": text(100)},
+    "streaming": {"lookahead": whole(0, 10_000), "training_norm": boolean},
     "snn-textcnn": {"kernel_sizes": listing(whole(1, 10_000), 1, unique=True), "channels": _SIZE},
 }
 _TRAINING = record(
@@ -177,7 +177,7 @@ def _check_activity(stored: Mapping[str, Any], config: Mapping[str, Any]) -> Non
         raise ValueError(str(error)) from error
     if activity.time_steps != config["time_steps"]:
         raise ValueError(f"its time_steps is {activity.time_steps}, that of the configuration {config['time_steps']}")
-    if max(activity.lengths) > config["max_position_embeddings"]:
+    if max(activity.lengths) > config["max_position_embeddings"] + config.get("lookahead", 0):
         raise ValueError(f"it has texts of {max(activity.lengths)} tokens: the network takes fewer")
 
 

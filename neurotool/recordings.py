@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -62,6 +62,9 @@ class Events:
         np.add.at(grid, (self.sample, step.astype(int), self.neuron), self.value)
         return grid
 
+
+FREE_BYTES, PACKING = 2**30, 100
+"""A file may unpack to FREE_BYTES and PACKING times its own size: sparse spikes pack well, and a few MB to many GB."""
 
 Recorded = np.ndarray | Gridded | Events
 Content = dict[str, Recorded] | Recorded
@@ -120,7 +123,19 @@ def _listed(suffixes: Mapping[str, Any]) -> str:
     return f"{', '.join(first)} or {last}"
 
 
+def _check_size(path: Path, unpacked: int) -> None:
+    """Before anything is read. Raises DataError."""
+    most = FREE_BYTES + PACKING * path.stat().st_size
+    if unpacked > most:
+        raise DataError(
+            f"{path}: unpacks to {unpacked / 1e9:.3g} GB, and {most / 1e9:.3g} GB are the limit for a file of its "
+            "size: give fewer inputs, whole numbers of 8 bits, or arrays that are not compressed (np.savez)"
+        )
+
+
 def _read_npz(path: Path) -> Content:
+    with ZipFile(path) as packed:
+        _check_size(path, sum(array.file_size for array in packed.infolist()))
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -173,8 +188,18 @@ def _event(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[float,
 
 
 def _read_nirdata(path: Path) -> Content:
+    import h5py
     import nir
 
+    declared: list[int] = []
+
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            declared.append(math.prod(map(int, item.shape)) * int(item.dtype.itemsize))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    _check_size(path, sum(declared))
     return _nodes(nir.read_data(str(path)), "")
 
 

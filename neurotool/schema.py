@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from neurotool.errors import shown
+
 Check = Callable[[Any, str], None]
-LONGEST_SHOWN = 60
-"""Characters of a value that an error shows."""
 
 
 def strict_json(text: str | bytes, finite: bool = True) -> Any:
@@ -38,14 +38,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{shown(text)} is too large a number")
     return value
-
-
-def shown(value: Any) -> str:
-    """A value on one short line, whatever it is."""
-    if isinstance(value, (dict, list, tuple)):
-        return f"a {'dict' if isinstance(value, dict) else 'list'} of {len(value)}"
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def _refuse(value: Any, where: str, wanted: str) -> None:

@@ -31,6 +31,7 @@ class Task:
     label_names: class names in the order of the label ids.
     metrics: what `compute_metrics` returns; the first one chooses the best epoch.
     label_column: the column of the source that holds the label.
+    numbered: the source writes the ids of the classes, whose names it says elsewhere; so may other data of the task.
     """
 
     name: str
@@ -38,12 +39,15 @@ class Task:
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
     label_column: str = LABEL
+    numbered: bool = False
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Task":
         """From what `dataclasses.asdict` made. Raises KeyError, TypeError or AttributeError for something else."""
         texts, labels, metrics = (tuple(record[name]) for name in ("text_columns", "label_names", "metrics"))
-        return cls(record["name"], texts, labels, metrics, record.get("label_column", LABEL))
+        return cls(
+            record["name"], texts, labels, metrics, record.get("label_column", LABEL), record.get("numbered", False)
+        )
 
     @property
     def regression(self) -> bool:
@@ -119,7 +123,7 @@ def load_task(name: str) -> TaskData:
             "go online once to fill the cache, or give the files with --data DIR"
         ) from error
     label_names = tuple(getattr(train.features["label"], "names", ()))
-    task = Task(name, source.text_columns, label_names, source.metrics)
+    task = Task(name, source.text_columns, label_names, source.metrics, numbered=bool(label_names))
     return _task_data(task, _from_hub(train, task), _from_hub(validation, task))
 
 
@@ -157,16 +161,19 @@ def load_data(
     train = read_examples(find_split(folder, ("train",)), choices, label_column, only=text_columns is not None)
     label_names = infer_label_names(train, regression=None if metric is None else metric in REGRESSION_METRICS)
     metrics = _choose_metrics(metric, label_names)
-    task = Task(as_utf8(folder.resolve().name), train.text_columns, label_names, metrics, label_column)
+    name, numbered = as_utf8(folder.resolve().name), bool(train.class_names)
+    task = Task(name, train.text_columns, label_names, metrics, label_column, numbered)
     held_out = find_split(folder, _VALIDATION_STEMS)
     validation = read_examples(held_out, (train.text_columns,), label_column, only=True)
     return _task_data(task, _encode(train, task), _encode(validation, task))
 
 
-def load_examples(path: Path, task: Task) -> datasets.Dataset:
+def load_examples(path: Path, task: Task, named: bool = False) -> datasets.Dataset:
     """Load labelled examples for `task` from one file, or from the validation file of a folder.
 
     The columns are named as in the task's own data or as `load_data` reads them; the result's as in TaskData.
+
+    named: the user said which columns the task's are: those are read, whatever text other columns hold.
 
     Raises:
         DataError: as `load_data`; also a label that the task does not have.
@@ -176,11 +183,10 @@ def load_examples(path: Path, task: Task) -> datasets.Dataset:
         raise DataError(f"{file}: no such file or folder; give a table of examples, or a folder with a validation file")
     columns = open_table(file).columns
     label_column = task.label_column if task.label_column in columns else LABEL
-    if set(task.text_columns) <= set(columns):
-        return _encode(read_examples(file, (task.text_columns,), label_column, only=True), task)
     same_width = tuple(names for names in _FILE_COLUMNS if len(names) == len(task.text_columns))
     choices = tuple(dict.fromkeys((task.text_columns, *same_width)))
-    return _encode(read_examples(file, choices, label_column), task)
+    only = named and set(task.text_columns) <= set(columns)
+    return _encode(read_examples(file, choices, label_column, only, options=False), task)
 
 
 def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -247,7 +253,7 @@ def _choose_metrics(main: str | None, label_names: tuple[str, ...]) -> tuple[str
 
 def _encode(examples: Examples, task: Task) -> datasets.Dataset:
     columns: dict[str, list[Any]] = dict(zip(PAIR, examples.texts, strict=False))
-    labels = encode_labels(examples, task.label_names)
+    labels = encode_labels(examples, task.label_names, task.numbered)
     return datasets.Dataset.from_dict({**columns, "label": labels}, _features(task))
 
 
@@ -278,7 +284,7 @@ def demo_file() -> Path:
 
 def _load_demo() -> TaskData:
     path = demo_file()
-    task = Task("demo", ("text",), ("negative", "positive"), ("accuracy", "f1"))
+    task = Task("demo", ("text",), ("negative", "positive"), ("accuracy", "f1"), numbered=True)
     splits = {name: Examples(path, task.text_columns, ([],), [], []) for name in ("train", "validation")}
     for place, row in open_table(path).rows:
         if row["source"] != "rotten_tomatoes":

@@ -151,11 +151,11 @@ def compare(
     scale = 1.0
     inputs_a, inputs_b = tee(inputs)
     for (one, run_a), (_, run_b) in zip(runs(a, inputs_a, at_once), runs(b, inputs_b, at_once), strict=True):
+        mask = one.get("attention_mask") if a.graph.has_tokens else None
         for name, layer in result.layers.items():
-            _compare_layer(layer, name, result.inputs, run_a, run_b, one.get("attention_mask"), a.graph.has_tokens)
+            _compare_layer(layer, name, result.inputs, run_a, run_b, mask, a.graph.has_tokens)
         for name, output in result.outputs.items():
             if name in run_a.analog and name in run_b.analog:
-                mask = one.get("attention_mask") if a.graph.has_tokens else None
                 output.add(*(_of_tokens(run.analog[name], mask) for run in (run_a, run_b)))
         scale = max(scale, _compare_logits(result, run_a.logits, run_b.logits))
         result.inputs += 1

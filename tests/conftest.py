@@ -23,8 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY_WORDS = ("good", "fine", "bad", "poor", *(f"w{i}" for i in range(20)), "##s", ".")
 
 # On a busy machine the first example of a torch test takes longer than any deadline worth having.
-settings.register_profile("neurotool", deadline=None)
-settings.load_profile("neurotool")
+# The same examples on every run, so that a change is judged by what it changes; `explore` draws new ones.
+settings.register_profile("neurotool", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "neurotool"))
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which several tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)

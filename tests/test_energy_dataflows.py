@@ -423,6 +423,8 @@ def test_what_has_no_price_is_not_free() -> None:
 
 
 def test_activity_keeps_what_was_active() -> None:
-    layer = LayerActivity(4, 9, 40, 2, [1, 8], [9], active=LayerActivity(4, 5, 20, 1, [1, 4], [5]))
+    # What a spike's text has in tokens is its positions from both ends, and itself: 9 + 17 + 15 = 41, 5 + 7 + 14 = 26.
+    active = LayerActivity(4, 5, 26, 1, [1, 1, 3], [0, 1, 2, 1, 0, 0, 1])
+    layer = LayerActivity(4, 9, 41, 2, [1, 2, 5, 0, 0, 1], [2, 3, 3, 0, 0, 0, 1], active=active)
     activity = Activity(2, 4, Counter({3: 2, 7: 1}), 5, {"a": layer}, entered={"in": layer})
     assert Activity.from_dict(activity.to_dict()) == activity

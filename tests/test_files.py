@@ -264,6 +264,27 @@ def test_closed_streams_are_empty(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "('', True)"
 
 
+@pytest.mark.parametrize("command", ["--version", "--help", "show --help"])
+def test_standard_output_on_a_full_disk(command: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    program = f"{sys.executable} -m neurotool {command}"
+    done = subprocess.run(["bash", "-c", f"{program} >/dev/full"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "Error: [Errno 28] No space left on device: 'standard output'\n"
+    assert subprocess.run(["bash", "-c", f"{program} >/dev/full 2>/dev/full"]).returncode == 1
+
+
+def test_closed_streams_without_devices() -> None:
+    """Another process may not open /dev/null either."""
+    program = (
+        "import os; real = os.open\ndef none(path, *more):\n    if path == os.devnull: raise PermissionError(13, '')\n"
+        "    return real(path, *more)\nos.open = none\nfrom neurotool.cli.main import open_streams\nopen_streams()\n"
+        "import sys; print('lost'); print('lost', file=sys.stderr); assert sys.stdin.read() == ''"
+    )
+    command = f"'{sys.executable}' -c \"$PROGRAM\" <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", command], env={**os.environ, "PROGRAM": program}, check=True)
+
+
 def test_a_nul_in_an_argument() -> None:
     for arguments in (["predict", "a\0b", "x"], ["energy", "report", "m.ckpt", "--data", "a\0"]):
         result = CliRunner().invoke(cli, arguments)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import datasets
 import h5py
 import numpy as np
@@ -289,12 +290,100 @@ def test_every_number_has_a_range() -> None:
                 assert lines[0].startswith("Error:") and len(lines[0]) < 400
 
 
-@pytest.mark.parametrize("fuzz", [fuzz_checkpoints, fuzz_nir, fuzz_bundles])
-def test_altered_files(fuzz: Any, checkpoint: Checkpoint, tmp_path: Path) -> None:
+WORDS = (
+    *("0", "1", "2", "3", "1,2", "0.5", "-1", "x", "", " ", "text", "encoder.0", "encoder.0.query:readout", "none"),
+    *(
+        "m.ckpt",
+        "m.nir",
+        "m.lava",
+        "data.tsv",
+        ".",
+        "nothing",
+        "nothing/x.svg",
+        "new.npz",
+        "new.html",
+        "new.png",
+        "x=y",
+    ),
+    *("\udce9", "é", "x" * 300, "[/red]", "-", "--", "1" * 400, "a,b,c", "=", "@", "{", "[]", "float,int", "loihi2"),
+)
+"""Values for any option, the right ones of a few among them."""
+READS = ("m.ckpt", "m.nir", "m.lava/manifest.json", "data.tsv", "spikes.npz")
+
+
+def fuzz_options(checkpoint: Checkpoint, folder: Path, seeds: range) -> list[str]:
+    """Up to four options of a command, on files that it can read: answered, or refused in one line; and the files stay
+    as they are. A training is refused at last by its data; Lava is left out, as slow."""
+    write_checkpoint(folder / "m.ckpt", checkpoint)
+    graph = load_student(folder / "m.ckpt").model.to_graph()
+    write_nir(graph, folder / "m.nir")
+    task = {"name": "t", "text_columns": ["text"], "label_names": ["no", "yes"], "metrics": ["accuracy"]}
+    write_bundle(folder / "m.lava", Bundle(graph, checkpoint.tokenizer, task, {"plan": {"max_length": 16}}))
+    (folder / "data.tsv").write_text("text\tlabel\ngood w1 w2\tyes\nbad\tno\n")
+    np.savez(folder / "spikes.npz", x=np.ones((1, 4, 16)))
+    before, bad = {name: (folder / name).read_bytes() for name in READS}, []
+    commands = dict(_commands(cli))
+    for seed in seeds:
+        choose = random.Random(seed)
+        name = choose.choice(sorted(commands))
+        arguments = name.split()
+        for parameter in commands[name].params:
+            if isinstance(parameter, click.Argument):
+                several = {"texts": ["good w1"], "models": ["m.ckpt"]}.get(parameter.name or "", ["m.ckpt"])
+                arguments += several if choose.random() < 0.7 else [choose.choice(("m.nir", "m.lava", "data.tsv", "."))]
+        options = [option for option in commands[name].params if isinstance(option, click.Option)]
+        for option in choose.sample(options, min(len(options), choose.choice((1, 1, 2, 3, 4)))):
+            arguments.append(option.opts[0])
+            if not option.is_flag:
+                known = option.type.choices if isinstance(option.type, click.Choice) else NUMBERS
+                value = choose.choice(choose.choice((known, WORDS)))
+                arguments.append("emulator" if value == "lava" and "executor" in (option.name or "") else value)
+        if name == "train":
+            arguments += ["--data", "nothing", "-o", "new.ckpt"]
+        if name == "doctor":
+            arguments += ["--quick"]
+        result = CliRunner().invoke(cli, arguments)
+        lines = [line for line in result.output.splitlines() if line.startswith("Error:")]
+        wrong = [result.exception] if not isinstance(result.exception, SystemExit | None) else []
+        wrong += [line for line in lines if "unexpected " in line or len(line) > 300]
+        wrong += (
+            [f"exit {result.exit_code}, {len(lines)} errors"] if (result.exit_code == 2) != (len(lines) == 1) else []
+        )
+        wrong += [f"{name} changed" for name in READS if (folder / name).read_bytes() != before[name]]
+        if wrong:
+            bad.append(f"seed {seed}, {arguments}: {wrong} {result.output[-300:]!r}")
+        for made in [path for path in folder.rglob("*new*") if path.is_file()]:
+            made.unlink()
+    return bad
+
+
+def _commands(group: click.Group, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for part in group.list_commands(context):
+        command = group.get_command(context, part)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{name}{part} ")
+        else:
+            yield f"{name}{part}", command
+
+
+FUZZ = {fuzz_checkpoints: 4000, fuzz_nir: 2000, fuzz_bundles: 3000, fuzz_options: 1000}
+"""Cases of each kind in the slow suite: 10,000."""
+
+
+@pytest.mark.parametrize("fuzz", FUZZ)
+def test_altered_files_and_options(
+    fuzz: Any, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert fuzz(checkpoint, tmp_path, range(CASES)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fuzz", [fuzz_checkpoints, fuzz_nir, fuzz_bundles])
-def test_thousands_of_altered_files(fuzz: Any, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    assert fuzz(checkpoint, tmp_path, range(1000, 3000)) == []
+@pytest.mark.parametrize("fuzz", FUZZ)
+def test_ten_thousand_altered_files_and_options(
+    fuzz: Any, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fuzz(checkpoint, tmp_path, range(10_000, 10_000 + FUZZ[fuzz])) == []

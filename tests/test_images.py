@@ -24,6 +24,7 @@ from neurotool.graph import (
     AvgPool2d,
     Context,
     Conv2d,
+    Delay,
     Flatten,
     Graph,
     GraphBuilder,
@@ -257,8 +258,79 @@ def test_pools_cost_what_they_add() -> None:
     assert (node.dense.adds, node.dense.value_reads, node.dense.value_writes) == (4 * 3, 16, 4)
     spiking = alone(SumPool2d(), (1, 4, 4), spiking=True)
     (_, node) = count(spiking, *measure(spiking, [{"values": {"in": np.ones((1, 4, 4))}}])).nodes
-    assert node.spiking.adds == 0  # wiring: who reads it reads the spikes
+    assert node.spiking.adds == 16  # nothing reads it one by one: each spike is added to its window
     assert node.work["zero-skipping"] == node.work["dense"]  # there is no synapse at which it could skip
+    (_, node, *_) = count(network(), *measured(network())).nodes
+    assert node.name == "conv" and node.spiking.adds == 0
+
+
+def measured(graph: Graph) -> Any:
+    return measure(graph, [{"values": {"in": values}} for values in BATCH["values"]["in"]])
+
+
+@pytest.mark.parametrize("kind", [SumPool2d, AvgPool2d])
+@pytest.mark.parametrize(("behind", "charged"), [("neurons", True), ("flat neurons", True), ("conv", False)])
+def test_pools_of_spikes_cost_an_add_for_each_spike_and_window(kind: Any, behind: str, charged: bool) -> None:
+    """Where neurons read them; overlapping windows, a border and rows that no window reads, against loops."""
+    build = GraphBuilder()
+    spikes = build.add("first", Neuron(0.6), build.add("in", Input((2, 7, 6))))
+    x = build.add("pool", kind((3, 2), (2, 1), (1, 0)), spikes)
+    if behind == "flat neurons":
+        x = build.add("flat", Flatten(), x)
+    x = build.add("conv", Conv2d(np.ones((1, 2, 2, 2))), x) if behind == "conv" else x
+    build.add("last", Neuron(1.5), x)
+    graph = build.build(time_steps=5, schedule="concurrent")
+    values = [{"values": {"in": x}} for x in np.random.default_rng(4).normal(size=(2, 5, 2, 7, 6))]
+    counts = {node.name: node for node in count(graph, *measure(graph, values)).nodes}
+    adds = spikes = 0
+    for one in values:
+        for _, _, i, j in zip(*np.nonzero(simulate(graph, values=one["values"]).spikes["first"]), strict=True):
+            places = [(r, c) for r in range(4) for c in range(5) if 0 <= i + 1 - 2 * r < 3 and 0 <= j - c < 2]
+            adds, spikes = adds + len(places), spikes + 1
+    pool = counts["pool"]
+    assert adds > spikes > 50
+    assert pool.spiking.adds == pool.spiking.addresses == (adds if charged else 0)
+    assert pool.spiking.value_reads == (spikes if charged else 0)
+    assert pool.spiking.state_reads == pool.spiking.state_writes == pool.spiking.adds
+    assert pool.spiking.multiplies == pool.synaptic_operations == 0
+    assert pool.dense.adds == 2 * 2 * (_pairs() - 4 * 5)
+    if not charged:  # the synapse behind it pays, for every window that a spike is in
+        assert counts["conv"].arrived.events == adds
+
+
+def _pairs() -> int:
+    """Elements of the plane in windows of 3 x 2 at stride 2, 1 with a border of 1 above and below."""
+    return sum(0 <= 2 * r + k - 1 < 7 for r in range(4) for k in range(3)) * 5 * 2
+
+
+def test_a_sum_of_spikes_is_one_activation_of_the_network_that_skips_zeros() -> None:
+    """All spike: at the kernel behind a pool every sum is not 0, and none is more than one activation."""
+    build = GraphBuilder()
+    pooled = build.add("pool", SumPool2d(), build.add("in", Input((1, 4, 4), spiking=True)))
+    build.add("last", Neuron(), build.add("conv", Conv2d(np.ones((3, 1, 2, 2))), pooled))
+    graph = build.build(time_steps=2, schedule="concurrent")
+    x = np.ones((2, 1, 4, 4))
+    x[:, 0, :2, :2] = [[0, 0], [0, 1]]
+    x[:, 0, 2:, 2:] = 0
+    counted = count(graph, *measure(graph, [{"values": {"in": one}} for one in (x, np.ones_like(x))]))
+    node = {n.name: n for n in counted.nodes}["conv"]
+    assert node.dense.macs == node.synapses == 2 * 3 * 4
+    assert node.work["zero-skipping"].total.macs == 3 * (3 + 4)  # one sum of the first input is 0
+    assert node.density == counted.density == 7 / 8
+    assert node.arrived.events == 2 * (9 + 16)  # each spike is a message of its own
+    assert node.rate == (9 + 16) / 32
+
+
+def test_rates_behind_windows_that_overlap() -> None:
+    build = GraphBuilder()
+    x = build.add("pool", SumPool2d((2, 2), (1, 1)), build.add("in", Input((1, 4, 4), spiking=True)))
+    build.add("conv", Conv2d(np.ones((1, 1, 1, 1))), build.add("late", Delay(1), x))
+    graph = build.build(time_steps=4, schedule="concurrent")
+    spikes = np.zeros((4, 1, 4, 4))
+    spikes[:2] = 1
+    node = {n.name: n for n in count(graph, *measure(graph, [{"values": {"in": spikes}}])).nodes}["conv"]
+    assert node.arrived.events == 2 * 9 * 4
+    assert node.rate == 0.5
 
 
 @pytest.mark.parametrize(

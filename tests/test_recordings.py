@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nir
 import numpy as np
 import pytest
@@ -300,3 +301,21 @@ def test_a_model_in_hdf5_is_no_recording(file: Path) -> None:
     file.rename(named)
     assert not is_recording(named)
     assert isinstance(open_model(named, reset="soft", time_step=1, time_steps=2), Model)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_files_that_unpack_to_far_more_than_they_are(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurotool.recordings.FREE_BYTES", 2**20)
+    path, x = tmp_path / f"x{suffix}", np.zeros((1, 2**22), np.uint8)
+    if suffix == ".npz":
+        np.savez_compressed(path, x=x)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("node/data", x.shape, x.dtype, chunks=True)  # declared, and not held
+    with pytest.raises(DataError, match=r"unpacks to 0\.00419 GB, and 0\.001\d+ GB are the limit") as refused:
+        read_recording(path)
+    assert len(str(refused.value).replace(str(path), "")) < 300
+    np.savez(path.with_suffix(".npz"), x=np.ones_like(x))  # as large, and not packed
+    assert read_recording(path.with_suffix(".npz"))["x"].sum() == x.size  # type: ignore[index]

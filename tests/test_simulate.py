@@ -299,7 +299,12 @@ def test_events_against_loops(graph: Graph, seed: int, length: int) -> None:
             trains = np.concatenate([arguments["values"][name]] * sweeps)
             return [(name, *map(int, at)) for at in np.argwhere(trains)]
         if isinstance(node, (Add, Concat)) and all(is_spiking(source) for source in graph.inputs[name]):
-            return [spike for source in graph.inputs[name] for spike in deliveries(source, late)]
+            # Who stands at two ports is read twice, and sends a graded message to each.
+            return [
+                (f"{name}.{port}/{sender}", *at)
+                for port, source in zip(node.ports, graph.inputs[name], strict=True)
+                for sender, *at in deliveries(source, late)
+            ]
         return []
 
     def is_spiking(name: str) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from neurotool.errors import ConfigError, DataError
 from neurotool.tables import open_table
+from neurotool.examples import Examples, encode_labels
 from neurotool.tasks import METRICS, TASK_NAMES, Task, compute_metrics, load_data, load_examples, load_task, tokenise
 
 SHARED = Path(os.environ.get("NEUROTOOL_SHARED", Path(__file__).parents[2] / "shared"))
@@ -113,6 +114,11 @@ def test_the_metric_decides_for_integers(tmp_path: Path) -> None:
 def test_examples_of_one_file_or_folder(tmp_path: Path) -> None:
     data = folder(tmp_path)
     task = Task("t", ("sentence",), ("negative", "positive"), ("accuracy",))
+    with pytest.raises(
+        DataError, match="line 2: label '1' is not one of the classes negative, positive; write the names of the classes"
+    ):
+        load_examples(data, task)
+    task = Task("t", ("sentence",), ("negative", "positive"), ("accuracy",), numbered=True)
     assert load_examples(data, task)[:] == load_examples(data / "train.tsv", task)[:]
     assert list(load_examples(data, task)["label"]) == [1, 0]
     (data / "pair.tsv").write_text("premise\thypothesis\tlabel\na\tb\tpositive\n")
@@ -233,7 +239,8 @@ def labels(tmp_path: Path, *values: Any) -> Path:
         ((1, 0), ("0", "1")),
         ((1.0, "0"), ("0", "1")),
         (("0.0", "1."), ("0", "1")),
-        ((True, False), ("0", "1")),
+        ((True, False), ("false", "true")),
+        ((True, "false"), ("false", "true")),
         (("x1e0", "0x1"), ("0x1", "x1e0")),
     ],
 )
@@ -250,6 +257,7 @@ def test_a_label_is_what_is_written(tmp_path: Path, values: tuple[Any, ...], nam
         (("1e0", "0e0"), "label '0e0' is a score, not a class"),
         (("01", "00"), "found 00, 01; renumber them"),
         (("1", "one"), "line 2: label 'one' is not a number"),
+        ((1, False), "line 2: label 'false' is not a number"),
         (("a", "nan"), "label 'nan' is not a finite number"),
         (("a", "-Infinity"), "is not a finite number"),
         ((float("inf"), 1), "is not a finite number"),
@@ -311,7 +319,7 @@ def test_columns_that_are_named(tmp_path: Path) -> None:
     data = load_data(films, text_columns=("text",), label_column="grade")
     assert data.task.text_columns == ("text",) and data.task.label_column == "grade"
     assert data.train[:] == {"sentence1": ["c d", "g h"], "label": [1, 0]}
-    assert load_examples(films, data.task)[:] == data.train[:]
+    assert load_examples(films, data.task, named=True)[:] == data.train[:]
     pair = load_data(films, text_columns=("text", "title"), label_column="grade")
     assert pair.train[0] == {"sentence1": "c d", "sentence2": "a b", "label": 1}
     for wrong in ((), ("text", "text"), ("grade",), ("a", "b", "c")):
@@ -367,6 +375,63 @@ def test_class_names_of_a_parquet_file(tmp_path: Path) -> None:
     assert "row 1: label is -1, the file names the classes 0 to 2: up, down, so" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "numbered", "labels", "ids"),
+    [
+        (("bad", "good"), False, ["good", "bad"], [1, 0]),
+        (("bad", "good"), False, ["1", "0"], None),
+        (("bad", "good"), True, ["1", "bad"], [1, 0]),
+        (("bad", "good"), True, ["2"], None),
+        (("1", "2", "3"), True, ["1", "3"], [0, 2]),  # stars: 0 may be the id of the first or none
+        (("1", "2", "3"), True, ["0"], None),
+        (("false", "true"), False, ["true", "1"], None),
+        (("0", "1"), False, ["1", "0"], [1, 0]),
+    ],
+)
+def test_an_id_is_no_name(names: tuple[str, ...], numbered: bool, labels: list[str], ids: list[int] | None) -> None:
+    """But where the data of the training wrote ids, and none of the names could be one."""
+    places = [f"line {i}" for i, _ in enumerate(labels)]
+    examples = Examples(Path("t.tsv"), ("text",), (["a"] * len(labels),), labels, places)
+    if ids is not None:
+        assert encode_labels(examples, names, numbered) == ids
+        return
+    with pytest.raises(DataError, match="is not one of the classes .*; write the names of the classes or leave it out"):
+        encode_labels(examples, names, numbered)
+
+
+def test_truth_values_of_a_parquet_file(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        datasets.Dataset.from_dict({"text": ["a", "b"], "label": [True, False]}).to_parquet(tmp_path / f"{name}.parquet")
+    data = load_data(tmp_path)
+    assert data.task.label_names == ("false", "true") and list(data.train["label"]) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("header", "listed"),
+    [
+        ("title\tsentence\tlabel", "sentence, title"),
+        ("sentence\ttext\tlabel", "sentence, text"),
+        ("question\ttext\tlabel", "text, question"),
+    ],
+)
+def test_other_columns_of_text_in_evaluation(tmp_path: Path, header: str, listed: str) -> None:
+    """As in training; but a student of columns that were named reads those."""
+    file, task = tmp_path / "test.tsv", Task("t", ("sentence",), ("0", "1"), ("accuracy",))
+    file.write_text(header + "\n" + "".join("\t".join(["some words", f"of row {i}", str(i)]) + "\n" for i in (0, 1)))
+    with pytest.raises(DataError, match=f"text is in the columns {listed}; only .* can be read: leave the others out"):
+        load_examples(file, task)
+    if "sentence" in header:
+        assert len(load_examples(file, task, named=True)) == 2
+    file.write_text("review\tlabel\na b\t0\n")
+    with pytest.raises(DataError, match=r"no text column .*; the columns found are: review, label; name it in the head"):
+        load_examples(file, task)
+
+
+def test_text_that_only_later_rows_have(tmp_path: Path) -> None:
+    lines = '{"text": "a b", "label": 1}\n' + '{"text": "c d", "label": 0, "question": "e f"}\n' * 2
+    assert "text is in the columns text, question" in refusal(folder(tmp_path, lines, lines, ".jsonl"))
+
+
 def test_tables_that_no_reader_survives(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     deep = '{"text": "a b", "label": 1}\n{"a":' + '{"a":' * 50_000 + "1" + "}" * 50_001 + "\n"
@@ -411,7 +476,7 @@ def test_a_hub_task(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_task("mnli")
     assert calls == [("nyu-mll/glue", "mnli")]
     assert data.task == Task(
-        "mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",)
+        "mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), ("accuracy",), numbered=True
     )
     assert data.validation[:] == {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [2, 0]}
 

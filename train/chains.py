@@ -16,7 +16,7 @@ from neurotool.train.teacher import TeacherOutput
 
 _SAME_NAME = (
     *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "dead_zone"),
-    *("pooling", "feedback", "kernel_sizes", "channels", "positions", "activation"),
+    *("pooling", "feedback", "kernel_sizes", "channels", "lookahead", "positions", "activation"),
     *("attention_v_threshold", "attention_scale", "attention_norm"),
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}

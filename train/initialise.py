@@ -26,8 +26,10 @@ def copy_teacher(student: Student, teacher: BertForSequenceClassification, layer
 
     Raises ConfigError when the shapes differ.
     """
-    check_same_shape(student.config, teacher.config)
+    check_same_shape(type(student), student.config, teacher.config)
     student.copy_embeddings(teacher.bert.embeddings)
+    if not student.layers:
+        return
     blocks = teacher.bert.encoder.layer
     for i, (layer, mapped) in enumerate(zip(student.layers, layer_map[:-1], strict=True)):
         source = i * len(blocks) // len(student.layers) if mapped is None else mapped
@@ -63,9 +65,12 @@ def project_embeddings(student: Student, teacher: BertForSequenceClassification)
     student.copy_embeddings(ours)
 
 
-def check_same_shape(student: BertConfig, teacher: BertConfig) -> None:
+_COPIED = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+
+
+def check_same_shape(kind: type[Student], student: BertConfig, teacher: BertConfig) -> None:
     """Raises ConfigError where the student's layers cannot hold the teacher's."""
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+    for name in (name for name in _COPIED if name in kind.shares):
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
             raise ConfigError(f"{name} is {ours}, the teacher's is {theirs}: use --init random, or the teacher's shape")

@@ -42,7 +42,9 @@ DEFAULTS: dict[str, Any] = {
 WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("task", "metric", "positions", "corpus", "activation", "prune_scope"), str),
     **dict.fromkeys(("data", "start_from", "run_folder"), Path),
-    **dict.fromkeys(("hidden_size", "intermediate_size", "heads", "channels", "max_texts", "weight_bits"), int),
+    **dict.fromkeys(
+        ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "max_texts", "weight_bits"), int
+    ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     **dict.fromkeys(("event_target", "prune", "ema"), float),
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
@@ -174,6 +176,7 @@ def _student(options: Mapping[str, Any]) -> dict[str, Any]:
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
+        "lookahead": options["lookahead"],
         "pooling": options["pooling"],
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],

@@ -25,7 +25,7 @@ from neurotool.checkpoint import Checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.files import replacing
-from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification
+from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
@@ -61,8 +61,8 @@ from neurotool.train.trainer import (
     is_first_process,
 )
 
-_EMBEDDED = ("vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id")
-_SHAPE = (*_EMBEDDED, "hidden_size", "num_attention_heads", "intermediate_size", "layer_norm_eps")
+_SHAPE = Student.shares
+_EMBEDDED = {"vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +143,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             distiller.end_stage()
     distiller.compressor.finish()
     student = distiller.student.eval()
+    student.finish()
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -310,7 +311,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
         raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
     if plan.init == "teacher":
-        check_same_shape(config, teacher)
+        check_same_shape(kind, config, teacher)
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads
     if heads != theirs and attention:
         raise ConfigError(
@@ -338,10 +339,10 @@ def start_student(
         start_from(plan.start_from, student, tokenizer)
     elif isinstance(teacher, Teacher):
         theirs = teacher.model.config
-        differs = {name for name in _SHAPE if getattr(config, name) != getattr(theirs, name)}
+        differs = {name for name in student.shares if getattr(config, name) != getattr(theirs, name)}
         if plan.init == "teacher" or (plan.init == "auto" and not differs):
             copy_teacher(student, teacher.model, layer_map)
-        elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & set(_EMBEDDED):
+        elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & _EMBEDDED:
             project_embeddings(student, teacher.model)
     sample = train_set.select(range(min(64, len(train_set))))
     device = teacher.model.device

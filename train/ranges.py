@@ -43,6 +43,7 @@ RANGES = {
     "attention_scale": _POSITIVE,
     "kernel_sizes": Range(1, 1024),
     "channels": Range(1, 16384),
+    "lookahead": Range(0, 1024),
     "hidden_dropout_prob": _SHARE,
     "attention_probs_dropout_prob": _SHARE,
     "max_shift": _SHARE,

@@ -69,6 +69,14 @@ RECIPES = {
     "spikformer": Recipe(
         "spikebert", "SpikeBERT's network without a teacher", _UNROLLED | _UNTAUGHT | {"leak": 0.9, "v_threshold": 1.0}
     ),
+    "streaming": Recipe(
+        "streaming",
+        "one token after another, weights stored once: standard neurons only",
+        _UNROLLED
+        | dict.fromkeys(_NEURONS)
+        | {"schedule": "concurrent", "time_steps": 1, "reset": "hard", "embedding_weight": 0.0, "hidden_weight": 0.0}
+        | {"general_soft_weight": 0.0, "learning_rate": 1e-3},
+    ),
     "ann": Recipe("ann", "the same network without spikes", dict.fromkeys(_NEURONS)),
     # T, threshold and leak: arXiv 2406.19230 and its code.
     "snn-textcnn": Recipe(

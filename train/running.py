@@ -41,6 +41,7 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
     except NeurotoolError:
         raise
     except (OSError, SafetensorError) as error:
+        time.sleep(0.5)  # who removes a folder takes a moment for it: what failed may be the first file that is gone
         _check_folder(plan)
         raise TrainingError(
             f"{plan.state_folder}: the state of the run cannot be written ({one_line(error)}); free some room, then "
@@ -78,7 +79,8 @@ class _FolderStays(TrainerCallback):
 
 
 def _check_folder(plan: TrainingPlan) -> None:
-    if not plan.state_folder.exists():
+    # The plan lies there from the first moment on; the folder itself comes back with the next file that is written.
+    if not (plan.state_folder / "plan.json").exists():
         raise TrainingError(
             f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
         )

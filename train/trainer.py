@@ -27,7 +27,6 @@ from neurotool.evaluation import evaluate
 from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.encoder import Attention
 from neurotool.student.student import classification_loss
-from neurotool.student.unrolled import UnrolledStudent
 from neurotool.tasks import Task
 from neurotool.train.averaging import Average, averaged
 from neurotool.train.chains import StudentTeacher
@@ -102,7 +101,7 @@ class Distiller(nn.Module):
         self.weights = weights
         width = student.config.hidden_size
         self.fit: nn.Linear | nn.ModuleDict
-        if not isinstance(student, UnrolledStudent):
+        if student.hands_on_rates:
             self.fit = nn.Linear(width, teacher_width)
         else:
             mapped = (str(tap) for tap, layer in enumerate(layer_map) if layer is not None)

@@ -17,6 +17,7 @@ from neurotool.graph import Input
 from neurotool.inputs import Given
 from neurotool.recorded import compare_recorded
 from neurotool.recordings import read_recording
+from neurotool.streams import longest_text
 from neurotool.validate import Comparison
 from neurotool.validate import compare as compare_runs
 
@@ -117,5 +118,5 @@ def _ready(a: Model, b: Model, data: Path | None, samples: int, given: Given) ->
         values = {name: np.stack([one["values"][name] for one in inputs.inputs]) for name in b.graph.of_type(Input)
                   if name in a.graph.nodes}  # fmt: skip
         return told, b.told(values, given.kind) if len(values) == len(b.graph.of_type(Input)) else b, inputs
-    length = min(reading.reader.max_length, a.graph.tokens, b.graph.tokens)
+    length = min(reading.reader.max_length, longest_text(a.graph), longest_text(b.graph))
     return a, b, replace(reading.reader, max_length=length).data(data, samples)

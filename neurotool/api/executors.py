@@ -9,6 +9,7 @@ import numpy as np
 from neurotool.errors import ConfigError
 from neurotool.executor import Executor
 from neurotool.graph import Graph
+from neurotool.streams import in_time
 
 if TYPE_CHECKING:
     from neurotool.lava_runtime.integer import Overflow
@@ -47,9 +48,12 @@ def _torch(graph: Graph, student: "Student | None", settings: Settings) -> Execu
         raise ConfigError("executor torch runs students of checkpoints: choose interpreter, emulator or lava")
     import torch
 
-    from neurotool.student.tracing import TorchExecutor
+    from neurotool.student.streaming import StreamingForSequenceClassification
+    from neurotool.student.tracing import StreamExecutor, TorchExecutor
 
     precision = torch.float64 if settings.precision == "float64" else torch.float32
+    if isinstance(student, StreamingForSequenceClassification):
+        return StreamExecutor(student, precision, settings.precision == "as used")
     return TorchExecutor(student, precision, settings.precision == "as used", graph.time_steps)
 
 
@@ -100,4 +104,8 @@ def make_executor(name: str, graph: Graph, student: "Student | None", settings: 
         raise ConfigError(
             f"--overflow {settings.overflow}: the network is not in fixed point, nothing overflows; leave it out"
         )
-    return EXECUTORS[name].make(graph, student, settings)
+    make = EXECUTORS[name].make
+    if name == "torch":  # which runs for any number of steps
+        only = make(graph, student, settings)
+        return in_time(graph, lambda _: only)
+    return in_time(graph, lambda of_length: make(of_length, student, settings))

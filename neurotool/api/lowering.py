@@ -16,6 +16,7 @@ from neurotool.graph import Graph, Input, Neuron
 from neurotool.inputs import Given
 from neurotool.lava_runtime.bundle import MANIFEST, Bundle
 from neurotool.lava_runtime.emulator import Emulator
+from neurotool.streams import in_time
 
 RANGE_BATCHES = 2
 """Ranges of values are taken from that many batches; nearly all are proven from the weights anyway."""
@@ -23,7 +24,7 @@ RANGE_BATCHES = 2
 
 def ranges(graph: Graph, texts: ModelInputs) -> dict[str, float]:
     """Largest |output| of every node on the first inputs."""
-    emulator, largest = Emulator(graph), dict[str, float]()
+    emulator, largest = in_time(graph, Emulator), dict[str, float]()
     for batch in texts.batches()[:RANGE_BATCHES]:
         for name, value in emulator.run(**batch, observe=True).largest.items():
             largest[name] = max(value, largest.get(name, 0))
@@ -40,7 +41,7 @@ class Errors:
         self.rates: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
 
     def run(self, batches: Iterable[dict[str, Any]]) -> "Errors":
-        exact, fixed = Emulator(self.exact), Emulator(self.fixed)
+        exact, fixed = in_time(self.exact, Emulator), in_time(self.fixed, Emulator)
         for batch in batches:
             a, b = exact.run(**batch, observe=True), fixed.run(**batch, observe=True)
             self._compare(a, b, batch.get("attention_mask"))
@@ -48,7 +49,8 @@ class Errors:
 
     def _compare(self, a: Run, b: Run, mask: Any) -> None:
         for name, rates in a.rates.items():
-            real = np.ones(rates.shape[:2], bool) if mask is None else np.asarray(mask).astype(bool)
+            without = mask is None or not self.exact.has_tokens
+            real = np.ones(rates.shape[:2], bool) if without else np.asarray(mask).astype(bool)
             self.differences[name].append(float(np.abs(rates - b.rates[name])[real].mean()))
             self.rates[name].append(float(np.abs(rates)[real].mean()))
         for logits, of in zip(self.logits, (a, b), strict=True):

@@ -14,6 +14,7 @@ from neurotool.api.reading import ModelInputs
 from neurotool.errors import ConfigError, DataError
 from neurotool.executor import Executor, Inputs, Run
 from neurotool.inputs import Given
+from neurotool.streams import per_token
 from neurotool.texts import INPUTS, PAIR, pad
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def measure(model: Model, source: Source, executor: str | None = None, track: Tr
     check_executor(executor)
     if executor != "torch" or model.student is None or source.given.files:
         return _executed(model, source, file, executor, track)
-    trained = model.student.model.config.time_steps == model.graph.time_steps
+    trained = model.student.model.config.time_steps == model.time_steps
     if source.data is None and source.samples is None and trained and not source.afresh:
         return _stored(model, source)
     return _by_student(model, source, file)
@@ -162,7 +163,7 @@ def _stored(model: Model, source: Source) -> Measured:
         raise DataError(
             f"{model.path}: written by an older neurotool, without the counts this needs; measure them with --data DIR"
         ) from error
-    graph = model.graph
+    graph = per_token(model.graph)
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
     measured = f"{activity.inputs} validation texts of {model.student.task.name}, as stored in the checkpoint"
     return _with_teacher(Measured(str(model.path), counts, measured, model.record.get("metrics", {})), model, True)
@@ -181,7 +182,7 @@ def _by_student(model: Model, source: Source, file: Path | None) -> Measured:
     assert model.student is not None
     student, tokenizer, task, _ = model.student
     reader = model.reading()
-    options: dict[str, Any] = {"time_steps": model.graph.time_steps, "per_neuron": source.skip_zero}
+    options: dict[str, Any] = {"time_steps": model.time_steps, "per_neuron": source.skip_zero}
     metrics: dict[str, float] = {}
     same = False
     if source.data is not None and file is None:
@@ -198,7 +199,7 @@ def _by_student(model: Model, source: Source, file: Path | None) -> Measured:
         activity, metrics = result.activity, result.metrics
         where = source.data or f"the validation data of {task.name}"
         measured = ", ".join([f"{len(dataset)} texts of {where}", *said])
-    graph = model.graph
+    graph = per_token(model.graph)
     counts = count(graph, activity, events_of_activity(graph, activity, source.skip_zero), source.skip_zero)
     return _with_teacher(Measured(str(model.path), counts, measured, metrics), model, same)
 
@@ -215,9 +216,10 @@ def _executed(model: Model, source: Source, file: Path | None, executor: str, tr
         measured = f"{len(inputs.inputs)} inputs: {inputs.source}"
     seen = _Kept(model.executor(executor))
     activity, events = _add_up(model, seen, inputs, executor, track)
+    graph = per_token(model.graph)
     if source.skip_zero:
-        events = events_of_activity(model.graph, activity, skip_zero=True)
-    counts = count(model.graph, activity, events, source.skip_zero)
+        events = events_of_activity(graph, activity, skip_zero=True)
+    counts = count(graph, activity, events, source.skip_zero)
     done = Measured(str(model.path), counts, f"{measured}, by executor {executor}", _metrics(model, seen, inputs))
     return _with_teacher(done, model, inputs.validation) if model.student is not None else done
 
@@ -246,7 +248,7 @@ def evaluate(
     if executor == "torch" and model.student is not None:
         tokens, _ = _tokenised(model, data, samples, say)
         student, tokenizer, task, _ = model.student
-        steps = model.graph.time_steps
+        steps = model.time_steps
         return evaluate_student(student, tokens, tokenizer, task, batch_size=batch_size, time_steps=steps)
     inputs = reader.data(data, samples, labelled=True)
     _say_cut(say, inputs.cut, len(inputs.inputs), reader.max_length)

@@ -16,6 +16,7 @@ from neurotool.graph.names import in_group
 from neurotool.graph.part import part
 from neurotool.inputs import Given, InputKind, fitted, with_kinds
 from neurotool.sentences import random_inputs
+from neurotool.streams import longest_text, steps_per_token
 from neurotool.texts import longest, tokenizer_from_files
 
 if TYPE_CHECKING:
@@ -62,10 +63,15 @@ class Model:
 
     @property
     def tokenizer_files(self) -> dict[str, str]:
-        """Files of the tokenizer by name, as text; {} where it reads no text."""
-        if self.student is not None:
+        """Files of the tokenizer by name, as text; {} where its graph reads no text."""
+        if self.student is not None and steps_per_token(self.graph) is None:
             return self.student.checkpoint.tokenizer
         return self.bundle.tokenizer if self.bundle is not None else {}
+
+    @property
+    def time_steps(self) -> int:
+        """T as its student means it: of a window, of the run, or of a token that comes in time."""
+        return steps_per_token(self.graph) or self.graph.time_steps
 
     @property
     def default_executor(self) -> str:
@@ -81,8 +87,13 @@ class Model:
 
     def at(self, time_steps: int | None) -> "Model":
         """The same with another T; None: its own. Raises ConfigError where there is no T to choose."""
-        if time_steps is None or time_steps == self.graph.time_steps:
+        if time_steps is None or time_steps == self.time_steps:
             return self
+        if steps_per_token(self.graph) is not None:
+            raise ConfigError(
+                f"-T {time_steps}: {self.path} was trained for {self.time_steps} step(s) a token, and its decays are "
+                "of these; leave it out"
+            )
         if self.student is not None:
             from neurotool.student.student import check_time_steps
 
@@ -265,7 +276,7 @@ def open_model(
     graph = read_nir(path, time_steps=time_steps or given.time_steps(), **conventions)
     reader = None if tokenizer is None else _open_checkpoint(Path(tokenizer)).reader
     if reader is not None:
-        reader = replace(reader, max_length=min(reader.max_length, graph.tokens))
+        reader = replace(reader, max_length=min(reader.max_length, longest_text(graph)))
     return Model(path, "NIR file", graph, reader)
 
 
@@ -289,7 +300,9 @@ def _open_checkpoint(path: Path) -> Model:
 
     student = load_student(path)
     graph, training = student.model.to_graph(), student.checkpoint.training
-    reader = TextReader(student.tokenizer, student.task, training, longest(training.get("plan", {}), graph.tokens))
+    most = longest(training.get("plan", {}), longest_text(graph))
+    entering = getattr(student.model, "entering", None)
+    reader = TextReader(student.tokenizer, student.task, training, most, entering)
     return Model(path, "checkpoint", graph, reader, training, student)
 
 

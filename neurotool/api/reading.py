@@ -1,6 +1,6 @@
 """How a model reads text: its tokenizer and task, where its validation data are, and how long texts may be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,14 @@ Text = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class TextReader:
-    """training: the record of the training, which names the validation data; max_length: tokens texts are cut to."""
+    """training: the record of the training, which names the validation data; max_length: tokens texts are cut to;
+    entering: what makes of token ids what the network reads, where that is something else."""
 
     tokenizer: "PreTrainedTokenizerBase"
     task: "Task"
     training: dict[str, Any]
     max_length: int
+    entering: Callable[[list[Inputs]], list[Inputs]] | None = None
 
     def columns(self, texts: Sequence[Text], names: Sequence[str] | None = None) -> list[tuple[str, ...]]:
         """Each text as the task has it: one, or two. names: what an error calls them. Raises DataError."""
@@ -85,6 +87,8 @@ class TextReader:
 
     def _inputs(self, texts: list[tuple[str, ...]], labels: np.ndarray | None, source: str) -> "ModelInputs":
         inputs, cut = tokenised(self.tokenizer, texts, self.max_length)
+        if self.entering is not None:
+            inputs = self.entering(inputs)
         return ModelInputs(inputs, labels, f"{source}, {cut} cut to {self.max_length} tokens" if cut else source, cut)
 
 

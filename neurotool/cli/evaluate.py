@@ -67,7 +67,7 @@ def evaluate(
     if output is not None:
         check_free(output, force, read=[model, *([data] if data else [])])
     opened = open_file(model, **opening)
-    models = {t: opened.at(t) for t in time_steps or (opened.graph.time_steps,)}
+    models = {t: opened.at(t) for t in time_steps or (opened.time_steps,)}
     if convergence:
         from neurotool.api.measuring import converge
 
@@ -89,7 +89,7 @@ def evaluate(
         report = {str(t): r.metrics | {"activity": r.activity.to_dict()} for t, r in results.items()}
         click.echo(json.dumps({"checkpoint": str(model), "examples": len(first.labels), "time_steps": report}))
         return
-    console, trained = terminal.console(), opened.graph.time_steps
+    console, trained = terminal.console(), opened.time_steps
     _print_metrics(console, results, trained)
     shown = results.get(trained, list(results.values())[-1])
     task = opened.reading().task

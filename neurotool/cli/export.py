@@ -21,6 +21,7 @@ from neurotool.cli.options import (
 )
 from neurotool.cli.printing import one_by_one, table
 from neurotool.errors import ConfigError
+from neurotool.export.conventions import TOOLS
 from neurotool.graph.names import by_kind
 from neurotool.terminal import console
 
@@ -51,7 +52,7 @@ Examples:
 )
 @click.option("-o", "--output", type=PATH, help="File or bundle.  [default: MODEL with the target's ending]")
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
-@click.option("--for", "for_tool", type=click.Choice(["snntorch", "norse"]), help="As this tool reads .nir files.")
+@click.option("--for", "for_tool", type=click.Choice(list(TOOLS)), help="As this tool reads .nir files.")
 @click.option("--from-node", help="Write a part of the network alone: from this node or group on …")
 @click.option("--to-node", help="… to this one, in the order of emission.")
 @click.option(

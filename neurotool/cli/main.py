@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import click
@@ -86,9 +86,7 @@ class NeurotoolGroup(click.Group):
                 raise  # the reader of a pipe has gone: click ends quietly
             if ctx.params["debug"]:
                 traceback.print_exc()
-            exit_code, message = _explain(error)
-            click.echo(f"Error: {_line(message)}", err=True)
-            raise click.exceptions.Exit(exit_code) from error
+            raise click.exceptions.Exit(_say_error(error)) from error
 
 
 class _UsageError(click.ClickException):
@@ -109,6 +107,14 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
 
+def _say_error(error: BaseException) -> int:
+    """Prints the one line; returns the exit code."""
+    exit_code, message = _explain(error)
+    with suppress(OSError):  # standard error, too, may be a file on a full disk
+        click.echo(f"Error: {_line(message)}", err=True)
+    return exit_code
+
+
 def _line(message: str) -> str:
     """The message on one line of at most LONGEST_ERROR characters; what is left out is the middle."""
     message = " ".join(message.split())
@@ -120,13 +126,16 @@ def _line(message: str) -> str:
 
 @contextmanager
 def _warnings_on_one_line() -> Iterator[None]:
-    """Our own; those of libraries stay as they are."""
+    """Our own, each once; those of libraries stay as they are."""
+    said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def say(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, NeurotoolWarning):
-                click.echo(f"Warning: {message}", err=True)
+                if str(message) not in said:
+                    click.echo(f"Warning: {_line(str(message))}", err=True)
+                said.add(str(message))
             else:
                 show(message, category, *where, **more)
 
@@ -187,25 +196,50 @@ def open_streams() -> None:
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = getattr(sys, name)
         if stream is None:  # else the next file that is opened takes its number, and with it what is printed
-            opened = os.open(os.devnull, os.O_RDWR)
+            try:
+                opened = os.open(os.devnull, os.O_RDWR)
+            except OSError:  # a place without devices, or with none for this user
+                setattr(sys, name, io.TextIOWrapper(io.BytesIO(), "utf-8", errors="replace"))
+                continue
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="replace"))  # noqa: SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
-            if codecs.lookup(stream.encoding).name == "ascii":  # which click takes for a mistake, and writes UTF-8
-                lines = stream.line_buffering
-                setattr(sys, name, _AsciiStream(stream.detach(), "latin-1", line_buffering=lines))
-            else:
-                stream.reconfigure(errors="replace")
+            encoding, lines = stream.encoding, stream.line_buffering
+            if ascii_only := codecs.lookup(encoding).name == "ascii":
+                encoding = "latin-1"  # since click takes ASCII for a mistake, and writes UTF-8
+            output = _Output(stream.detach(), encoding, "replace", line_buffering=lines)
+            output.called, output.ascii_only = f"standard {'output' if number == 1 else 'error'}", ascii_only
+            setattr(sys, name, output)
 
 
-class _AsciiStream(io.TextIOWrapper):
+class _Output(io.TextIOWrapper):
+    """A standard stream that says which it is where it cannot be written to."""
+
+    called, ascii_only = "", False
+
     def write(self, text: str) -> int:
-        return super().write(text.encode("ascii", "replace").decode())
+        with self._named():
+            return super().write(text.encode("ascii", "replace").decode() if self.ascii_only else text)
+
+    def flush(self) -> None:
+        with self._named():
+            super().flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.called
+            raise
 
 
 def main() -> None:
     """Entry point of the script `neurotool`."""
     open_streams()
-    cli(prog_name="neurotool")
+    try:
+        cli(prog_name="neurotool")
+    except OSError as error:  # of what click prints by itself: help, version, wrong usage
+        sys.exit(_say_error(error))

@@ -11,7 +11,7 @@ import click
 
 from neurotool.cli.numbers import BATCH_SIZE
 from neurotool.cli.options import PATH, executor_option, json_option, open_file, opening_options, time_steps_option
-from neurotool.errors import DataError
+from neurotool.errors import ConfigError, DataError
 
 
 @click.command(
@@ -19,25 +19,42 @@ from neurotool.errors import DataError
 Examples:
   neurotool predict model.ckpt "a moving film" "a waste of time"
   neurotool predict model.ckpt - < sentences.txt
+  neurotool predict model.ckpt --stream          # a streaming student answers as you write
   neurotool predict model.lava "a moving film"
   neurotool predict model.nir "a moving film" --tokenizer model.ckpt
   neurotool predict model.ckpt "$(printf 'first text\\tsecond text')"
 
 - reads one text a line from standard input. A student of pairs reads two texts with a tab between.
+--stream reads words from standard input as they come, and prints the answer after each; a line is a text.
 """
 )
 @click.argument("model", type=PATH)
-@click.argument("texts", nargs=-1, required=True)
+@click.argument("texts", nargs=-1)
+@click.option("--stream", is_flag=True, help="Answer after every word of standard input.")
 @click.option("--batch-size", type=BATCH_SIZE, default=32, show_default=True, help="Texts at once.")
 @executor_option("torch; interpreter for a .nir, emulator for a bundle")
 @opening_options
 @time_steps_option
 @json_option
 def predict(
-    model: Path, texts: tuple[str, ...], batch_size: int, executor: str | None, as_json: bool, **opening: Any
+    model: Path,
+    texts: tuple[str, ...],
+    stream: bool,
+    batch_size: int,
+    executor: str | None,
+    as_json: bool,
+    **opening: Any,
 ) -> None:
     """Classify or score texts."""
+    if stream == bool(texts):
+        raise ConfigError("--stream: texts come from standard input; leave out the others" if stream else _NO_TEXT)
     opened = open_file(model, **opening)
+    if stream:
+        from neurotool.api.streaming import answers
+
+        for one in answers(opened, _words(), executor):
+            click.echo(json.dumps(one, ensure_ascii=False) if as_json else _streamed(one))
+        return
     reader = opened.reading()
     source = _lines() if texts == ("-",) else ((f"text {i}", text) for i, text in enumerate(texts, start=1))
     empty = True
@@ -50,6 +67,36 @@ def predict(
             click.echo(json.dumps(result, ensure_ascii=False) if as_json else shown(result))
     if empty:
         raise DataError("standard input: no text in it; give one text a line")
+
+
+_NO_TEXT = "no text: give texts, - for lines of standard input, or --stream"
+
+
+def _words() -> Iterator[str]:
+    """Words of standard input as soon as they are there, each with the space behind it; a line ends in "\\n"."""
+    word = b""
+    while byte := sys.stdin.buffer.read(1):
+        word += byte
+        if byte.isspace():
+            yield _decoded(word)
+            word = b""
+    if word:
+        yield _decoded(word)
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: not UTF-8 ({error.reason}); convert it first") from None
+
+
+def _streamed(one: dict[str, Any]) -> str:
+    """An answer so far on one line."""
+    word = one["word"] if one["word"] else "(end)"
+    if "score" in one:
+        return f"{one['score']:.3f}  {word}"
+    return f"{one['label']}  {max(one['probabilities'].values()):.3f}  {word}"
 
 
 def _lines() -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ Examples:
   neurotool train --data DIR --spikes ternary -T 2 --corpus texts.txt
   neurotool train --data DIR --student spikebert --corpus texts.txt
   neurotool train --data DIR --student snn-textcnn --kernel-sizes 3,4,5
+  neurotool train --data DIR --student streaming --layers 2
   neurotool train --data DIR --preset best
   torchrun --nproc-per-node 2 -m neurotool train --data DIR
 
@@ -153,7 +154,14 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--hidden-size", type=int, help="Width.  [default: the teacher's]")
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
 @click.option("--heads", type=int, help="Attention heads.  [default: the teacher's]")
-@_by_student("-T", "--time-steps", type=int, help="Steps of a neuron's window (T).")
+@_by_student(
+    "-T",
+    "--steps-per-token",
+    "--time-steps",
+    "time_steps",
+    type=int,
+    help="Steps of a neuron's window (T); streaming: of a token.",
+)
 @_by_student(
     "--schedule",
     type=click.Choice(["phased", "concurrent"]),
@@ -180,6 +188,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 )
 @click.option("--kernel-sizes", callback=_kernel_sizes, help="snn-textcnn: tokens of each.  [default: 3,4,5]")
 @click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
+@click.option("--lookahead", type=int, help="streaming: tokens by which the answer comes later.  [default: 0]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(

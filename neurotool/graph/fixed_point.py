@@ -40,6 +40,8 @@ GELU_ONE = round(2 * 4**GELU_BITS / 0.2888)
 GELU_SHIFT = 23
 GELU_SCALE = 2.0 ** (GELU_SHIFT - GELU_BITS) / (2 * GELU_ONE)
 """The real number that 1 stands for in what a Gelu gives."""
+FINE_BITS = 18
+"""Fraction of what a precise Softmax and Gelu read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,8 @@ class FixedPoint:
     exponents: (out,) of the rows of a weight, all >= 0; None: 0.
     shift: of the product with the weight of LayerNorm and Scale.
     powers_of_two: of a Softmax that gives nothing else.
+    fraction: of a precise Softmax, LayerNorm or Gelu, the bits of its fraction; 0: the short forms, after I-BERT.
+    clips: of a neuron whose drive is cut off at its threshold, beyond which a window sends no more.
     """
 
     scale: float
@@ -61,6 +65,8 @@ class FixedPoint:
     exponents: np.ndarray | None = None
     shift: int = 0
     powers_of_two: bool = False
+    fraction: int = 0
+    clips: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FixedPoint) and all(

@@ -288,6 +288,9 @@ class Graph:
             nodes.append({"name": name, "type": node_type, "inputs": list(self.inputs[name]), "parameters": parameters})
         for name, fixed in self.fixed_point.items():
             entry = {key: value for key, value in vars(fixed).items() if key != "exponents"}
+            for later in ("fraction", "clips"):  # as files were before there were any
+                if not entry[later]:
+                    del entry[later]
             entry["rescale"] = [list(factor) for factor in fixed.rescale]
             if fixed.exponents is not None:
                 arrays[f"{name}.exponents"] = fixed.exponents

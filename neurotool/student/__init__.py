@@ -1,10 +1,17 @@
 """Spiking language models in torch: their neurons, schedules and equilibrium."""
 
 from neurotool.student.ann import AnnForSequenceClassification
-from neurotool.student.configuration import AnnConfig, SpikeBertConfig, SpikingBertConfig, TextCnnConfig
+from neurotool.student.configuration import (
+    AnnConfig,
+    SpikeBertConfig,
+    SpikingBertConfig,
+    StreamingConfig,
+    TextCnnConfig,
+)
 from neurotool.student.neurons import NeuronDynamics
 from neurotool.student.spikebert import SpikeBertForSequenceClassification
 from neurotool.student.spikingbert import SpikingBertForSequenceClassification
+from neurotool.student.streaming import StreamingForSequenceClassification
 from neurotool.student.student import Student, StudentOutput
 from neurotool.student.textcnn import TextCnnForSequenceClassification
 
@@ -14,6 +21,7 @@ STUDENTS: dict[str, type[Student]] = {
         SpikingBertForSequenceClassification,
         SpikeBertForSequenceClassification,
         TextCnnForSequenceClassification,
+        StreamingForSequenceClassification,
         AnnForSequenceClassification,
     )
 }
@@ -28,6 +36,8 @@ __all__ = [
     "SpikeBertForSequenceClassification",
     "SpikingBertConfig",
     "SpikingBertForSequenceClassification",
+    "StreamingConfig",
+    "StreamingForSequenceClassification",
     "Student",
     "StudentOutput",
     "TextCnnConfig",

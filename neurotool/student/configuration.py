@@ -179,6 +179,37 @@ class TextCnnConfig(StudentConfig):
             raise ConfigError(f"kernel_sizes are {given or 'missing'}: give different numbers of at least 1")
 
 
+class StreamingConfig(StudentConfig):
+    """The streaming student: tokens in time.
+
+    time_steps: steps of a token. lookahead: tokens of silence behind a text, by which the answer comes later.
+    training_norm: batch norms of the currents, which training folds into the weights when it is done.
+    """
+
+    model_type = "streaming"
+    schedules: ClassVar[tuple[str, ...]] = ("concurrent",)
+    lacks: ClassVar[tuple[str, ...]] = (
+        *("num_attention_heads", "spikes", "leak", "v_threshold", "learn_v_threshold", "v_threshold_per_channel"),
+        *("v_init", "dead_zone"),
+    )
+
+    schedule: str = "concurrent"
+    time_steps: int = 1
+    reset: str = "hard"
+    lookahead: int = 0
+    training_norm: bool = True
+
+    def check(self) -> None:
+        super().check()
+        if self.pooling != "mean":
+            raise ConfigError(f"pooling is {self.pooling}: a {self.model_type} student answers from an integrator")
+        if self.lookahead < 0:
+            raise ConfigError(f"lookahead is {self.lookahead}: it must be at least 0 tokens")
+
+    def check_layers(self) -> None:
+        at_least("num_hidden_layers", self.num_hidden_layers, 1)
+
+
 class AnnConfig(StudentConfig):
     """A dense network: one pass, no neurons."""
 

@@ -8,9 +8,8 @@ import torch
 from transformers import BertConfig, PreTrainedTokenizerBase
 
 from neurotool.checkpoint import Checkpoint, read_checkpoint
-from neurotool.errors import CheckpointError, DataError, one_line
+from neurotool.errors import CheckpointError, DataError, one_line, shown
 from neurotool.header import CONFIG, check_student, try_tokenizer
-from neurotool.schema import shown
 from neurotool.student import STUDENTS, Student
 from neurotool.tasks import Task
 from neurotool.texts import tokenizer_files, tokenizer_from_files

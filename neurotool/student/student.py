@@ -49,6 +49,13 @@ class Student(PreTrainedModel):
     classifier: nn.Linear
     supports_attention_loss = True
     """Whether it has attention of the teacher's kind, with a softmax."""
+    hands_on_rates = True
+    """Whether what its layers hand on is read by a linear map as hidden states are; else spikes, or sums of them."""
+    shares: tuple[str, ...] = (
+        *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"),
+        *("type_vocab_size", "layer_norm_eps", "pad_token_id"),
+    )
+    """Settings in which it must be like a teacher whose weights it is to start from."""
     fused: Callable[..., Any] | None = None
     """One layer, compiled by `fuse`; None runs it as it is."""
 
@@ -103,7 +110,7 @@ class Student(PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         time_steps = self.config.time_steps if time_steps is None else time_steps
-        current = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        current = self.embed(input_ids, token_type_ids)
         output = StudentOutput(
             rates={} if output_rates else None,
             spike_counts={} if output_spike_counts else None,
@@ -115,6 +122,14 @@ class Student(PreTrainedModel):
         output.loss = None if labels is None else classification_loss(output.logits, labels)
         output.attention = None if read is None else tuple(read)
         return output
+
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """What enters the network, (batch, tokens, width)."""
+        return self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+
+    def lasting(self, attention_mask: Tensor) -> Tensor:
+        """The mask of what its output counts, where a text takes longer than its tokens."""
+        return attention_mask
 
     def readout(self, last: Tensor, attention_mask: Tensor) -> Tensor:
         """Linear on what the last layer hands on of [CLS], or on its mean over tokens. Returns (batch, labels)."""
@@ -134,6 +149,9 @@ class Student(PreTrainedModel):
         """One pass through all neuron layers: (emission, state) -> what the readout pools; state is what the last pass
         returned, for students with feedback."""
         raise NotImplementedError
+
+    def finish(self) -> None:
+        """Training is done: what only it needs becomes part of the weights."""
 
     @property
     def can_fuse(self) -> bool:

@@ -13,8 +13,11 @@ from torch.overrides import TorchFunctionMode
 from neurotool.errors import DataError
 from neurotool.executor import Record, Run, joined, sent_in_passes, unstacked
 from neurotool.graph import Neuron
+from neurotool.streams import DRIVEN_STEPS, INPUT
+from neurotool.student.dynamics import Decay
 from neurotool.student.emission import Membranes, NeuronLayer, Recorded, WindowSpikes
 from neurotool.student.neurons import RunningRate
+from neurotool.student.streaming import READOUT, StreamingForSequenceClassification
 from neurotool.student.student import Student
 
 
@@ -146,6 +149,75 @@ class TorchExecutor:
             average.add(state)
             steps.append({name: spikes[None] for name, spikes in membranes.last_spikes.items()})
         return _Trace(steps, membranes.rates, membranes.potentials, average.value)
+
+
+class StreamExecutor:
+    """The same of a student that reads tokens in time: currents in, step by step, for as many steps as there are."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        student: StreamingForSequenceClassification,
+        dtype: torch.dtype = torch.float64,
+        as_used: bool = False,
+    ) -> None:
+        self.rounding = RoundedToFloat32 if dtype == torch.float32 and not as_used else contextlib.nullcontext
+        self.dtype = torch.float32 if as_used else torch.float64
+        self.student = copy.deepcopy(student).eval()
+        self.student.finish()
+        self.student.config.time_steps = 1
+        self.graph = self.student.to_graph()
+        for decay in self.student.modules():
+            if isinstance(decay, Decay):  # a sigmoid is a little different in another precision: keep what it gives
+                kept, decay.logit = decay().detach(), None
+                decay.kept = kept.to(self.dtype)
+        self.student.to(self.dtype)
+
+    def run(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        values: dict[str, np.ndarray] | None = None,
+        record: Record = False,
+    ) -> Run:
+        """Input after input, so that a batch decides no rounding: see `Executor.run`."""
+        if not values or INPUT not in values:
+            raise DataError(f"values for Input {INPUT} are missing: the student reads currents")
+        with self.rounding(), torch.inference_mode():
+            run = joined([self._run(torch.as_tensor(np.asarray(x)).to(self.dtype)) for x in values[INPUT]])
+        return run.count_events(self.graph, {"values": values}, np.ones((len(values[INPUT]), 1), bool)).keep(record)
+
+    def _run(self, currents: Tensor) -> Run:
+        sent: dict[str, list[Tensor]] = {}
+        state, answers = None, []
+        for current in currents:
+            logits, state = self.student.step_current(
+                current[None], state, lambda n, s: sent.setdefault(n, []).append(s)
+            )
+            answers.append(logits)
+        assert state is not None
+        spikes = {name: _array(torch.stack(steps, 1)).astype(np.int8) for name, steps in sent.items()}
+        return Run(
+            rates={name: self._rate(name, x) for name, x in spikes.items()},
+            spikes=spikes,
+            potentials={name: _array(state.neurons[name].u) for name in spikes},
+            sent={name: sent_in_passes(x, len(currents), has_tokens=False) for name, x in spikes.items()},
+            analog={READOUT: _array(torch.stack(answers, 1))},
+        )
+
+    def _rate(self, name: str, spikes: np.ndarray) -> np.ndarray:
+        node = self.graph.nodes[name]
+        assert isinstance(node, Neuron)
+        weights = node.emission_weights(spikes.shape[1])
+        return (spikes * weights).sum(1)
+
+    @torch.inference_mode()
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        x = torch.as_tensor(np.asarray(currents)).to(self.dtype)
+        with self.rounding():
+            spikes, _ = self.student.neuron_layers[layer](x[:, None].expand(-1, DRIVEN_STEPS, -1))
+        return _array(spikes).astype(np.int8).swapaxes(0, 1)
 
 
 class _Windows(WindowSpikes):

@@ -37,6 +37,7 @@ class UnrolledStudent(Student):
     third argument."""
 
     supports_attention_loss = False
+    hands_on_rates = False
 
     @torch.no_grad()
     def copy_embeddings(self, embeddings: BertEmbeddings) -> None:

@@ -1,11 +1,12 @@
 """What acts on (channels, height, width): convolution, pooling, and the way back to a vector."""
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from scipy import sparse
 
 from neurotool.errors import GraphError
@@ -23,8 +24,8 @@ from neurotool.graph.nodes.synapses import Weighted
 
 Pair = tuple[int, int]
 """Along height and width."""
-_DENSE_AT = 1 / 16
-"""Share of elements that are not 0 from which on a product with all windows is faster than one event by event."""
+_MACS_PER_ACCUMULATION, _MACS_TO_BEGIN = 7, 2**19
+"""MACs of a product with all windows in the time of one accumulation event by event, and of setting out with these."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,18 @@ class Windows:
 
     def of(self, x: np.ndarray) -> np.ndarray:
         """(…, height, width) -> (…, places along height, along width, kernel height, kernel width)."""
-        around = [(0, 0)] * (x.ndim - 2) + list(zip(self.before, self.after, strict=True))
-        spans = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
-        views = sliding_window_view(np.pad(x, around), spans, (-2, -1))  # type: ignore[call-overload]  # two axes
-        (rows, columns), (down, right) = self.stride, self.dilation
-        return views[..., ::rows, ::columns, ::down, ::right]
+        plane = x.shape[-2:]
+        shape = (*x.shape[:-2], *self.places(plane), *self.kernel)
+        if any(self.before) or any(self.after):
+            around = [size + b + a for size, b, a in zip(plane, self.before, self.after, strict=True)]
+            inside = tuple(slice(b, b + size) for size, b in zip(plane, self.before, strict=True))
+            padded = np.zeros((*x.shape[:-2], *around), x.dtype)
+            padded[..., inside[0], inside[1]] = x
+            x = padded
+        by_stride, by_dilation = (
+            [n * m for n, m in zip(x.strides[-2:], step, strict=True)] for step in (self.stride, self.dilation)
+        )
+        return as_strided(x, shape, (*x.strides[:-2], *by_stride, *by_dilation), writeable=False)
 
     def reach(self, plane: Pair) -> np.ndarray:
         """Windows that each element of a plane is in, (height, width); padding is in none of them."""
@@ -153,8 +161,12 @@ class Conv2d(Weighted):
         return values.reshape(-1, 1, 1)
 
     def sums(self, context: Context, *x: np.ndarray) -> np.ndarray:
-        """Window by window, or event by event where most of x is 0: the same sums in another order."""
-        few = np.count_nonzero(x[0]) < _DENSE_AT * x[0].size
+        """Window by window, or event by event where that is less work: the same sums in another order."""
+        *_, channels, height, width = x[0].shape
+        events, images = np.count_nonzero(x[0].reshape(-1) != 0), x[0].size // (channels * height * width)
+        accumulations = events * self.windows.most * (len(self.weight) // self.groups)
+        macs = images * math.prod(self.windows.places((height, width))) * self.weight.size
+        few = accumulations * _MACS_PER_ACCUMULATION + _MACS_TO_BEGIN < macs
         return self._by_events(x[0]) if few else self._by_windows(x[0])
 
     def reach(self, context: Context, at_port: tuple[int, ...] = ()) -> np.ndarray | int:
@@ -170,28 +182,27 @@ class Conv2d(Weighted):
         return (self._matrix(x.dtype) @ by_weight).reshape(*lead, -1, rows, columns)
 
     def _by_events(self, x: np.ndarray) -> np.ndarray:
-        """The windows as a sparse matrix, of which an event is in a few."""
+        """The windows as a sparse matrix, of which an event is in a few; in the order of the events."""
         lead, (channels, height, width) = x.shape[:-3], x.shape[-3:]
-        images = x.reshape(-1, channels, height, width)
-        rows, columns = self.windows.places((height, width))
-        image, channel, i, j = np.nonzero(images)
-        values, kernel = images[image, channel, i, j], self.weight.shape[2] * self.weight.shape[3]
-        where, weights = _windows_of(self.windows, (height, width))
-        starts = where.indptr[i * width + j]
-        counts = where.indptr[i * width + j + 1] - starts
-        event = np.repeat(np.arange(len(values)), counts)
-        entry = np.arange(len(event)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[event]
-        place = image[event] * rows * columns + where.indices[entry]
-        weight = channel[event] * kernel + weights[entry]
-        of_group = self.weight.shape[1] * kernel
-        matrix, out = self._matrix(x.dtype), []
-        for group in range(self.groups):
-            mine = slice(None) if self.groups == 1 else weight // of_group == group
-            numbers = (values[event][mine], (place[mine], weight[mine] - group * of_group))
-            read = sparse.csr_matrix(numbers, (len(images) * rows * columns, of_group))
-            out.append(read @ matrix[group].T)
-        y = np.concatenate(out, 1).reshape(len(images), rows * columns, len(self.weight))
-        return y.swapaxes(1, 2).reshape(*lead, len(self.weight), rows, columns)
+        images, plane = x.size // (channels * height * width), (height, width)
+        rows, columns = self.windows.places(plane)
+        inside, kernel = self.weight.shape[1], self.weight.shape[2] * self.weight.shape[3]
+        (event,) = np.nonzero(x.reshape(-1) != 0)
+        values = x.reshape(-1)[event]
+        index = np.int32 if max(x.size, images * (rows * columns + 1)) < 2**31 else np.int64
+        channel, element = np.divmod(event.astype(index), height * width)
+        image, channel = np.divmod(channel, channels)
+        where, weights = _windows_of(self.windows, plane)
+        out, places = [], rows * columns + 1  # one more for windows that an event is not in
+        for group, matrix in enumerate(self._matrix(x.dtype)):
+            mine = slice(None) if self.groups == 1 else channel // inside == group
+            place = where[element[mine]] + image[mine, None] * places
+            weight = weights[element[mine]] + (channel[mine, None] - group * inside) * kernel
+            numbers = np.repeat(values[mine], where.shape[1]), (place.reshape(-1), weight.reshape(-1))
+            read = sparse.coo_array(numbers, (images * places, inside * kernel))
+            out.append(read @ np.ascontiguousarray(matrix.T))
+        y = np.concatenate(out, 1).reshape(images, places, -1)[:, :-1].swapaxes(1, 2)
+        return np.ascontiguousarray(y).reshape(*lead, len(self.weight), rows, columns)
 
     def _matrix(self, dtype: np.dtype) -> np.ndarray:
         """(groups, out of one, in of one and kernel)"""
@@ -200,18 +211,19 @@ class Conv2d(Weighted):
 
 
 @lru_cache(maxsize=64)
-def _windows_of(windows: Windows, plane: Pair) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """For each element of a plane the windows that it is in, as the rows of a sparse matrix; and which weight of the
-    kernel reads it there."""
+def _windows_of(windows: Windows, plane: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """For each element of a plane the windows that it is in, and which weight of the kernel reads it there, (elements,
+    most windows of one); where it is in fewer, the number of windows and weight 0."""
     rows, columns = windows.inside(plane)
     down, (width, across) = rows.shape[1], columns.shape
     k, i, m, j = np.nonzero((rows >= 0)[:, :, None, None] & (columns >= 0))
     element, place, weight = rows[k, i] * plane[1] + columns[m, j], i * across + j, k * width + m
     order = np.argsort(element, kind="stable")
     counts = np.bincount(element, minlength=plane[0] * plane[1])
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    read = sparse.csr_matrix((np.ones(len(order)), place[order], starts), (plane[0] * plane[1], down * across))
-    return read, weight[order]
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    places, weights = np.full((2, len(counts), counts.max()), [[[down * across]], [[0]]], np.int32)
+    places[element[order], rank], weights[element[order], rank] = place[order], weight[order]
+    return places, weights
 
 
 @register
@@ -244,10 +256,8 @@ class SumPool2d(Node):
         return (channels, *self.windows.places((height, width)))
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
-        return self.sent(context, *x)
-
-    def sent(self, context: Context, *sent: np.ndarray) -> np.ndarray:
-        return self.windows.of(sent[0]).sum((-2, -1))
+        windows = self.windows.of(x[0])
+        return reduce(np.add, (windows[..., i, j] for i, j in np.ndindex(self.kernel)))
 
 
 @register
@@ -258,6 +268,9 @@ class AvgPool2d(SumPool2d):
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
         return self.sent(context, *x) / self.size
+
+    def sent(self, context: Context, *sent: np.ndarray) -> np.ndarray:
+        return super().compute(context, *sent)
 
 
 @register

@@ -101,7 +101,7 @@ class Neuron(Stateful):
 
     def events(self, spikes: np.ndarray) -> np.ndarray:
         """How often a synapse is reached by what a step sends."""
-        return np.abs(spikes)
+        return np.abs(spikes) if self.signed else spikes
 
     def counts_to(self, time_steps: int) -> int:
         """The count of spikes in a window that is a rate of 1."""
@@ -127,7 +127,8 @@ class Neuron(Stateful):
 
     def drive(self, x: np.ndarray) -> np.ndarray:
         """x and the bias, in units of the threshold."""
-        return (x + np.asarray(self.bias, x.dtype)) / np.asarray(self.v_threshold, x.dtype)
+        charge = x + np.asarray(self.bias, x.dtype) if np.any(self.bias) else x
+        return charge if np.all(self.v_threshold == 1) else charge / np.asarray(self.v_threshold, x.dtype)
 
     def at_rest(self, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> "Membrane":
         """A layer of `shape` before its first step."""
@@ -180,7 +181,7 @@ class GradedNeuron(Neuron):
         return np.int8 if self.levels <= np.iinfo(np.int8).max else np.int32
 
     def events(self, spikes: np.ndarray) -> np.ndarray:
-        return spikes != 0
+        return (spikes != 0).astype(spikes.dtype)
 
     def counts_to(self, time_steps: int) -> int:
         return self.levels
@@ -198,13 +199,15 @@ class GradedNeuron(Neuron):
 
 
 class Membrane:
-    """Potentials u of a layer of neurons, in units of the threshold, at first at rest; count: sum of its spikes so far.
+    """Potentials u of a layer of neurons, in units of the threshold, at first at rest.
 
     window: of an IF layer with soft reset under constant drive, where the charge after t steps is a product of t.
+    count: sum of the spikes of a window so far.
     """
 
     def __init__(self, node: Neuron, shape: tuple[int, ...], dtype: Any = np.float64, window: bool = False) -> None:
         self.node, self.leak, self.window = node, np.asarray(node.leak, dtype), window
+        self.leaks = bool(np.any(self.leak != 1))
         self.u = np.full(shape, node.v_init, dtype)
         self.lowest = None if node.v_min is None else np.asarray(node.v_min / node.v_threshold, dtype)
         self.after_spike = np.asarray(node.v_reset / node.v_threshold, dtype)
@@ -215,28 +218,27 @@ class Membrane:
         """Spikes (-1, 0, 1; more of several) for one step of a drive in units of the threshold."""
         self.steps += 1
         self.s = self._charged(drive) if self.window else self._integrated(drive)
-        self.count = self.count + self.s
         return self.s
 
     def _integrated(self, drive: np.ndarray) -> np.ndarray:
         reset, before = self.node.reset, self.u
-        u = before * self.leak + drive
+        u = before * self.leak + drive if self.leaks else before + drive
         if reset == "soft-late":
-            u = u - self.s
+            u -= self.s
         elif reset == "hard-late":
-            u = u * (self.s == 0)
+            u *= self.s == 0
         s = self._fired(u - (before >= 1) if reset == "soft-once" else u)
         if reset in ("soft", "soft-once"):
-            u = u - s
+            u -= s
         elif reset == "hard":
-            u = np.where(s != 0, self.after_spike, u)
+            np.copyto(u, self.after_spike, where=s != 0)
         self.u = u if self.lowest is None else np.maximum(u, self.lowest)
         return s
 
     def _fired(self, u: np.ndarray) -> np.ndarray:
-        s = (u >= self.node.firing_point).astype(u.dtype)
         if self.node.spikes == "several":
-            return s * np.floor(u)
+            return np.maximum(np.floor(u), 0)
+        s = (u >= self.node.firing_point).astype(u.dtype)
         return s - (u < -self.node.firing_point) if self.node.spikes == "ternary" else s
 
     def _charged(self, drive: np.ndarray) -> np.ndarray:
@@ -245,7 +247,8 @@ class Membrane:
         s = (charge >= self.count + 1).astype(charge.dtype)
         if self.node.spikes == "ternary":
             s = s - (charge < self.count)
-        self.u = charge - (self.count + s) - shift
+        self.count = self.count + s
+        self.u = charge - self.count - shift
         return s
 
 

@@ -84,7 +84,7 @@ class Weighted(Synapse):
 
     def compute(self, context: Context, *x: np.ndarray) -> np.ndarray:
         sums = self.sums(context, *x)
-        return sums if self.bias is None else sums + self.per_output(self.bias)
+        return sums if self.bias is None or not self.bias.any() else sums + self.per_output(self.bias)
 
 
 @register
