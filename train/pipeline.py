@@ -4,12 +4,10 @@ that was stopped goes on where it was."""
 import dataclasses
 import hashlib
 import math
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
+from neurotool.train.record import describe_data, describe_machine, describe_teacher
 from neurotool.train.run_folder import check_run, close_run, held, open_run
 from neurotool.train.running import run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
@@ -61,7 +60,6 @@ from neurotool.train.trainer import (
     is_first_process,
 )
 
-_SHAPE = Student.shares
 _EMBEDDED = {"vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"}
 
 
@@ -147,9 +145,9 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
-        taught_by = describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics)
+        taught_by = describe_teacher(plan, loaded, model.config, texts, teacher_metrics)
         record = {
-            "teacher": taught_by | {"sha256": loaded.identity},
+            "teacher": taught_by,
             "metrics": result.metrics,
             "data": describe_data(data, identity, texts, task_texts),
             "plan": plan.to_dict(),
@@ -157,8 +155,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             "stages": stages,
             "seed": plan.seed,
             "seconds": round(seconds, 1),
-            "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-            "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
+            **describe_machine(),
         }
         keep(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
@@ -204,37 +201,6 @@ def keep(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
             f"-o OTHER --run-folder {plan.folder} elsewhere"
         ) from error
     close_run(plan)
-
-
-def describe_data(
-    data: TaskData, identity: dict[str, str], texts: Texts, task_texts: datasets.Dataset
-) -> dict[str, Any]:
-    """What a checkpoint says of its data."""
-    return {
-        "name": data.task.name,
-        "hashes": {name: identity[name] for name in ("train", "validation", "corpus") if name in identity},
-        "train_size": len(texts.train),
-        "variants": len(task_texts) - len(texts.train),
-        "validation_size": len(texts.validation),
-    }
-
-
-def describe_teacher(
-    plan: TrainingPlan,
-    config: BertConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Texts,
-    metrics: dict[str, float],
-) -> dict[str, Any]:
-    """What a checkpoint says of its teacher."""
-    scratch = {"texts": len(texts.train), "vocabulary": len(tokenizer)} if plan.teacher == SCRATCH else None
-    return {
-        "name": plan.teacher,
-        "from_scratch": scratch,
-        "layers": config.num_hidden_layers,
-        "shape": {name: getattr(config, name) for name in ("num_hidden_layers", *_SHAPE)},
-        "metrics": metrics,
-    }
 
 
 def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> LoadedTeacher:
@@ -286,7 +252,7 @@ def check_settings(plan: TrainingPlan) -> None:
 
 def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
     """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
-    shape = {name: getattr(teacher, name) for name in _SHAPE}
+    shape = {name: getattr(teacher, name) for name in Student.shares}
     kind = STUDENTS[plan.model_type]
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
