@@ -43,8 +43,10 @@ def measure(
         for name in graph.of_type(Input):
             if graph.nodes[name].spiking:  # type: ignore[attr-defined]
                 given, axes = np.asarray(one["values"][name]), len(graph.nodes[name].shape())
-                train = np.broadcast_to(given, (graph.time_steps, *given.shape[given.ndim - axes :]))
-                train = train if graph.has_tokens else train.reshape(graph.time_steps, 1, -1)
+                lasts = graph.time_steps if steps is None else len(given)
+                train = np.broadcast_to(given, (lasts, *given.shape[given.ndim - axes :]))
+                train = train if graph.has_tokens else train.reshape(lasts, 1, -1)
+                train = train if steps is None else train.reshape(-1, steps, train.shape[-1]).swapaxes(0, 1)
                 sweeps = graph.feedback_sweeps if graph.schedule == "phased" else 1
                 known[name] = _windows(graph, np.concatenate([train != 0] * sweeps))
                 _add(activity.entered, name, known[name], mask)

@@ -17,6 +17,7 @@ import numpy as np
 from neurotool.errors import ExportError, GraphError, NeurotoolWarning
 from neurotool.export.conventions import TOOLS, Conventions, Integration, integrate
 from neurotool.export.from_nir import from_nir
+from neurotool.export.rewriting import rewritten
 from neurotool.export.to_nir import TAU_WITHOUT_LEAK, expressible, to_nir
 from neurotool.export.tool_imports import IMPORTS, WITHOUT_IMPORT, per_step, unit
 from neurotool.graph import Add, CubaLIF, Flatten, Graph, Integrator, Neuron, SumPool2d
@@ -35,7 +36,9 @@ def for_tool(graph: Graph, tool: str) -> tuple[nir.NIRGraph, list[str]]:
     if tool not in IMPORTS:
         why = WITHOUT_IMPORT.get(tool, "is not known")
         raise ExportError(f"--for {tool}: it {why}; files are written for {', '.join(IMPORTS)}")
-    return _Writer(graph, tool).written()
+    prepared, silent = rewritten(graph, tool)
+    written, said = _Writer(prepared, tool).written()
+    return written, said + [f"{name} never fires: its potential is the value of the integrator" for name in silent]
 
 
 class _Writer:
@@ -151,7 +154,7 @@ class _Writer:
     def _check_neuron(self, name: str, node: Neuron) -> None:
         """Raises ExportError for what the tool's neurons cannot be; says what they have to be given."""
         reads, cuba = self.reads, isinstance(node, CubaLIF)
-        if np.any(node.bias) and not reads.bias:
+        if np.any(node.bias) and (cuba or not reads.bias):
             raise self._refuse(name, "its import takes no bias of neurons: put it into the weights before them")
         if np.any(node.v_reset) and not reads.v_reset:
             raise self._refuse(name, f"its import takes no v_reset, and here it is {np.max(np.abs(node.v_reset)):g}")

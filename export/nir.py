@@ -11,11 +11,11 @@ from neurotool.errors import ExportError, GraphError, one_line, shown
 from neurotool.export.conventions import Conventions, Fires, Integration
 from neurotool.export.for_tool import for_tool
 from neurotool.export.from_nir import from_nir
-from neurotool.export.hdf5 import read_tree
 from neurotool.export.to_nir import METADATA_KEY, NIR_FORMAT_VERSION, held_array, to_nir
 from neurotool.files import check_free, check_name, write_bytes
 from neurotool.graph import Graph
 from neurotool.graph.nodes import Reset, Spikes
+from neurotool.hdf5 import read_tree
 from neurotool.schema import strict_json
 
 # What h5py and nir raise for files that are not what they should be.

@@ -44,7 +44,9 @@ class Import:
     parameters that must be one number in a layer. v_reset: whether it reads one. bias: whether it reads v_leak.
     reset, spikes, floor: what it gives its neurons; floor: of IF, in thresholds.
     resets, all_spikes, floors: what else its neurons can be given after the import, and how. chain: the nodes stand in
-    one line. recurrent: cycles run. padding: of pools. keeps: an LIF must keep something of its potential.
+    one line. depth_first: nodes run as a walk along the edges meets them, into the depth first, and one that comes too
+    late gives what it did a step before. recurrent: cycles run. padding: of pools. keeps: an LIF must keep something of
+    its potential.
     """
 
     source: str
@@ -67,6 +69,7 @@ class Import:
     all_spikes: Mapping[str, str] = field(default_factory=dict)
     floors: str = ""
     chain: bool = False
+    depth_first: bool = False
     recurrent: bool = False
     padding: bool = True
     keeps: bool = False
@@ -93,6 +96,7 @@ IMPORTS = {
         bias=True,
         cuba_resets={"soft": "from_nir(…, reset_method=reset_subtract)"},
         padding=False,
+        depth_first=True,
         recurrent=True,
     ),
     "sinabs": Import(
@@ -107,6 +111,7 @@ IMPORTS = {
         resets={"hard": "reset_fn = MembraneReset()"},
         all_spikes={"binary": "spike_fn = SingleSpike"},
         floors="min_v_mem",
+        depth_first=True,
         padding=False,
     ),
     "spikingjelly": Import(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from neurotool.errors import DataError
+from neurotool.errors import DataError, GraphError
 from neurotool.executor import COUNTS, Record, Run, joined
 from neurotool.graph import Context, Embedding, Graph, Input, Neuron, Node, Readout, Stateful, Synapse
 from neurotool.graph.nodes import State, is_size_of, sizes, text
@@ -54,7 +54,7 @@ class Emulator:
     """Raises OverflowingError, when running, for values that do not fit and overflow "error"."""
 
     def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
-        self.graph = graph
+        self.graph, self.shapes, self.spiking = graph, graph.shapes(), graph.spiking
         self.arithmetic = arithmetic(graph, overflow)
 
     def run(
@@ -90,7 +90,33 @@ class Emulator:
     def _inputs_at_once(self, tokens: int) -> int:
         if self.graph.has_tokens:
             return max(1, TOKENS_AT_ONCE // tokens)
-        return max(1, ELEMENTS_AT_ONCE // max(math.prod(sizes(s, tokens)) for s in self.graph.shapes().values()))
+        return max(1, ELEMENTS_AT_ONCE // max(math.prod(sizes(s, tokens)) for s in self.shapes.values()))
+
+
+class EmulatedStream:
+    """An emulator that gets its input piece by piece and keeps its state between them.
+
+    Raises GraphError for a network whose steps do not follow one another, or that answers at the end of a run only.
+    """
+
+    def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
+        if graph.has_tokens or graph.schedule != "concurrent" or any(node.at_end for node in graph.nodes.values()):
+            raise GraphError("only a network that takes its tokens in time answers after each")
+        emulator, nothing = Emulator(graph, overflow), Entering({}, {}, np.ones((1, 1), bool))
+        self._run = _Run(emulator, nothing, (*graph.of_type(Neuron), *graph.analog), False, at_once=1)
+
+    def send(self, values: dict[str, np.ndarray], steps: int) -> Run:
+        """`steps` steps of constant values (…) of each Input: what these did, as one input; its events are theirs."""
+        run = self._run
+        run.result = Run()
+        for kept in (*run.spikes.values(), *run.analog.values()):
+            kept.clear()
+        for name, value in values.items():
+            run.inputs.values[name] = np.broadcast_to(value, (1, steps, *value.shape))
+        together = 1 if self._run.graph.feedback else steps
+        for t in range(0, steps, together):
+            run.go_on(range(t, t + together))
+        return run.recorded()
 
 
 @dataclass(frozen=True)
@@ -176,7 +202,7 @@ class _Run:
 
     def __init__(self, emulator: Emulator, inputs: Entering, record: Record, observe: bool, at_once: int) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
-        self.shapes, self.spiking = emulator.graph.shapes(), emulator.graph.spiking
+        self.shapes, self.spiking = emulator.shapes, emulator.spiking
         self.phased = self.graph.schedule == "phased"
         self.batch = len(inputs.real)
         alone = self.phased or bool(self.graph.feedback)  # the next step needs what the last node of this one sends
@@ -190,36 +216,42 @@ class _Run:
         self.spikes: dict[str, list[np.ndarray]] = {
             name: [] for name in self.graph.of_type(Neuron) if name in self.record
         }
+        self.before: dict[str, Signal] = {}
+        at_end = [name for name, node in self.graph.nodes.items() if node.at_end]
+        read_at_end = (source for name in at_end for source in self.graph.inputs[name])
+        self.gathered: dict[str, Any] = {source: 0 for source in read_at_end if source not in at_end}
         self.result = Run()
 
     def run(self) -> Run:
-        graph = self.graph
-        at_end = [name for name, node in graph.nodes.items() if node.at_end]
-        read_at_end = (source for name in at_end for source in graph.inputs[name])
-        gathered: dict[str, Any] = {source: 0 for source in read_at_end if source not in at_end}
-        before: dict[str, Signal] = {}
-        passes = graph.feedback_sweeps if self.phased else graph.time_steps
+        passes = self.graph.feedback_sweeps if self.phased else self.graph.time_steps
         for t in range(0, passes, self.block):
-            steps = min(self.block, passes - t)
-            self.context = self.inputs.context(steps)
-            signals: dict[str, Signal] = {}
-            for name, node in graph.nodes.items():
-                if node.at_end:
-                    continue
-                at_ports = tuple(
-                    self._fed_back(before, name, port) if (name, port) in graph.feedback else signals[source]
-                    for port, source in zip(node.ports, graph.inputs[name], strict=True)
-                )
-                self._count(name, at_ports)
-                signals[name] = self._signal(name, range(t, t + steps), at_ports)
-                self._observe(name, signals[name].value, t)
-                if name in self.analog:
-                    self.analog[name] += self._steps(self.arithmetic.real(name, signals[name].value))
-                if name in gathered:
-                    gathered[name] = self._gather(name, signals[name].value, gathered[name], t)
-            before = signals
-        self._read_out(gathered)
-        kept = {name: signal.value[-self.batch :] for name, signal in before.items() if name in self.record}
+            self.go_on(range(t, min(t + self.block, passes)))
+        self._read_out(self.gathered)
+        return self.recorded()
+
+    def go_on(self, t: range) -> None:
+        """These steps; phased, sweeps."""
+        graph, signals = self.graph, dict[str, Signal]()
+        self.context = self.inputs.context(len(t))
+        for name, node in graph.nodes.items():
+            if node.at_end:
+                continue
+            at_ports = tuple(
+                self._fed_back(self.before, name, port) if (name, port) in graph.feedback else signals[source]
+                for port, source in zip(node.ports, graph.inputs[name], strict=True)
+            )
+            self._count(name, at_ports)
+            signals[name] = self._signal(name, t, at_ports)
+            self._observe(name, signals[name].value, t.start)
+            if name in self.analog:
+                self.analog[name] += self._steps(self.arithmetic.real(name, signals[name].value))
+            if name in self.gathered:
+                self.gathered[name] = self._gather(name, signals[name].value, self.gathered[name], t.start)
+        self.before = signals
+
+    def recorded(self) -> Run:
+        """What was done, and kept of it."""
+        kept = {name: signal.value[-self.batch :] for name, signal in self.before.items() if name in self.record}
         self.result.messages = kept
         self.result.spikes = {name: np.stack(steps, 1) for name, steps in self.spikes.items()}
         self.result.potentials = {name: self.membranes[name].u for name in self.spikes}

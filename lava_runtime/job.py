@@ -2,6 +2,7 @@
 
 job.json, job.safetensors   graph, inputs and what to record
 results-*.npz               what one process recorded
+seconds.json                how long each piece took that was run by itself
 error.json                  type, text and traceback of what went wrong
 """
 
@@ -19,18 +20,20 @@ from neurotool.graph import Graph
 from neurotool.lava_runtime.emulator import Entering
 from neurotool.lava_runtime.integer import Overflow
 
-DESCRIPTION, ARRAYS, ERROR = "job.json", "job.safetensors", "error.json"
+DESCRIPTION, ARRAYS, ERROR, SECONDS = "job.json", "job.safetensors", "error.json", "seconds.json"
 RECORDED = ("messages", "spikes", "potentials", "analog", "sent")
 
 
 @dataclass(frozen=True)
 class Job:
-    """record: nodes whose messages, spikes and potentials are kept."""
+    """record: nodes whose messages, spikes and potentials are kept. piece: steps that Lava runs by themselves, and
+    waits; None for an input."""
 
     graph: Graph
     inputs: Entering
     record: tuple[str, ...] = ()
     overflow: Overflow = "error"
+    piece: int | None = None
 
 
 def write_job(folder: Path, job: Job) -> None:
@@ -41,6 +44,7 @@ def write_job(folder: Path, job: Job) -> None:
     arrays["real/"] = job.inputs.real
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
     settings = {"graph": description, "record": list(job.record), "overflow": job.overflow}
+    settings["piece"] = job.piece
     settings["modules"] = sorted(foreign_modules(job.graph))
     (folder / DESCRIPTION).write_text(json.dumps(settings), encoding="utf-8")
 
@@ -63,7 +67,7 @@ def read_job(folder: Path) -> Job:
         groups[group][name] = array
     graph = Graph.from_arrays(settings["graph"], groups["graph"])
     inputs = Entering(groups["ids"], groups["values"], groups["real"][""])
-    return Job(graph, inputs, tuple(settings["record"]), settings["overflow"])
+    return Job(graph, inputs, tuple(settings["record"]), settings["overflow"], settings["piece"])
 
 
 def result_file(folder: Path, process: int) -> Path:

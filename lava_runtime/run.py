@@ -12,11 +12,11 @@ import numpy as np
 
 from neurotool.errors import LavaError, OverflowingError
 from neurotool.executor import Record, Run
-from neurotool.graph import Graph
+from neurotool.graph import Graph, Neuron
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.emulator import Emulator, arithmetic, entering
 from neurotool.lava_runtime.integer import Overflow
-from neurotool.lava_runtime.job import ERROR, Job, foreign_modules, read_results, write_job
+from neurotool.lava_runtime.job import ERROR, SECONDS, Job, foreign_modules, read_results, write_job
 from neurotool.lava_runtime.session import run_in_own_session
 
 
@@ -75,6 +75,37 @@ def run_jobs(
     python: str = sys.executable,
 ) -> list[Run]:
     """Run several networks, one after another in one worker, which saves its start. See run_on_lava."""
+    return [
+        run.count_events(job.graph, {"values": job.inputs.values}, job.inputs.real)
+        for job, (run, _) in zip(jobs, _ran(jobs, timeout, progress, python), strict=True)
+    ]
+
+
+def stream_on_lava(
+    graph: Graph,
+    values: dict[str, np.ndarray],
+    steps: int,
+    overflow: Overflow = "error",
+    timeout: float | None = None,
+) -> list[tuple[Run, float]]:
+    """One input that comes piece by piece, `steps` steps each: what each piece did, with its events, and the seconds
+    that Lava took for it once its processes ran. values: of each Input (pieces * steps, …).
+
+    Raises as run_on_lava.
+    """
+    inputs = entering(graph, None, None, None, {name: x[None] for name, x in values.items()})
+    job = Job(graph, inputs, (*graph.of_type(Neuron), *graph.analog), overflow, steps)
+    ((run, seconds),) = _ran([job], timeout)
+    return list(zip(run.pieces(graph, {"values": inputs.values}, inputs.real, steps), seconds, strict=True))
+
+
+def _ran(
+    jobs: Sequence[Job],
+    timeout: float | None = None,
+    progress: Callable[[int], None] | None = None,
+    python: str = sys.executable,
+) -> list[tuple[Run, list[float]]]:
+    """What each did, events not counted, and how long each piece took, in seconds."""
     if python == sys.executable and (problem := compatibility.installation_problem()):
         way_out = f"use the emulator (neurotool run … --executor emulator), or run: {compatibility.install_command()}"
         raise LavaError(f"Lava cannot be used: {problem}; {way_out}")
@@ -99,13 +130,15 @@ def run_jobs(
         if exit_code != 0:
             last = (output.strip().splitlines() or ["no output"])[-1]
             raise LavaError(f"the Lava worker ended with exit code {exit_code}: {last}")
-        return [_completed(read_results(folder), job) for folder, job in zip(folders, jobs, strict=True)]
+        return [
+            (_with_rates(read_results(folder), job.graph), json.loads((folder / SECONDS).read_text(encoding="utf-8")))
+            for folder, job in zip(folders, jobs, strict=True)
+        ]
 
 
-def _completed(run: Run, job: Job) -> Run:
-    """With what follows from the spikes."""
-    run.rates = {name: _rates(job.graph, name, spikes) for name, spikes in run.spikes.items()}
-    return run.count_events(job.graph, {"values": job.inputs.values}, job.inputs.real)
+def _with_rates(run: Run, graph: Graph) -> Run:
+    run.rates = {name: _rates(graph, name, spikes) for name, spikes in run.spikes.items()}
+    return run
 
 
 def _rates(graph: Graph, name: str, spikes: np.ndarray) -> np.ndarray:

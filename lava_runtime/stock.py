@@ -116,14 +116,20 @@ def stock_parameters(graph: Graph, neuron: str) -> StockParameters | None:
     # Inputs are whole multiples of 2^6, and so are potentials without leak: v >= threshold is v > the multiple below.
     vth, rest = divmod(int(threshold[0]) - 1, 2**ALIGN)
     exact = graph.fixed_point[neuron].rescale == ((2**ALIGN, 0),) and fixed.rescale == ((1, 0),)
-    kept = graph.time_steps if current[0] else 1  # steps in which a current grows, at most
-    in_range = graph.time_steps * kept * fixed.bound << ALIGN <= LIMIT and vth < VTH_LIMIT
+    most = _gain(int(leak[0]), graph.time_steps) * _gain(int(current[0]), graph.time_steps) * fixed.bound
+    in_range = most * 2**ALIGN <= LIMIT and vth < VTH_LIMIT
     decays = leak[0] != 2**DECAY_BITS or 0 < current[0] < 2**DECAY_BITS
     if not exact or not in_range or leak[0] == 0 or current[0] == 2**DECAY_BITS or (rest and decays):
         return None
     weights = 2 * synapse.weight.astype(np.int32)  # Dense makes weights of both signs even
     du = DU_WITHOUT_MEMORY - int(current[0])
     return StockParameters(weights, int(exponents[0]) - 1, 2**DECAY_BITS - int(leak[0]), vth, du)
+
+
+def _gain(mantissa: int, time_steps: int) -> float:
+    """What a constant drive becomes at most in a state that keeps mantissa / 2^12 of itself a step."""
+    lost = 2**DECAY_BITS - mantissa
+    return min(time_steps, 2**DECAY_BITS / lost) if lost else time_steps
 
 
 def _more_tokens(graph: Graph, neuron: str) -> bool:

@@ -11,13 +11,14 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from neurotool.graph.nodes import sizes
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.job import ERROR, Job, read_job, result_file, write_results
+from neurotool.lava_runtime.job import ERROR, SECONDS, Job, read_job, result_file, write_results
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.program import Program
 
@@ -49,21 +50,30 @@ def run(folder: Path) -> None:
     watch = threading.Thread(target=_watch, args=(first, folder, done), daemon=True)
     watch.start()  # before any of Lava's processes
     first.create_runtime(run_cfg=settings, compile_config={"pypy_channel_size": CHANNEL_SIZE})
-    delay = max(network.delays.values())
+    delay, seconds = max(network.delays.values()), []
     for number in range(inputs):
         print(number, flush=True)
-        steps = network.time_line.steps + (delay if number == 0 else 0)
-        try:
-            first.run(condition=RunSteps(steps), run_cfg=settings)
-        except RuntimeError:  # Lava has noticed by itself that a process failed
-            _fail_with_process(first.runtime, folder)
-            raise
+        for steps in pieces(network.time_line.steps, job.piece, delay if number == 0 else 0):
+            start = time.perf_counter()
+            try:
+                first.run(condition=RunSteps(steps), run_cfg=settings)
+            except RuntimeError:  # Lava has noticed by itself that a process failed
+                _fail_with_process(first.runtime, folder)
+                raise
+            seconds.append(time.perf_counter() - start)
+    (folder / SECONDS).write_text(json.dumps(seconds), encoding="utf-8")
     print(inputs, flush=True)
     done.set()
     watch.join()
     for number, layer in enumerate(stock, start=len(processes)):
         write_results(result_file(folder, number), layer.results(inputs))
     first.stop()
+
+
+def pieces(steps: int, piece: int | None, delay: int) -> list[int]:
+    """Numbers of steps that are run one after the other; the first waits for what comes `delay` steps late."""
+    found = [min(piece or steps, steps - start) for start in range(0, steps, piece or steps)]
+    return [found[0] + delay, *found[1:]]
 
 
 def build(network: Network, job: Job, folder: Path) -> tuple[list[Any], list[Any]]:

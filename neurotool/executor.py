@@ -123,15 +123,35 @@ class Run:
 
     def count_events(self, graph: Graph, inputs: Inputs, real: np.ndarray) -> "Run":
         """Fills the counts of events from `sent`; real: (inputs, tokens), False for padding."""
+        for arrived in self._arriving(graph, inputs, real):
+            self._add(graph, arrived, Context(real))
+        return self
+
+    def pieces(self, graph: Graph, inputs: Inputs, real: np.ndarray, passes: int) -> list["Run"]:
+        """Cut in time, with the spikes, analog values and events of `passes` passes each."""
+        arrived = list(self._arriving(graph, inputs, real))
+        found = []
+        for start in range(0, len(arrived), passes):
+            steps = slice(start, start + passes)
+            kept = ({name: x[:, steps] for name, x in values.items()} for values in (self.spikes, self.analog))
+            found.append(Run(**dict(zip(("spikes", "analog"), kept, strict=True))))
+            for one in arrived[steps]:
+                found[-1]._add(graph, one, Context(real))
+        return found
+
+    def _arriving(self, graph: Graph, inputs: Inputs, real: np.ndarray) -> "Iterator[Arrived]":
         sent = self.sent | {name: _entered(graph, name, inputs) for name in graph.of_type(Input)}
-        context = Context(real)
-        for (name, port), (spikes, active) in _arriving(graph, sent, context).items():
+        return _arriving(graph, sent, Context(real))
+
+    def _add(self, graph: Graph, arrived: "Arrived", context: Context) -> None:
+        """The events of one pass."""
+        for (name, port), (spikes, active) in arrived.items():
             node = graph.nodes[name]
             assert isinstance(node, Synapse)
             reach = node.reach(context, spikes.shape)
-            for counts, caused in zip(COUNTS, (spikes, spikes * reach, active, active * reach), strict=True):
-                getattr(self, counts)[name, port] = caused.reshape(len(caused), -1).sum(1)
-        return self
+            for kind, caused in zip(COUNTS, (spikes, spikes * reach, active, active * reach), strict=True):
+                counts = getattr(self, kind)
+                counts[name, port] = counts.get((name, port), 0) + caused.reshape(len(caused), -1).sum(1)
 
 
 class Executor(Protocol):
@@ -245,16 +265,18 @@ def _entered(graph: Graph, name: str, inputs: Inputs) -> np.ndarray | None:
     return sent_in_passes(steps, 1, graph.has_tokens).repeat(graph.feedback_sweeps, 1)
 
 
-def _arriving(
-    graph: Graph, sent: Mapping[str, np.ndarray | None], context: Context
-) -> dict[tuple[str, str], np.ndarray]:
-    """(2, inputs, tokens, 1), or (2, inputs, …) without tokens, for each (node, port) that adds up spikes, which nodes
-    such as Add hand on: spikes and active neurons, of all passes."""
+Arrived = dict[tuple[str, str], np.ndarray]
+"""Of each (node, port) that adds up spikes: spikes and active neurons, (2, inputs, tokens, 1), or without tokens
+(2, inputs, …)."""
+
+
+def _arriving(graph: Graph, sent: Mapping[str, np.ndarray | None], context: Context) -> Iterator[Arrived]:
+    """What arrives in each pass, of spikes that nodes such as Add hand on."""
     known = {name: np.moveaxis(counts, -1, 0) for name, counts in sent.items() if counts is not None}
     states: dict[str, State] = {}
-    arrived: dict[tuple[str, str], np.ndarray] = {}
     before: dict[str, np.ndarray] = {}
     for i in range(next((counts.shape[2] for counts in known.values()), 0)):
+        arrived: Arrived = {}
         passing = {name: counts[:, :, i] for name, counts in known.items()}
         if graph.has_tokens:
             passing = {name: counts[..., None] * context.real[..., None] for name, counts in passing.items()}
@@ -265,14 +287,16 @@ def _arriving(
                 (before if late else passing).get(source) for late, (_, source) in zip(back, ports, strict=True)
             ]
             if isinstance(node, Synapse):
-                for (port, _), spikes in zip(ports, at_ports, strict=True):
-                    if spikes is not None:
-                        arrived[name, port] = arrived.get((name, port), 0) + spikes
+                arrived |= {
+                    (name, port): spikes
+                    for (port, _), spikes in zip(ports, at_ports, strict=True)
+                    if spikes is not None
+                }
             elif node.hands_on_spikes and name in graph.spiking:
                 there = [spikes for spikes in at_ports if spikes is not None]
                 passing[name] = _handed_on(graph, node, context, there, states, name)
         before = passing
-    return arrived
+        yield arrived
 
 
 def _handed_on(

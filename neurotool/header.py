@@ -113,7 +113,8 @@ _MANIFEST = record(
                         "layers": listing(
                             record(
                                 {"layer": text(1000)},
-                                dict.fromkeys(("weight_error", "rate", "rate_error"), number(0, 1e30)),
+                                dict.fromkeys(("weight_error", "rate", "rate_error"), number(0, 1e30))
+                                | dict.fromkeys(("spikes", "differing_spikes"), whole()),
                             )
                         ),
                     }
@@ -144,6 +145,49 @@ def check_student(checkpoint: Checkpoint) -> None:
     if "lengths" in checkpoint.activity:  # else of an older neurotool; energy asks for --data
         with _said_of("its record of the activity is not valid"):
             _check_activity(checkpoint.activity, config)
+
+
+_SPIKE_CLASSIFIER = record(
+    {
+        "model_type": one_of("streaming"),
+        "input": one_of("spikes"),
+        **dict.fromkeys(("channels", "hidden_size", "num_labels"), _SIZE),
+        "time_steps": whole(1, MAX_TIME_STEPS),
+        "num_hidden_layers": whole(1, 10_000),
+        "tau_syn": optional(number(1, 1e6)),
+        "tau_mem": number(1, 1e6),
+        "v_threshold": _POSITIVE,
+        **dict.fromkeys(("learn_tau_syn", "learn_tau_mem", "learn_v_threshold", "per_channel"), boolean),
+        "reset": one_of("hard", "soft"),
+        "time_step": optional(number(1e-12, 1e12)),
+    },
+    closed=True,
+)
+
+
+def check_spike_classifier(checkpoint: Checkpoint) -> None:
+    """That the header of a checkpoint describes a student that reads spikes; it compares every shape itself."""
+    config, labels, training = checkpoint.config, checkpoint.labels, checkpoint.training
+    with _said_of("its configuration is not valid"):
+        _SPIKE_CLASSIFIER(config, "")
+        listing(text(1000), 2, unique=True)(labels, "labels")
+        if config["num_labels"] != len(labels):
+            raise ValueError(f"num_labels is {config['num_labels']}, of {len(labels)} labels")
+        if config["num_hidden_layers"] > len(checkpoint.tensors):
+            raise ValueError(
+                f"num_hidden_layers is {config['num_hidden_layers']}, of {len(checkpoint.tensors)} tensors"
+            )
+        shapes = [shape for tensor in checkpoint.tensors.values() for shape in tensor.shape]
+        for name in ("channels", "hidden_size"):
+            if config[name] not in shapes:
+                raise ValueError(f"{name} is {config[name]}: no tensor has that width")
+    with _said_of("its training record is not valid"):
+        record({"task": _TASK})(training, "training")
+        _TRAINING(training, "training")
+        if training["task"]["label_names"] != labels:
+            raise ValueError("training.task.label_names are not the labels")
+    if checkpoint.tokenizer:
+        raise ValueError("it has a tokenizer, and reads no text")
 
 
 @contextmanager
@@ -192,7 +236,7 @@ def check_manifest(manifest: Any, names: tuple[str, ...]) -> None:
         of_tokenizer = name in TOKENIZER_FILES
         if name not in files and (not of_tokenizer or any(other in files for other in TOKENIZER_FILES)):
             raise ValueError(f"manifest.files lacks {name}")
-    if any(name in files for name in TOKENIZER_FILES):
+    if manifest["task"] or any(name in files for name in TOKENIZER_FILES):
         with _said_of("it describes no task"):
             _TASK(manifest["task"], "manifest.task")
     calibration = manifest["record"].get("calibration", {})

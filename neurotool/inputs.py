@@ -142,8 +142,6 @@ def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
     steps, shape = graph.time_steps, _shape(graph, name)
     size = int(np.prod([axis for axis in shape if axis != TOKENS]))
     x = on_grid(name, given, steps, size, time_step(graph))
-    if x.dtype.kind not in "fiub":
-        raise DataError(f"{name} has type {x.dtype}: numbers are wanted")
     whole, found = sizes(graph.nodes[name].shape(), 1), x.shape
     unfolded = tuple(graph.metadata.get("input_shapes", {}).get(name, whole))
     for before in ((), (steps,)):

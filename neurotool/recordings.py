@@ -4,17 +4,20 @@ a writer where others read it."""
 import csv
 import math
 import warnings
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
-from neurotool.errors import DataError, ExportError, NeurotoolWarning, one_line
+from neurotool.errors import DataError, ExportError, NeurotoolError, NeurotoolWarning, one_line, shown
 from neurotool.files import replacing
 
+LARGEST = 2**33
+"""Bytes of a recording when it is read, value by value: a small file may declare far more."""
 ROUNDING = 1e-6
 """Of times, in steps: 3 * 1e-4 / 1e-4 is a little below 3."""
 
@@ -43,7 +46,12 @@ class Events:
     in_steps: bool
 
     def gridded(self, name: str, steps: int, neurons: int, time_step: float | None) -> np.ndarray:
-        """(samples, steps, neurons). Raises DataError for an event outside of it."""
+        """(samples, steps, neurons). Raises DataError for an event outside of it, or if it is larger than LARGEST."""
+        if 8 * self.samples * steps * neurons > LARGEST:
+            raise DataError(
+                f"{name}: {self.samples} samples of {steps} steps and {neurons} neurons are more than "
+                f"{LARGEST // 10**9} GB: number them from 0 without gaps, or give fewer in a file"
+            )
         step = self.time
         if not self.in_steps:
             if time_step is None:
@@ -79,7 +87,9 @@ def read_recording(path: Path) -> Content:
         raise DataError(f"{path}: inputs are read from {_listed(READERS)}, by the ending of the name")
     try:
         return READERS[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, MemoryError) as error:
+    except NeurotoolError:
+        raise
+    except Exception as error:  # of numpy, zipfile, csv, h5py and nir
         raise DataError(f"{path}: cannot be read as {path.suffix}: {one_line(error)}") from error
 
 
@@ -87,7 +97,7 @@ def is_recording(path: Path) -> bool:
     """Whether a file holds arrays, events or NIRData, and no network."""
     if path.suffix not in READERS or path.is_dir():
         return False
-    if READERS[path.suffix] is not _read_nirdata:
+    if READERS[path.suffix] is not _read_nirdata or not path.is_file():
         return True
     import h5py
 
@@ -134,10 +144,26 @@ def _check_size(path: Path, unpacked: int) -> None:
 
 
 def _read_npz(path: Path) -> Content:
+    """Arrays by name; or, where they are called time and neuron (and sample, value), events as in a .csv."""
     with ZipFile(path) as packed:
         _check_size(path, sum(array.file_size for array in packed.infolist()))
     with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+        content = dict(arrays)
+    return _events(path, content) if {"time", "neuron"} <= set(content) <= set(_COLUMNS) - {"node"} else content
+
+
+def _events(path: Path, columns: Mapping[str, np.ndarray]) -> Events:
+    shape = np.shape(columns["time"])
+    given: dict[str, np.ndarray] = {"sample": np.zeros(shape), "value": np.ones(shape), **columns}
+    for name, x in given.items():
+        whole = name in ("sample", "neuron")
+        if x.dtype.kind not in "fiub" or x.shape != shape or x.ndim != 1 or not np.isfinite(x).all():
+            raise DataError(f"{path}: {name} has shape {x.shape} and type {x.dtype}: numbers {shape} are wanted")
+        if whole and np.any((x < 0) | (np.mod(x, 1) != 0)):
+            raise DataError(f"{path}: {name} has {x[(x < 0) | (np.mod(x, 1) != 0)][0]:g}: whole numbers are wanted")
+    sample, time, neuron, value = (given[name] for name in ("sample", "time", "neuron", "value"))
+    samples, in_steps = int(sample.max(initial=0)) + 1, bool(np.all(np.mod(time, 1) == 0))
+    return Events(sample.astype(int), time.astype(float), neuron.astype(int), value.astype(float), samples, in_steps)
 
 
 def _read_npy(path: Path) -> Content:
@@ -145,6 +171,8 @@ def _read_npy(path: Path) -> Content:
 
 
 _COLUMNS = ("time", "neuron", "sample", "node", "value")
+MOST_NUMBERED = 2**31
+"""Samples, and neurons of a layer."""
 
 
 def _read_csv(path: Path) -> Content:
@@ -157,14 +185,14 @@ def _read_csv(path: Path) -> Content:
             raise DataError(f"{path}: column {sorted(missing)[0]} is missing; there are {', '.join(columns) or 'none'}")
         if unknown := sorted(set(columns) - set(_COLUMNS)):
             raise DataError(f"{path}: column {unknown[0]} is not known: {', '.join(_COLUMNS)}")
-        kept: dict[str, list[tuple[float, ...]]] = {}
+        kept: dict[str, array[float]] = {}  # four numbers an event, in 32 bytes
         for row in rows:
-            kept.setdefault((row.get("node") or "").strip(), []).append(_event(path, rows.line_num, row))
-    samples = 1 + max((int(event[0]) for events in kept.values() for event in events), default=0)
-    in_steps = all(event[1] == int(event[1]) for events in kept.values() for event in events)
+            kept.setdefault((row.get("node") or "").strip(), array("d")).extend(_event(path, rows.line_num, row))
+    columns_of = {node: np.frombuffer(events).reshape(-1, 4).T for node, events in kept.items()}
+    samples = 1 + max((int(sample.max()) for sample, *_ in columns_of.values()), default=0)
+    in_steps = all(np.array_equal(time, np.floor(time)) for _, time, *_ in columns_of.values())
     content: dict[str, Recorded] = {}
-    for node, events in kept.items():
-        sample, time, neuron, value = np.array(events, float).T
+    for node, (sample, time, neuron, value) in columns_of.items():
         content[node] = Events(sample.astype(int), time, neuron.astype(int), value, samples, in_steps)
     if not kept:
         nothing = np.zeros(0, int)
@@ -180,26 +208,23 @@ def _event(path: Path, line: int, row: Mapping[str, str | None]) -> tuple[float,
             value = float(row[name] or "") if name in row else default
         except ValueError:
             value = None
-        if value is None or not math.isfinite(value) or (name in ("sample", "neuron") and (value < 0 or value % 1)):
-            kind = "a number" if name in ("time", "value") else "a whole number, counted from 0"
-            raise DataError(f"{path}: line {line}: {name} is {row.get(name)!r}: {kind} is wanted")
+        if (
+            value is None
+            or not math.isfinite(value)
+            or (name in ("sample", "neuron") and (value % 1 or not 0 <= value < MOST_NUMBERED))
+        ):
+            kind = "a number" if name in ("time", "value") else f"a whole number, from 0 to {MOST_NUMBERED - 1},"
+            raise DataError(f"{path}: line {line}: {name} is {shown(row.get(name))}: {kind} is wanted")
         found.append(value)
     return tuple(found)
 
 
 def _read_nirdata(path: Path) -> Content:
-    import h5py
     import nir
 
-    declared: list[int] = []
+    from neurotool.hdf5 import declared_bytes
 
-    def add(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
-            declared.append(math.prod(map(int, item.shape)) * int(item.dtype.itemsize))
-
-    with h5py.File(path, "r") as file:
-        file.visititems(add)
-    _check_size(path, sum(declared))
+    _check_size(path, declared_bytes(path))
     return _nodes(nir.read_data(str(path)), "")
 
 
@@ -282,11 +307,17 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], float | None], None
 
 
 def on_grid(name: str, recorded: Recorded, steps: int, neurons: int, time_step: float | None) -> np.ndarray:
-    """An array, with one value a step of events; NIRData of another time step is said (NeurotoolWarning)."""
+    """An array, with one value a step of events; NIRData of another time step is said (NeurotoolWarning).
+
+    Raises DataError for what holds no real numbers.
+    """
     if isinstance(recorded, Events):
         return recorded.gridded(name, steps, neurons, time_step)
+    values = np.asarray(recorded.values if isinstance(recorded, Gridded) else recorded)
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"{name} has type {values.dtype}: numbers are wanted")
     if not isinstance(recorded, Gridded):
-        return np.asarray(recorded)
+        return values
     if time_step is not None and not math.isclose(recorded.time_step, time_step, rel_tol=ROUNDING):
         warnings.warn(
             f"{name} has a time step of {recorded.time_step:g}, the network one of {time_step:g}: it is taken step by "
@@ -294,7 +325,7 @@ def on_grid(name: str, recorded: Recorded, steps: int, neurons: int, time_step: 
             NeurotoolWarning,
             stacklevel=2,
         )
-    return recorded.values
+    return values
 
 
 def of_node(content: Mapping[str, Any], name: str) -> str | None:

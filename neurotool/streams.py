@@ -1,4 +1,5 @@
-"""Networks that read tokens in time: their graphs have no token axis, and a run lasts as long as its text.
+"""Networks that read tokens in time: their graphs have no token axis, and a run lasts as long as its text. What comes
+in a step of a recording of spikes is such a token, too.
 
 Of such a graph `time_steps` is the longest run, and its metadata say how many steps a token takes. Inputs come as
 values (inputs, steps, width), padded at the end to one length, with an attention_mask (inputs, steps) that says where
@@ -16,6 +17,7 @@ from neurotool.executor import PER_NODE, Executor, Record, Run, joined
 from neurotool.graph import Graph, Input
 
 INPUT = "tokens"
+"""Where a text enters; recordings of spikes say themselves where."""
 LOGITS = "logits"
 STEPS_PER_TOKEN = "steps_per_token"
 DRIVEN_STEPS = 32
@@ -26,6 +28,11 @@ def steps_per_token(graph: Graph) -> int | None:
     """None for a graph that reads no tokens in time."""
     steps = graph.metadata.get(STEPS_PER_TOKEN)
     return None if graph.has_tokens or LOGITS not in graph.outputs or type(steps) is not int or steps < 1 else steps
+
+
+def taken_in_time(graph: Graph) -> bool:
+    """Whether the tokens of a graph come one after the other, be it as it runs or `per_token`."""
+    return STEPS_PER_TOKEN in graph.metadata
 
 
 def per_token(graph: Graph) -> Graph:
@@ -73,11 +80,12 @@ class Streamed:
     ) -> Run:
         """See `Executor.run`; attention_mask: (inputs, steps), 1 until the text ends; observe: see the emulator."""
         arrays = {name: np.asarray(x) for name, x in (values or {}).items()}
-        if INPUT not in arrays or arrays[INPUT].ndim != 3:
-            raise DataError(f"values for Input {INPUT} are missing: give (inputs, steps, width)")
-        count, longest = arrays[INPUT].shape[:2]
+        (entry,) = self.graph.of_type(Input)
+        if entry not in arrays or arrays[entry].ndim != 3:
+            raise DataError(f"values for Input {entry} are missing: give (inputs, steps, width)")
+        count, longest = arrays[entry].shape[:2]
         if not 1 <= longest <= self.graph.time_steps:
-            raise DataError(f"{INPUT} has {longest} steps: the network runs for 1 … {self.graph.time_steps}")
+            raise DataError(f"{entry} has {longest} steps: the network runs for 1 … {self.graph.time_steps}")
         mask = np.ones((count, longest), bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
         lengths = mask.sum(-1)
         until_the_end = np.arange(longest) < lengths[..., None] if mask.shape == (count, longest) else ~mask

@@ -84,7 +84,7 @@ class _HubSource:
 _GLUE = "nyu-mll/glue"
 _GLUE_PAIRS = (("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
 _FILE_COLUMNS: tuple[tuple[str, ...], ...] = (PAIR, *_GLUE_PAIRS, ("sentence",), ("text",))
-_VALIDATION_STEMS = ("validation", "dev", "valid", "validation_matched")
+VALIDATION_STEMS = ("validation", "dev", "valid", "validation_matched")
 _HUB_TASKS = {
     "sst2": _HubSource(_GLUE, "sst2", ("sentence",)),
     "cola": _HubSource(_GLUE, "cola", ("sentence",), ("matthews", "accuracy")),
@@ -163,7 +163,7 @@ def load_data(
     metrics = _choose_metrics(metric, label_names)
     name, numbered = as_utf8(folder.resolve().name), bool(train.class_names)
     task = Task(name, train.text_columns, label_names, metrics, label_column, numbered)
-    held_out = find_split(folder, _VALIDATION_STEMS)
+    held_out = find_split(folder, VALIDATION_STEMS)
     validation = read_examples(held_out, (train.text_columns,), label_column, only=True)
     return _task_data(task, _encode(train, task), _encode(validation, task))
 
@@ -178,7 +178,7 @@ def load_examples(path: Path, task: Task, named: bool = False) -> datasets.Datas
     Raises:
         DataError: as `load_data`; also a label that the task does not have.
     """
-    file = find_split(path, _VALIDATION_STEMS) if path.is_dir() else path
+    file = find_split(path, VALIDATION_STEMS) if path.is_dir() else path
     if not file.exists():
         raise DataError(f"{file}: no such file or folder; give a table of examples, or a folder with a validation file")
     columns = open_table(file).columns

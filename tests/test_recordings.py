@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from neurotool.api.model import Model, open_model
 from neurotool.cli.main import cli
-from neurotool.errors import ConfigError, DataError, ExportError, NeurotoolWarning
+from neurotool.errors import ConfigError, DataError, ExportError, GraphError, NeurotoolWarning
 from neurotool.inputs import Given, fitted
 from neurotool.recordings import Events, Gridded, is_recording, on_grid, read_recording, write_recording
 
@@ -86,12 +86,48 @@ def test_times_of_events_become_steps_without_rounding_down() -> None:
         ("time,neuron\n1,-1\n", "line 2: neuron is '-1'"),
         ("time,neuron\nnan,1\n", "line 2: time is 'nan': a number is wanted"),
         ("", "column neuron is missing; there are none"),
+        (
+            "time,neuron,sample\n1,1,2147483648\n",
+            "line 2: sample is '2147483648': a whole number, from 0 to",
+        ),
+        ("time,neuron\n1,1" + "0" * 400 + "\n", "neuron is '1000"),
+        ("time,neuron\n1,\0\n", "neuron is|NUL"),
     ],
 )
 def test_tables_that_are_no_events(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_recording(tmp_path / "x.csv")
+
+
+def test_a_small_file_that_declares_much(tmp_path: Path) -> None:
+    """A sample of a high number; and an array that is no numbers."""
+    (tmp_path / "x.csv").write_text("sample,time,neuron\n2000000000,0,0\n")
+    events = read_recording(tmp_path / "x.csv")
+    with pytest.raises(DataError, match="x: 2000000001 samples of 10 steps and 5 neurons are more than 8 GB"):
+        on_grid("x", events, 10, 5, None)
+    np.savez(tmp_path / "z.npz", x=np.array(["a"]))
+    with pytest.raises(DataError, match="x has type <U1: numbers are wanted"):
+        on_grid("x", read_recording(tmp_path / "z.npz")["x"], 1, 1, None)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("how", ["external", "soft", "outside", "bomb"])
+def test_nirdata_reaches_nothing_outside_of_the_file(tmp_path: Path, how: str) -> None:
+    grid = nir.TimeGriddedData(np.ones((1, 2, 3), bool), 1e-3)
+    nir.write_data(str(tmp_path / "x.h5"), nir.NIRGraphData({"a": nir.NIRNodeData({"spikes": grid})}))
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        group = file["nodes/a/observables/spikes"]
+        del group["data"]
+        if how == "external":
+            group["data"] = h5py.ExternalLink("other.h5", "/x")
+        elif how == "soft":
+            group["data"] = h5py.SoftLink("/nodes")
+        elif how == "outside":
+            group.create_dataset("data", (1, 2, 3), "f4", external=[("/etc/passwd", 0, 24)])
+        else:
+            group.create_dataset("data", (10**4, 10**4, 10**4), "f4", chunks=(10, 10, 10), compression="gzip")
+    with pytest.raises(GraphError, match=r"/nodes/a/observables/spikes/data (is a link|lies in another file|declares)"):
+        read_recording(tmp_path / "x.h5")
 
 
 def test_nirdata_as_stock_nir_writes_and_reads_it(tmp_path: Path) -> None:
@@ -313,8 +349,8 @@ def test_files_that_unpack_to_far_more_than_they_are(
         np.savez_compressed(path, x=x)
     else:
         with h5py.File(path, "w") as file:
-            file.create_dataset("node/data", x.shape, x.dtype, chunks=True)  # declared, and not held
-    with pytest.raises(DataError, match=r"unpacks to 0\.00419 GB, and 0\.001\d+ GB are the limit") as refused:
+            file.create_dataset("node/data", x.shape, x.dtype, data=x, compression="gzip")
+    with pytest.raises(DataError, match=r"unpacks to 0\.00419 GB, and 0\.00\d+ GB are the limit") as refused:
         read_recording(path)
     assert len(str(refused.value).replace(str(path), "")) < 300
     np.savez(path.with_suffix(".npz"), x=np.ones_like(x))  # as large, and not packed

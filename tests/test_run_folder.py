@@ -286,6 +286,34 @@ def test_an_output_that_appears_meanwhile_is_kept(make_plan: MakePlan, monkeypat
     assert train(make_plan("--epochs", "1", "--resume", "--force"), QUIET).output.read_bytes() != b"theirs"
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "number"),
+    [
+        (pipeline, "prepare_teacher", 1),  # before the teacher is fine-tuned
+        (torch, "save", 1),  # while the state of an epoch is written
+        (torch, "save", 3),
+        (pipeline, "start_student", 1),
+        (pipeline, "save", 1),  # before the weights of a stage are kept
+        (pipeline, "write_config", 1),
+    ],
+)
+def test_a_run_folder_that_is_removed_at_some_moment(
+    module: Any, name: str, number: int, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, act, calls = make_plan("--epochs", "2", "--teacher-epochs", "1"), getattr(module, name), []
+
+    def removed(*arguments: Any, **more: Any) -> Any:
+        calls.append(name)
+        if len(calls) == number:
+            shutil.rmtree(plan.folder)
+        return act(*arguments, **more)
+
+    monkeypatch.setattr(module, name, removed)
+    with pytest.raises(TrainingError, match="the run's folder was removed while it trained; train again"):
+        train(plan, QUIET)
+    assert len(calls) >= number and not plan.output.exists()
+
+
 def test_a_run_folder_that_is_removed_meanwhile(run_options: Callable[..., list[str]], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neurotool", "train", *run_options("--epochs", "2000")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurotool.errors import ConfigError, DataError
-from neurotool.tables import open_table
 from neurotool.examples import Examples, encode_labels
+from neurotool.tables import open_table
 from neurotool.tasks import METRICS, TASK_NAMES, Task, compute_metrics, load_data, load_examples, load_task, tokenise
 
 SHARED = Path(os.environ.get("NEUROTOOL_SHARED", Path(__file__).parents[2] / "shared"))
@@ -115,7 +115,8 @@ def test_examples_of_one_file_or_folder(tmp_path: Path) -> None:
     data = folder(tmp_path)
     task = Task("t", ("sentence",), ("negative", "positive"), ("accuracy",))
     with pytest.raises(
-        DataError, match="line 2: label '1' is not one of the classes negative, positive; write the names of the classes"
+        DataError,
+        match="line 2: label '1' is not one of the classes negative, positive; write the names of the classes",
     ):
         load_examples(data, task)
     task = Task("t", ("sentence",), ("negative", "positive"), ("accuracy",), numbered=True)
@@ -395,13 +396,15 @@ def test_an_id_is_no_name(names: tuple[str, ...], numbered: bool, labels: list[s
     if ids is not None:
         assert encode_labels(examples, names, numbered) == ids
         return
-    with pytest.raises(DataError, match="is not one of the classes .*; write the names of the classes or leave it out"):
+    with pytest.raises(DataError, match=r"is not one of the classes .*; write the names of the classes or"):
         encode_labels(examples, names, numbered)
 
 
 def test_truth_values_of_a_parquet_file(tmp_path: Path) -> None:
     for name in ("train", "dev"):
-        datasets.Dataset.from_dict({"text": ["a", "b"], "label": [True, False]}).to_parquet(tmp_path / f"{name}.parquet")
+        datasets.Dataset.from_dict({"text": ["a", "b"], "label": [True, False]}).to_parquet(
+            tmp_path / f"{name}.parquet"
+        )
     data = load_data(tmp_path)
     assert data.task.label_names == ("false", "true") and list(data.train["label"]) == [1, 0]
 
@@ -423,7 +426,9 @@ def test_other_columns_of_text_in_evaluation(tmp_path: Path, header: str, listed
     if "sentence" in header:
         assert len(load_examples(file, task, named=True)) == 2
     file.write_text("review\tlabel\na b\t0\n")
-    with pytest.raises(DataError, match=r"no text column .*; the columns found are: review, label; name it in the head"):
+    with pytest.raises(
+        DataError, match=r"no text column .*; the columns found are: review, label; name it in the head"
+    ):
         load_examples(file, task)
 
 

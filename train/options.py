@@ -35,18 +35,20 @@ DEFAULTS: dict[str, Any] = {
     "compile": "auto",
     "seed": 42,
     **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
-    **dict.fromkeys(("start_teaches", "resume", "force"), False),
+    **dict.fromkeys(("start_teaches", "integer_aware", "resume", "force"), False),
 }
 """Of what does not depend on the student (recipes.py) or the teacher."""
 
 WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("task", "metric", "positions", "corpus", "activation", "prune_scope"), str),
+    **dict.fromkeys(("input", "tau_syn", "tau_mem"), str),
     **dict.fromkeys(("data", "start_from", "run_folder"), Path),
     **dict.fromkeys(
         ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "max_texts", "weight_bits"), int
     ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
-    **dict.fromkeys(("event_target", "prune", "ema"), float),
+    "time_step": float,
+    **dict.fromkeys(("event_target", "prune", "weight_penalty", "relu_penalty", "relu_shift", "ema"), float),
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
     **dict.fromkeys(("kernel_sizes", "layer_map", "text_columns"), tuple),
 }
@@ -54,8 +56,8 @@ OPTIONS: dict[str, type] = {
     **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
     **WITHOUT_DEFAULT,
 }
-"""Name -> type of value. v_threshold is a number, "learned" or PER_CHANNEL; layer_map holds whole numbers, and "-" or
-None."""
+"""Name -> type of value. v_threshold, tau_syn and tau_mem are numbers or words; layer_map holds whole numbers, and "-"
+or None."""
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list"}
 
 
@@ -69,7 +71,7 @@ def check_option(name: str, value: Any) -> None:
     wanted: tuple[type, ...] = {float: (int, float), tuple: (tuple, list), Path: (str, Path)}.get(
         OPTIONS[name], (OPTIONS[name],)
     )
-    wanted = (str, int, float) if name == "v_threshold" else wanted
+    wanted = (str, int, float) if name in ("v_threshold", "tau_syn", "tau_mem") else wanted
     if value is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
         raise ConfigError(f"{shown} is {value!r}: it must be {_WORDS.get(OPTIONS[name], 'text')}")
 
@@ -82,9 +84,16 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     """
     from neurotool.train.chains import inherited
     from neurotool.train.plan import TrainingPlan
+    from neurotool.train.spike_plan import spike_plan
 
     for name, value in given.items():
         check_option(name, value)
+    if given.get("input") not in (None, "tokens"):
+        return spike_plan(given, DEFAULTS)
+    if of_spikes := [name for name in ("tau_syn", "tau_mem", "time_step") if given.get(name) is not None]:
+        raise ConfigError(
+            f"--{of_spikes[0].replace('_', '-')}: is for recordings; give --input spikes, or leave it out"
+        )
     start = inherited(Path(given["start_from"])) if given.get("start_from") else {}
     if given.get("start_teaches") and not start:
         raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
@@ -133,7 +142,11 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         event_target=options["event_target"],
         prune=options["prune"],
         prune_scope=options["prune_scope"] or "layer",
-        weight_bits=options["weight_bits"],
+        weight_penalty=options["weight_penalty"],
+        weight_bits=options["weight_bits"] or (8 if options["integer_aware"] else None),
+        relu_penalty=options["relu_penalty"],
+        relu_shift=options["relu_shift"],
+        integer_aware=options["integer_aware"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         ema=options["ema"],

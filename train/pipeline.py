@@ -4,10 +4,9 @@ that was stopped goes on where it was."""
 import dataclasses
 import hashlib
 import math
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ import datasets
 import torch
 import transformers
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
 from neurotool.checkpoint import Checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
-from neurotool.files import replacing
+from neurotool.spike_data import load_spikes
 from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
+from neurotool.student.spike_classifier import to_checkpoint as spikes_to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
 from neurotool.texts import INPUTS, pad
 from neurotool.train.chains import StudentTeacher, start_from
@@ -34,16 +32,18 @@ from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
+from neurotool.train.grid import check_grid, to_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
-from neurotool.train.record import describe_data, describe_machine, describe_teacher
-from neurotool.train.run_folder import check_run, close_run, held, open_run
-from neurotool.train.running import run_trainer, training_arguments
+from neurotool.train.record import describe_data, describe_run, describe_teacher
+from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
+from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
-from neurotool.train.sparsity import EventTarget, Synapses
+from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, shift_relu
+from neurotool.train.spikes import SpikeTraining, evaluate_spikes
 from neurotool.train.teacher import (
     SCRATCH,
     LoadedTeacher,
@@ -83,10 +83,11 @@ def train(plan: TrainingPlan, console: Console) -> TrainingResult:
     datasets.disable_progress_bars()
     console = console if is_first_process() else Console(quiet=True)
     plan.check()
-    check_settings(plan)
-    with held(plan), _memory_errors():
+    if plan.input == "tokens":
+        check_settings(plan)
+    with held(plan), _memory_errors(), ExitStack() as opened:
         check_run(plan)
-        return _train(plan, console)
+        return (_train if plan.input == "tokens" else _train_on_spikes)(plan, console, opened)
 
 
 @contextmanager
@@ -101,7 +102,8 @@ def _memory_errors() -> Iterator[None]:
         ) from error
 
 
-def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
+def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
+    """opened: what holds from when the run is opened until its end."""
     started = time.monotonic()
     set_seed(plan.seed)
     data = read_data(plan, console)
@@ -112,6 +114,7 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     identity = identify_run(plan, data, loaded, texts)
     open_run(plan, identity)
+    opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
@@ -142,6 +145,10 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
     distiller.compressor.finish()
     student = distiller.student.eval()
     student.finish()
+    if plan.relu_shift:
+        shift_relu(student, plan.relu_shift)
+    if plan.integer_aware:
+        to_grid(student)
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -153,11 +160,8 @@ def _train(plan: TrainingPlan, console: Console) -> TrainingResult:
             "plan": plan.to_dict(),
             "layer_map": list(layer_map),
             "stages": stages,
-            "seed": plan.seed,
-            "seconds": round(seconds, 1),
-            **describe_machine(),
-        }
-        keep(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
+        } | describe_run(plan, seconds)
+        finish(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
 
 
@@ -191,8 +195,42 @@ def warn_of_teacher(
         say(console, f"warning: the teacher's {task.metrics[0]} is no better than that of {constant}; {remedy}")
 
 
-def keep(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
-    """Write the result and close the run. Raises TrainingError; the run then stays, for --resume."""
+def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
+    """opened: as of `_train`."""
+    started = time.monotonic()
+    assert plan.data is not None
+    data = load_spikes(plan.data, plan.student.get("time_steps"), plan.time_step)
+    inputs, steps, channels = data.train.spikes.shape
+    say(console, f"{inputs} recordings of {channels} channels, {steps} steps; {len(data.task.label_names)} classes")
+    open_run(plan, data.hashes)
+    opened.enter_context(state_stays(plan))
+    if plan.settings and is_first_process():
+        write_config(plan.folder / NAME, plan.settings)
+    set_seed(plan.seed)
+    trained = SpikeTraining(plan, data)
+    trained.to(training_arguments(plan, plan.stages[-1], data.task).device)
+    stages = [trained.run_stage(plan, stage, data, console) for stage in plan.stages]
+    trained.compressor.finish()
+    result = evaluate_spikes(trained.student, data.validation, data.task)
+    seconds = time.monotonic() - started
+    if is_first_process():
+        record = {
+            "metrics": result.metrics,
+            "data": {
+                "name": data.task.name,
+                "hashes": data.hashes,
+                "train_size": inputs,
+                "validation_size": len(data.validation.labels),
+            },
+            "plan": plan.to_dict(),
+            "stages": stages,
+        } | describe_run(plan, seconds)
+        finish(plan, spikes_to_checkpoint(trained.student, data.task, record))
+    return TrainingResult(plan.output, {}, result, seconds)
+
+
+def finish(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
+    """The checkpoint is written, and the state of the run goes. Raises TrainingError where it cannot be."""
     try:
         write_checkpoint(plan.output, checkpoint, force=plan.force)
     except CheckpointError as error:
@@ -267,6 +305,11 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
         what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
         raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
+    for option, given in {"--relu-penalty": plan.relu_penalty, "--relu-shift": plan.relu_shift}.items():
+        if given is not None and getattr(config, "activation", "gelu") != "relu":
+            raise ConfigError(f"{option}: is for the neurons of --activation relu; give that, or leave it out")
+    if plan.integer_aware:
+        check_grid(config)
     if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
         raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
     attention = any(stage.weights.attention_needed for stage in plan.stages)
@@ -317,9 +360,12 @@ def start_student(
     fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
-    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits)
+    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits, plan.weight_penalty)
     events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
-    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema)
+    rising = None if plan.relu_penalty is None else RisingPenalty(plan.relu_penalty)
+    distiller = Distiller(
+        student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema, rising
+    )
     distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller
@@ -337,16 +383,8 @@ def run_stage(
     console: Console,
 ) -> dict[str, Any]:
     """Train one stage, or load its result when an earlier run finished it. Returns its training record."""
-    finished = plan.state_folder / f"{stage.name}.safetensors"
     described = dataclasses.asdict(stage) | {"texts": len(texts)}
-    if plan.resume and finished.exists():
-        try:
-            distiller.load_state_dict(load_file(finished))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise TrainingError(
-                f"{finished}: cannot be read ({one_line(error)}); remove it, then --resume trains the stage anew"
-            ) from error
-        say(console, f"{stage.name}: finished before, loaded")
+    if finished_before(plan, stage, distiller, console):
         return described
     distiller.weights = stage.weights
     measured = None if stage.name == "general" else task  # without labels there is nothing to measure
@@ -365,14 +403,7 @@ def run_stage(
         kept,
     )
     seconds = run_trainer(trainer, plan, stage, console)
-    if is_first_process():
-        try:
-            with replacing(finished, force=True, error_type=TrainingError) as temporary:
-                temporary.write_bytes(save(distiller.state_dict()))
-        except TrainingError as error:
-            raise TrainingError(f"{error}; free some room, then the same command with --resume goes on") from error
-        shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    keep_stage(plan, stage, trainer)
     return described | {"steps": trainer.state.global_step, "seconds": seconds, "history": trainer.state.log_history}
 
 

@@ -43,8 +43,11 @@ def describe_data(
     }
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_run(plan: TrainingPlan, seconds: float) -> dict[str, Any]:
+    """What a checkpoint says of how it was made, whatever it is."""
     return {
+        "seed": plan.seed,
+        "seconds": round(seconds, 1),
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
         "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
     }

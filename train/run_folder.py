@@ -6,13 +6,14 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from neurotool.errors import ConfigError, shown
+from neurotool.errors import ConfigError, TrainingError, shown
 from neurotool.files import replacing
 from neurotool.train.plan import OPTIONS, TrainingPlan
 from neurotool.train.trainer import is_first_process
@@ -136,6 +137,26 @@ def open_run(plan: TrainingPlan, identity: dict[str, str]) -> None:
         ) from error
     with replacing(plan.state_folder / "plan.json", force=True, error_type=ConfigError) as temporary:
         temporary.write_text(json.dumps(plan.to_dict() | {"identity": identity}, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def state_stays(plan: TrainingPlan) -> Iterator[None]:
+    """Whatever fails once the run's folder is gone fails since it is gone: a TrainingError says that."""
+    try:
+        yield
+    except Exception as error:
+        time.sleep(0.5)  # who removes a folder takes a moment for it: what failed may be the first file that is gone
+        check_state(plan, error)
+        raise
+
+
+def check_state(plan: TrainingPlan, cause: Exception | None = None) -> None:
+    """Raises TrainingError where the state of an opened run is gone: its plan is, since the folder comes back with the
+    next file that is written."""
+    if not (plan.state_folder / "plan.json").exists():
+        raise TrainingError(
+            f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
+        ) from cause
 
 
 def close_run(plan: TrainingPlan) -> None:

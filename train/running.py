@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,15 +13,19 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from neurotool.errors import ConfigError, NeurotoolError, TrainingError, one_line, shown
+from neurotool.files import replacing
 from neurotool.tasks import Task
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import ShowProgress, say
+from neurotool.train.run_folder import check_state
 from neurotool.train.trainer import StopOnInterrupt, is_first_process
 
 
@@ -41,8 +46,6 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
     except NeurotoolError:
         raise
     except (OSError, SafetensorError) as error:
-        time.sleep(0.5)  # who removes a folder takes a moment for it: what failed may be the first file that is gone
-        _check_folder(plan)
         raise TrainingError(
             f"{plan.state_folder}: the state of the run cannot be written ({one_line(error)}); free some room, then "
             "--resume goes on from the last checkpoint; or choose another --run-folder"
@@ -68,6 +71,37 @@ def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console:
     return round(time.monotonic() - started, 1)
 
 
+def finished_before(plan: TrainingPlan, stage: StagePlan, trained: nn.Module, console: Console) -> bool:
+    """Whether an earlier run finished the stage; its result is then loaded. Raises TrainingError."""
+    finished = _finished(plan, stage)
+    if not plan.resume or not finished.exists():
+        return False
+    try:
+        trained.load_state_dict(load_file(finished))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            f"{finished}: cannot be read ({one_line(error)}); remove it, then --resume trains the stage anew"
+        ) from error
+    say(console, f"{stage.name}: finished before, loaded")
+    return True
+
+
+def keep_stage(plan: TrainingPlan, stage: StagePlan, trainer: Trainer) -> None:
+    """The result of a stage takes the place of the states to resume it from. Raises TrainingError."""
+    if is_first_process():
+        try:
+            with replacing(_finished(plan, stage), force=True, error_type=TrainingError) as temporary:
+                temporary.write_bytes(save(trainer.accelerator.unwrap_model(trainer.model).state_dict()))
+        except TrainingError as error:
+            raise TrainingError(f"{error}; free some room, then the same command with --resume goes on") from error
+        shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _finished(plan: TrainingPlan, stage: StagePlan) -> Path:
+    return plan.state_folder / f"{stage.name}.safetensors"
+
+
 class _FolderStays(TrainerCallback):
     """Stops as soon as the run's folder is gone: the best epoch's state, which the student is made of, is gone too."""
 
@@ -75,15 +109,7 @@ class _FolderStays(TrainerCallback):
         self.plan = plan
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        _check_folder(self.plan)
-
-
-def _check_folder(plan: TrainingPlan) -> None:
-    # The plan lies there from the first moment on; the folder itself comes back with the next file that is written.
-    if not (plan.state_folder / "plan.json").exists():
-        raise TrainingError(
-            f"{plan.folder}: the run's folder was removed while it trained; train again, perhaps with --run-folder"
-        )
+        check_state(self.plan)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from neurotool import files
-from neurotool.api.model import NOTHING, Model
+from neurotool.api.lowering import Quantisation, make_bundle
+from neurotool.api.model import NOTHING, Model, open_model
+from neurotool.api.vectors import check_vectors, write_vectors
 from neurotool.errors import ConfigError, GraphError
 from neurotool.graph import Graph
 from neurotool.graph.graded import graded
@@ -29,10 +31,12 @@ def export(
     precision: str = "fixed",
     per_layer: bool = False,
     softmax: str = "polynomial",
+    precise: bool = False,
     chip: str | None = None,
     part: str = "",
     messages: str = "spikes",
     for_tool: str | None = None,
+    with_inputs: int | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write `model`; returns what was written: output, target, bytes, nodes, and what quantisation and fit found.
@@ -40,12 +44,16 @@ def export(
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
     calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
     text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
-    polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    polynomial or shift; precise: softmax, norm and GELU as exact as messages of 24 bits can be. chip: report how the
+    network fits it. part: draw only the nodes of this name (dot, svg).
     messages: spikes, or graded, one with a count for each window of T steps, with the same logits.
-    for_tool: a .nir file in the units and by the rules of that tool (nir). force: replace the output.
+    for_tool: a .nir file in the units and by the rules of that tool (nir). with_inputs: so many inputs, those of
+    `calibration` or `given`, and what every layer sends on them, in files beside it (nir, lava). force: replace output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
-    check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part)
+    check_options(
+        target, calibration or given.source or None, precision, per_layer, softmax, chip, part, with_inputs, precise
+    )
     if messages not in MESSAGES:
         raise ConfigError(f"messages {messages!r}: choose one of {', '.join(MESSAGES)}")
     if messages == "graded":
@@ -54,26 +62,34 @@ def export(
         except GraphError as error:
             raise ConfigError(f"--messages graded: {model.path}: {error}") from error
     path = path or model.path.with_suffix(f".{'hdf5' if target == 'netx' else target}")
-    if for_tool is not None:
-        from neurotool.export.nir import write_for
+    data = None if calibration is None else Path(calibration)
+    if for_tool is not None and target != "nir":
+        raise ConfigError(f"--for {for_tool}: tools read .nir files; leave out --target {target}")
+    if with_inputs is not None:
+        check_vectors(model, path, force)
+        vectors = model.samples(data, with_inputs, given).first(with_inputs)  # before anything is written
+    report = {"output": str(path), "target": target}
+    if target in LOWERED:
+        if target == "netx":  # it holds layers that read spikes
+            given = replace(given, kind="spikes")
+        how = Quantisation(precision == "fixed", per_layer, softmax == "shift", precise, data, samples, given)
+        report |= _lowered(model, path, target, how, chip, force)
+    elif for_tool is not None:
+        report |= _for_tool(model.graph, path, for_tool, force)
+    else:
+        report |= _WRITERS[target](model.graph, path, part, force)
+    if with_inputs is not None:
+        report |= {"vectors": write_vectors(_reopened(path, for_tool), vectors, force)}
+    return report
 
-        if target != "nir":
-            raise ConfigError(f"--for {for_tool}: tools read .nir files; leave out --target {target}")
-        told = write_for(model.graph, path, for_tool, force=force)
-        return {"output": str(path), "target": target} | _described(model.graph, path) | {"told": told}
-    if target not in LOWERED:
-        return {"output": str(path), "target": target} | _WRITERS[target](model.graph, path, part, force)
-    from neurotool.api.lowering import Quantisation, make_bundle
+
+def _lowered(model: Model, path: Path, target: str, how: Quantisation, chip: str | None, force: bool) -> dict[str, Any]:
     from neurotool.export.chip import load_chip
     from neurotool.export.fit import fit_report
     from neurotool.lava_runtime.bundle import check_free, write_bundle
 
     limits = load_chip(chip) if chip else None
     (check_free if target == "lava" else files.check_free)(path, force)  # before the work
-    data = None if calibration is None else Path(calibration)
-    if target == "netx":  # it holds layers that read spikes
-        given = replace(given, kind="spikes")
-    how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, given)
     bundle = make_bundle(model, how)
     if target == "lava":
         write_bundle(path, bundle, force)
@@ -81,9 +97,24 @@ def export(
         from neurotool.export.netx import write_netx
 
         write_netx(bundle.graph, path, force)
-    report = {"output": str(path), "target": target, **_described(bundle.graph, path), "precision": bundle.precision}
     fit = {"fit": fit_report(bundle.graph, limits, bundle.max_length)} if limits else {}
-    return report | bundle.record | fit
+    return {**_described(bundle.graph, path), "precision": bundle.precision} | bundle.record | fit
+
+
+def _for_tool(graph: Graph, path: Path, tool: str, force: bool) -> dict[str, Any]:
+    from neurotool.export.nir import write_for
+
+    told = write_for(graph, path, tool, force=force)
+    return _described(graph, path) | {"told": told}
+
+
+def _reopened(path: Path, tool: str | None) -> Model:
+    """What was written, as whoever reads it computes it."""
+    if tool is None:
+        return open_model(path)
+    from neurotool.export.for_tool import IMPORTS
+
+    return open_model(path, tool=tool, reset=IMPORTS[tool].reset)
 
 
 def check_options(
@@ -94,23 +125,32 @@ def check_options(
     softmax: str,
     chip: str | None,
     part: str,
+    with_inputs: int | None = None,
+    precise: bool = False,
 ) -> None:
     """Raises ConfigError for options of `export` that do not fit the target or each other."""
     if target not in TARGETS:
         raise ConfigError(f"target {target!r}: choose one of {', '.join(TARGETS)}")
     if part and target not in ("dot", "svg"):
         raise ConfigError(f"--part {part}: only drawings have parts; use --target dot or svg")
-    integers = calibration is not None or per_layer or softmax != "polynomial"
+    if with_inputs is not None and target not in ("nir", "lava"):
+        raise ConfigError(
+            f"--with-inputs {with_inputs}: they go with a .nir file or a bundle; leave out --target {target}"
+        )
+    if with_inputs is not None and target == "nir":
+        calibration = None  # it says which inputs these are
+    integers = calibration is not None or per_layer or softmax != "polynomial" or precise
     if target not in LOWERED and (integers or chip or precision != "fixed"):
-        options = "--data, --input, --per-layer, --softmax, --precision and --chip"
+        options = "--data, --input, --per-layer, --softmax, --precise, --precision and --chip"
         raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
     if (target == "netx" or chip) and precision != "fixed":
         raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
-    if target == "netx" and softmax != "polynomial":
-        raise ConfigError(f"--softmax {softmax}: netx holds no softmax; leave it out")
+    if target == "netx" and (softmax != "polynomial" or precise):
+        raise ConfigError("--softmax, --precise: netx holds no softmax, norm or GELU; leave them out")
     if integers and precision != "fixed":
         raise ConfigError(
-            f"--precision {precision}: --data, --input, --per-layer and --softmax are about integers; leave them out"
+            f"--precision {precision}: --data, --input, --per-layer, --softmax and --precise are about integers; leave "
+            "them out"
         )
 
 

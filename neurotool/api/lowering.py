@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neurotool.api.model import NOTHING, Model
-from neurotool.api.reading import ModelInputs, TextReader
+from neurotool.api.reading import ModelInputs, Reader
 from neurotool.errors import ConfigError, ExportError
 from neurotool.executor import Run
 from neurotool.graph import Graph, Input, Neuron
@@ -39,11 +39,14 @@ class Errors:
         self.logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         self.differences: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
         self.rates: dict[str, list[float]] = {name: [] for name in exact.of_type(Neuron)}
+        self.spikes: dict[str, list[int]] = {name: [0, 0] for name in exact.of_type(Neuron)}
+        """Sent, and other than with real parameters; of networks without tokens, which are stepped in any case."""
 
     def run(self, batches: Iterable[dict[str, Any]]) -> "Errors":
         exact, fixed = in_time(self.exact, Emulator), in_time(self.fixed, Emulator)
+        record = () if self.exact.has_tokens else tuple(self.spikes)
         for batch in batches:
-            a, b = exact.run(**batch, observe=True), fixed.run(**batch, observe=True)
+            a, b = (executor.run(**batch, record=record, observe=True) for executor in (exact, fixed))
             self._compare(a, b, batch.get("attention_mask"))
         return self
 
@@ -53,24 +56,31 @@ class Errors:
             real = np.ones(rates.shape[:2], bool) if without else np.asarray(mask).astype(bool)
             self.differences[name].append(float(np.abs(rates - b.rates[name])[real].mean()))
             self.rates[name].append(float(np.abs(rates)[real].mean()))
+        for name, spikes in a.spikes.items():
+            self.spikes[name][0] += int(np.count_nonzero(spikes))
+            self.spikes[name][1] += int(np.count_nonzero(spikes != b.spikes[name]))
         for logits, of in zip(self.logits, (a, b), strict=True):
             if of.logits is not None:
                 logits.append(of.logits)
 
     def layers(self) -> list[dict[str, Any]]:
-        """Per node with a weight: its relative error; per neuron layer: mean rate and mean |difference| of rates."""
+        """Per node with a weight: its relative error; per neuron layer: mean rate and mean |difference| of rates, and
+        without tokens how many spikes it sent and how many are there or not that should not or should be."""
         from neurotool.export.lower import weight_error
 
         rows: list[dict[str, Any]] = []
         for name, node in self.exact.nodes.items():
             if isinstance(node, Neuron):
                 rate, difference = np.mean(self.rates[name]), np.mean(self.differences[name])
-                rows.append({"layer": name, "rate": float(rate), "rate_error": float(difference)})
+                row = {"layer": name, "rate": float(rate), "rate_error": float(difference)}
+                if not self.exact.has_tokens:
+                    row |= dict(zip(("spikes", "differing_spikes"), self.spikes[name], strict=True))
+                rows.append(row)
             elif hasattr(node, "weight"):
                 rows.append({"layer": name, "weight_error": weight_error(self.exact, self.fixed, name)})
         return rows
 
-    def metrics(self, reader: TextReader | None, labels: np.ndarray | None) -> dict[str, Any]:
+    def metrics(self, reader: Reader | None, labels: np.ndarray | None) -> dict[str, Any]:
         """Of the graph before and after; {} without labels."""
         if reader is None or labels is None or not self.logits[0]:
             return {}
@@ -82,12 +92,13 @@ class Errors:
 
 class Quantisation(NamedTuple):
     """fixed: integers, else the rest does not matter. data, samples: what to calibrate on; the validation data by
-    default; given: what else, for a network that reads no text. per_layer, shift_softmax: as in
-    `neurotool.export.lower.lower`."""
+    default; given: what else, for a network that reads no text. per_layer, shift_softmax, precise: as in
+    `neurotool.export.lower.lower`; precise also where the student was trained for it."""
 
     fixed: bool = True
     per_layer: bool = False
     shift_softmax: bool = False
+    precise: bool = False
     data: Path | None = None
     samples: int = 128
     given: Given = NOTHING
@@ -101,6 +112,7 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
     path, graph = model.path, model.graph
     if graph.fixed_point:
         asked = {"--precision float": not how.fixed, "--per-layer": how.per_layer, "--softmax shift": how.shift_softmax}
+        asked |= {"--precise": how.precise}
         asked |= {f"--data {how.data}": how.data is not None, f"--input {how.given.source}": bool(how.given.files)}
         for option, given in asked.items():
             if given:
@@ -117,9 +129,11 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
         "source": {"name": path.name.encode(errors="replace").decode(), "sha256": hashlib.sha256(content).hexdigest()}
     }
     task: dict[str, Any] = {}
+    precise = how.precise
     if model.reader is not None:
         training = model.reader.training
         task, plan = asdict(model.reader.task), training.get("plan", {})
+        precise = precise or bool(plan.get("integer_aware"))
         record["plan"] = {key: plan[key] for key in ("data", "task", "max_length") if key in plan}
         record["data"] = {"hashes": training.get("data", {}).get("hashes", {})}
     if how.fixed:
@@ -127,12 +141,12 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
 
         told, texts = model.ready(how.data, how.samples, how.given)
         graph = told.graph
-        exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax)
+        exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax, precise)
         errors = Errors(exact, graph).run(texts.batches())
         record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}
         record["calibration"] |= errors.metrics(model.reader, texts.labels)
         exponents = "layer" if how.per_layer else "output channel"
-        softmax = "powers of two" if how.shift_softmax else "I-BERT's polynomial"
+        softmax = "powers of two" if how.shift_softmax else "precise" if precise else "I-BERT's polynomial"
         record["quantisation"] = {
             "weight_bits": WEIGHT_BITS,
             "exponent_per": exponents,

@@ -1,6 +1,7 @@
 """Any model file, opened: its layer graph, how it reads text, and what can be asked of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurotool.api.executors import Settings, make_executor
-from neurotool.api.reading import ModelInputs, Text, TextReader
+from neurotool.api.reading import ModelInputs, Reader, SpikeReader, Text, TextReader
 from neurotool.errors import BundleError, ConfigError, DataError, GraphError
 from neurotool.executor import Executor, Record, Run, stacked, unstacked
 from neurotool.graph import Embedding, Graph, Input, Neuron
@@ -39,14 +40,15 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class Model:
     """A model file that was opened, or a part of its network.
 
-    graph: what every executor but torch runs. reader: how it reads text, None where it does not. record: of the
-    training of a checkpoint, of the quantisation of a bundle. student: a checkpoint's, which torch runs.
+    graph: what every executor but torch runs. reader: how it reads text, or labelled spikes, None where it does not.
+    record: of the training of a checkpoint, of the quantisation of a bundle. student: a checkpoint's that reads text,
+    which torch runs.
     """
 
     path: Path
     kind: Kind
     graph: Graph
-    reader: TextReader | None = None
+    reader: Reader | None = None
     record: dict[str, Any] = field(default_factory=dict)
     student: "LoadedStudent | None" = None
     bundle: "Bundle | None" = None
@@ -75,10 +77,11 @@ class Model:
 
     @property
     def default_executor(self) -> str:
-        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle and for integers."""
+        """torch for a checkpoint, the interpreter for a .nir file, the emulator for a bundle, for integers, and for a
+        checkpoint that reads spikes."""
         if self.student is not None:
             return "torch"
-        return "emulator" if self.kind == "bundle" or self.graph.fixed_point else "interpreter"
+        return "emulator" if self.kind in ("bundle", "checkpoint") or self.graph.fixed_point else "interpreter"
 
     def executor(self, name: str | None = None, **settings: Any) -> Executor:
         """One of EXECUTORS with this model. settings: fields of `executors.Settings`. Raises ConfigError."""
@@ -158,11 +161,11 @@ class Model:
             inputs = [inputs]
         return stacked(self.reading().given(inputs).inputs)
 
-    def reading(self) -> TextReader:
-        """How it reads text. Raises ConfigError where it does not."""
+    def reading(self) -> Reader:
+        """How it reads text, or labelled spikes. Raises ConfigError where it does neither."""
         if self.reader is not None:
             return self.reader
-        if self.kind == "NIR file":
+        if self.kind == "NIR file" or (self.kind == "bundle" and steps_per_token(self.graph) is not None):
             raise ConfigError(f"{self.path}: holds no tokenizer; name a .ckpt that does with --tokenizer")
         what = "a part of the network reads arrays" if self.kind == "part" else "the bundle holds no tokenizer"
         raise ConfigError(f"{self.path}: {what}: leave out texts and --data")
@@ -177,6 +180,8 @@ class Model:
             if data is not None:
                 raise ConfigError(f"--data {data}: --input is given, too; leave out one of the two")
             return self._recorded(given)
+        if given.random and isinstance(self.reader, SpikeReader):
+            return ModelInputs(random_inputs(self.graph, count or SAMPLES), None, "random inputs")
         if self.reader is None and data is None:
             if not given.random:
                 raise ConfigError(
@@ -257,7 +262,7 @@ def open_model(
 ) -> Model:
     """Open a .ckpt, a .nir file or a Lava bundle.
 
-    tokenizer: a .ckpt whose tokenizer and task read texts for a .nir file, which has none. time_steps: another T; of a
+    tokenizer: a .ckpt whose tokenizer and task read texts for a file that has none. time_steps: another T; of a
     .nir file of another tool by default that of the recordings that are given.
     conventions: what a .nir file of another tool leaves open (neurotool.export.nir.read_nir).
     Raises CheckpointError, GraphError or BundleError for a file that cannot be read, ConfigError for options that do
@@ -268,15 +273,16 @@ def open_model(
     if path.is_dir() or not is_nir(path):
         if options:
             raise ConfigError(f"{path}: {options[0]} is for foreign .nir files; this file says it itself, leave it out")
+        opened = _open_bundle(path) if path.is_dir() else _open_checkpoint(path)
         if tokenizer is not None:
-            raise ConfigError(f"--tokenizer {tokenizer}: {path} has its own; the option is for a .nir file")
-        return (_open_bundle(path) if path.is_dir() else _open_checkpoint(path)).at(time_steps)
+            if opened.reader is not None:
+                raise ConfigError(f"--tokenizer {tokenizer}: {path} has its own; the option is for files without one")
+            opened = replace(opened, reader=_reader(Path(tokenizer), opened.graph))
+        return opened.at(time_steps)
     from neurotool.export.nir import read_nir
 
     graph = read_nir(path, time_steps=time_steps or given.time_steps(), **conventions)
-    reader = None if tokenizer is None else _open_checkpoint(Path(tokenizer)).reader
-    if reader is not None:
-        reader = replace(reader, max_length=min(reader.max_length, longest_text(graph)))
+    reader = None if tokenizer is None else _reader(Path(tokenizer), graph)
     return Model(path, "NIR file", graph, reader)
 
 
@@ -295,10 +301,30 @@ def is_nir(path: Path) -> bool:
         return path.suffix == ".nir"
 
 
-def _open_checkpoint(path: Path) -> Model:
-    from neurotool.student.serialise import load_student
+def _reader(checkpoint: Path, graph: Graph) -> Reader:
+    """How a checkpoint reads, for another file's graph. Raises ConfigError where the two do not fit."""
+    reader = _open_checkpoint(checkpoint).reading()
+    if isinstance(reader, SpikeReader):
+        return SpikeReader.of(graph, reader.task, reader.training)
+    if (reader.entering is None) != (steps_per_token(graph) is None):
+        kinds = ("side by side", "one after the other")
+        ours, theirs = kinds if reader.entering is None else kinds[::-1]
+        raise ConfigError(f"--tokenizer {checkpoint}: its student reads tokens {ours}, and this network {theirs}")
+    return replace(reader, max_length=min(reader.max_length, longest_text(graph)))
 
-    student = load_student(path)
+
+def _open_checkpoint(path: Path) -> Model:
+    from neurotool.checkpoint import read_checkpoint
+    from neurotool.student.serialise import load_student
+    from neurotool.student.spike_classifier import load_spike_classifier, reads_spikes
+    from neurotool.tasks import Task
+
+    checkpoint = read_checkpoint(path)
+    if reads_spikes(checkpoint):
+        graph = load_spike_classifier(path, checkpoint).to_graph()
+        task, training = Task.from_dict(checkpoint.training["task"]), checkpoint.training
+        return Model(path, "checkpoint", graph, SpikeReader.of(graph, task, training), training)
+    student = load_student(path, checkpoint)
     graph, training = student.model.to_graph(), student.checkpoint.training
     most = longest(training.get("plan", {}), longest_text(graph))
     entering = getattr(student.model, "entering", None)
@@ -315,22 +341,33 @@ def _open_bundle(path: Path) -> Model:
     return Model(path, "bundle", bundle.graph, _bundle_reader(bundle, path), bundle.record, bundle=bundle)
 
 
-def _bundle_reader(bundle: "Bundle", path: Path) -> TextReader | None:
-    """None where the bundle's network reads no text. Raises BundleError for a damaged tokenizer or task."""
-    if not bundle.tokenizer:
+def _bundle_reader(bundle: "Bundle", path: Path) -> Reader | None:
+    """None where its network reads neither text nor labelled spikes. Raises BundleError for damage to tokenizer and
+    task."""
+    entries = [node for node in bundle.graph.nodes.values() if isinstance(node, Input)]
+    if not bundle.tokenizer and not (bundle.task and any(node.spiking for node in entries)):
         return None
     from neurotool.header import try_tokenizer
     from neurotool.tasks import Task
 
+    if not bundle.tokenizer:
+        with _described(path):
+            return SpikeReader.of(bundle.graph, Task.from_dict(bundle.task), bundle.record)
     rows = {node.ids: len(node.weight) for node in bundle.graph.nodes.values() if isinstance(node, Embedding)}
     try:
         tokenizer = tokenizer_from_files(bundle.tokenizer)
         try_tokenizer(tokenizer, rows["input_ids"], rows.get("token_type_ids", 2**31))
     except (DataError, ValueError) as error:
         raise BundleError(f"{path}: its tokenizer cannot be read: {error}; export it again") from error
-    try:
+    with _described(path):
         return TextReader(tokenizer, Task.from_dict(bundle.task), bundle.record, bundle.max_length)
-    except (KeyError, TypeError, AttributeError) as error:
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, DataError) as error:
         raise BundleError(
             f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
         ) from error

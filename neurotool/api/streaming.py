@@ -16,7 +16,8 @@ def answers(model: Model, words: Iterable[str], executor: str | None = None) -> 
 
     words: each may end in spaces; one that ends in a line feed is the last of a text. Of a text nothing is kept but the
     state of the network, so it may be of any length.
-    Raises ConfigError for a model that is no streaming student, DataError for words without an end.
+    Raises ConfigError for a model that is no streaming student, DataError for a tokenizer that puts
+    nothing around a text.
     """
     from neurotool.student.streaming import StreamingForSequenceClassification
 
@@ -42,7 +43,7 @@ class _Text:
 
     def __init__(self, model: Model, student: "StreamingForSequenceClassification") -> None:
         self.reader, self.student, self.tokenizer = model.reading(), student, model.reading().tokenizer
-        self.before, self.behind = _around(self.tokenizer)
+        self.before, self.behind = special_tokens(self.tokenizer)
         self.state: StreamState | None = None
 
     @property
@@ -72,7 +73,7 @@ class _Text:
         return {"word": word} | self.reader.prediction(None, logits[0].numpy())
 
 
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Special tokens before and behind a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]

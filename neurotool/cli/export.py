@@ -12,6 +12,7 @@ from neurotool.api.exporting import MESSAGES, TARGETS
 from neurotool.cli.numbers import SAMPLES
 from neurotool.cli.options import (
     PATH,
+    check_not_read,
     input_options,
     json_option,
     layers_option,
@@ -36,6 +37,7 @@ Examples:
   neurotool export model.ckpt --target lava -o model.lava
   neurotool export model.ckpt --target lava --chip loihi2
   neurotool export model.ckpt --target lava --messages graded
+  neurotool export model.nir --with-inputs 8 --input spikes.npz -o checked.nir
   neurotool export model.ckpt --target svg --part encoder.0 -o layer.svg
   neurotool export model.ckpt --from-node pool --to-node readout -o part.nir
   neurotool export other.nir --from norse -T 100 --for snntorch -o ours.nir
@@ -53,6 +55,12 @@ Examples:
 @click.option("-o", "--output", type=PATH, help="File or bundle.  [default: MODEL with the target's ending]")
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
 @click.option("--for", "for_tool", type=click.Choice(list(TOOLS)), help="As this tool reads .nir files.")
+@click.option(
+    "--with-inputs",
+    type=SAMPLES,
+    metavar="N",
+    help="Also N inputs and what every layer sends on them, as NIRData beside it (nir, lava).",
+)
 @click.option("--from-node", help="Write a part of the network alone: from this node or group on …")
 @click.option("--to-node", help="… to this one, in the order of emission.")
 @click.option(
@@ -71,13 +79,20 @@ Examples:
     help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
 )
 @click.option(
+    "--precise",
+    is_flag=True,
+    help="Softmax, norm and GELU to the last bits of a message; always for students trained --integer-aware (lava).",
+)
+@click.option(
     "--messages",
     type=click.Choice(MESSAGES),
     default="spikes",
     show_default=True,
     help="graded: one message with a count for a window of T steps; same logits, T times fewer steps.",
 )
-@click.option("--data", type=PATH, help="Text to calibrate on (lava, netx).  [default: the validation data]")
+@click.option(
+    "--data", type=PATH, help="Text to calibrate on (lava, netx), and of --with-inputs.  [default: the validation data]"
+)
 @click.option("--samples", type=SAMPLES, default=128, show_default=True, help="Texts to calibrate on (lava, netx).")
 @click.option("--chip", help="Report how the network fits a chip: loihi1, loihi2 or a file of limits (lava, netx).")
 @click.option("--strict", is_flag=True, help="Exit with 1 when a rule of the chip is broken.")
@@ -101,11 +116,13 @@ def export(
     part: str,
     messages: str,
     for_tool: str | None,
+    with_inputs: int | None,
     from_node: str | None,
     to_node: str | None,
     precision: str,
     per_layer: bool,
     softmax: str,
+    precise: bool,
     samples: int,
     force: bool,
     given: "Given",
@@ -122,11 +139,15 @@ def export(
         "precision": precision,
         "per_layer": per_layer,
         "softmax": softmax,
+        "precise": precise,
         "chip": chip,
         "part": part,
+        "with_inputs": with_inputs,
     }
     check_options(target, **options | {"calibration": data or given.source or None})
     options |= {"messages": messages, "given": given, "for_tool": for_tool}
+    if output is not None:
+        check_not_read(output)
     opened = open_file(model, given=given, **opening)
     if from_node or to_node:
         names = list(opened.graph.nodes)
@@ -159,6 +180,12 @@ def _print(report: dict[str, Any]) -> None:
         click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
         for what in report["beyond_nir"]:
             click.echo(f"- NIR alone does not carry: {what}")
+    if vectors := report.get("vectors"):
+        entering, sent = vectors["files"]
+        click.echo(
+            f"{vectors['inputs']} inputs ({vectors['source']}) in {entering}; what {vectors['layers']} neuron "
+            f"layers send on them, {vectors['spikes']} spikes, in {sent}"
+        )
 
 
 def _print_quantisation(report: dict[str, Any], each: bool) -> None:
@@ -179,6 +206,9 @@ def _print_quantisation(report: dict[str, Any], each: bool) -> None:
         f"int8 weights, one exponent for each {quantisation['exponent_per']}{'' if each else ' (--layers: each layer)'}"
     )
     console().print(table(title, ("layer", "weights' error", "mean |rate|", "|Δrate|"), rows))
+    for row in quantisation["layers"]:
+        if "differing_spikes" in row:
+            click.echo(f"{row['layer']}: {row['differing_spikes']:,} spikes differ, of {row['spikes']:,} sent")
     click.echo(f"calibrated on {calibration['inputs']} inputs: {calibration['source']}")
     for name, before in calibration.get("before", {}).items():
         click.echo(f"{name}: {before:.4f} with real numbers, {calibration['after'][name]:.4f} in fixed point")

@@ -11,6 +11,7 @@ import click
 
 from neurotool.cli.numbers import BATCH_SIZE
 from neurotool.cli.options import PATH, executor_option, json_option, open_file, opening_options, time_steps_option
+from neurotool.cli.stream import said, words
 from neurotool.errors import ConfigError, DataError
 
 
@@ -52,7 +53,7 @@ def predict(
     if stream:
         from neurotool.api.streaming import answers
 
-        for one in answers(opened, _words(), executor):
+        for one in answers(opened, words(), executor):
             click.echo(json.dumps(one, ensure_ascii=False) if as_json else _streamed(one))
         return
     reader = opened.reading()
@@ -72,38 +73,20 @@ def predict(
 _NO_TEXT = "no text: give texts, - for lines of standard input, or --stream"
 
 
-def _words() -> Iterator[str]:
-    """Words of standard input as soon as they are there, each with the space behind it; a line ends in "\\n"."""
-    word = b""
-    while byte := sys.stdin.buffer.read(1):
-        word += byte
-        if byte.isspace():
-            yield _decoded(word)
-            word = b""
-    if word:
-        yield _decoded(word)
-
-
-def _decoded(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input: not UTF-8 ({error.reason}); convert it first") from None
-
-
 def _streamed(one: dict[str, Any]) -> str:
     """An answer so far on one line."""
-    word = one["word"] if one["word"] else "(end)"
-    if "score" in one:
-        return f"{one['score']:.3f}  {word}"
-    return f"{one['label']}  {max(one['probabilities'].values()):.3f}  {word}"
+    return f"{said(one)}  {one['word'] or '(end)'}"
 
 
 def _lines() -> Iterator[tuple[str, str]]:
+    """As tables are read: without a byte order mark, and not with carriage returns for line ends."""
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         name = f"standard input, line {number}"
+        raw = raw.rstrip(b"\r\n")
+        if b"\r" in raw:
+            raise DataError(f"{name}: has a carriage return in it; end lines with line feeds")
         try:
-            text = raw.decode("utf-8").strip("\r\n")
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{name}: not UTF-8 ({error.reason}); convert it first") from None
         if text.strip():
@@ -111,7 +94,8 @@ def _lines() -> Iterator[tuple[str, str]]:
 
 
 def shown(result: dict[str, Any]) -> str:
-    """A prediction on one line."""
+    """A prediction on one line: of a text, or of the input of that number."""
+    of = result.get("text", f"input {result.get('input')}")
     if "score" in result:
-        return f"{result['score']:.3f}  {result['text']}"
-    return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {result['text']}"
+        return f"{result['score']:.3f}  {of}"
+    return f"{result['label']}  {max(result['probabilities'].values()):.3f}  {of}"

@@ -12,9 +12,12 @@ import numpy as np
 from rich.progress import Progress
 
 from neurotool import terminal
+from neurotool.api.reading import TextReader
 from neurotool.cli.numbers import SAMPLES, SECONDS
 from neurotool.cli.options import (
     PATH,
+    check_not_read,
+    check_result,
     executor_option,
     input_options,
     json_option,
@@ -24,7 +27,6 @@ from neurotool.cli.options import (
 )
 from neurotool.cli.predict import shown
 from neurotool.errors import ConfigError
-from neurotool.files import check_free
 from neurotool.graph import Neuron
 from neurotool.inputs import time_step
 from neurotool.recordings import check_writable, write_recording
@@ -43,11 +45,14 @@ Examples:
   neurotool run model.nir --input spikes.npz -o spikes_out.npz
   neurotool run other.nir --from norse --input events.csv -T 100 -o out.h5
   neurotool run model.nir --part encoder.0 --input embedding.npy -o out.npz
+  neurotool run model.lava --tokenizer model.ckpt --stream "a moving film"
 
 Lava runs on the CPU, one input after another: a sentence takes seconds. The emulator gives the same numbers, bit for
-bit in fixed point, without Lava. --input is a .npz with an array for each Input of the network, or the .npy of its only
-one, (inputs, [steps,] [tokens,] width); NIRData (.h5); or events, a .csv with columns time (in steps), neuron and, if
-needed, sample, node, value. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of the
+bit in fixed point, without Lava. --stream prints, for a network that takes its tokens in time, the answer after each
+token, its spikes, the events at synapses and how long it took; without texts, of words on standard input as they come
+(Lava begins at the end of a line). --input is a .npz with an array for each Input of the network, or the .npy of its
+only one, (inputs, [steps,] [tokens,] width); NIRData (.h5); or events, a .csv with columns time (in steps), neuron and,
+if needed, sample, node, value. A recording holds NAME.spikes (inputs, steps, tokens, width), from the first step of the
 layer's own window on, NAME.potentials after the last step and NAME.messages, the last output, of every layer; and
 NAME.values, one a step, of integrators and of outputs that are no neurons. As .h5 and .csv: what has a value a step.
 """
@@ -59,6 +64,7 @@ NAME.values, one a step, of integrators and of outputs that are no neurons. As .
 @click.option("--data", type=PATH, help="File or folder with labelled text.")
 @click.option("--samples", type=SAMPLES, default=8, show_default=True, help="Texts of --data to run.")
 @executor_option("lava for a bundle, torch for a .ckpt, interpreter for a .nir", "--executor", "--backend")
+@click.option("--stream", is_flag=True, help="Token by token, with the answer after each (emulator, lava).")
 @click.option("--part", help="Run these nodes alone: FIRST or FIRST:LAST, names or groups such as encoder.0.")
 @click.option("--record", multiple=True, metavar="LAYER", help="Keep what this layer does; encoder.0: all in it.")
 @click.option("-o", "--output", type=PATH, help="Where recordings go.  [default: MODEL ending in .npz]")
@@ -82,6 +88,7 @@ def run(
     data: Path | None,
     samples: int,
     executor: str | None,
+    stream: bool,
     part: str | None,
     record: tuple[str, ...],
     output: Path | None,
@@ -98,7 +105,19 @@ def run(
     if len(found := [name for name, there in sources.items() if there]) > 1:
         are = "are" if found[0] == "texts" else "is"
         raise ConfigError(f"{found[1]}: {found[0]} {are} given, too; leave out one of the two")
+    for written in filter(None, (output, raster)):
+        check_not_read(written)
     opened = open_file(model, given=given, **opening)
+    if stream:
+        surplus = {"--part": part, "--record": record, "-o": output, "--raster": raster, **sources, "texts": False}
+        if name := next((name for name, there in surplus.items() if there), None):
+            raise ConfigError(
+                f"--stream: {name} is given, too: it prints what each token gives; leave out one of the two"
+            )
+        from neurotool.cli import stream as streaming
+
+        streaming.stream(opened, texts, executor or "emulator", as_json, overflow, timeout)
+        return
     executor = executor or ("lava" if opened.kind == "bundle" else opened.default_executor)
     if part:
         opened = opened.part(*part.split(":", 1))
@@ -161,7 +180,7 @@ def _outputs(
         raise ConfigError(f"-o {output}: nothing is recorded; name a layer with --record")
     recording = (output or model.with_suffix(".npz")) if record else None
     if recording:
-        check_free(recording, force)
+        check_result(recording, force)
     if raster:
         from neurotool.api.raster import check_raster
 
@@ -197,6 +216,8 @@ def _report(model: "Model", result: "Run", texts: tuple[str, ...], inputs: "Mode
     report: dict[str, Any] = {
         "predictions": [model.reader.prediction(*one) for one in zip(names, result.logits, strict=True)]
     }
+    if inputs.labels is None and not isinstance(model.reader, TextReader):
+        report["predictions"] = [{"input": i} | one for i, one in enumerate(report["predictions"])]
     if inputs.labels is not None:
         from neurotool.tasks import compute_metrics
 
@@ -218,8 +239,9 @@ def _recording(result: "Run", record: tuple[str, ...], inputs: "ModelInputs", lo
 
 def _text(report: dict[str, Any]) -> str:
     lines: list[str] = []
-    if report["source"].startswith("given"):
-        lines += map(shown, report.get("predictions", ()))
+    predictions = report.get("predictions", ())
+    if report["source"].startswith("given") or any("input" in one for one in predictions):
+        lines += map(shown, predictions)
     if "logits" in report and report["logits"] is None:
         lines.append("the network has no readout and predicts nothing; --record LAYER keeps what a layer sends")
     elif "logits" in report:

@@ -150,6 +150,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     type=click.Choice(list(RECIPES)),
     help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items()) + ".",
 )
+@click.option(
+    "--input",
+    type=click.Choice(["tokens", "spikes"]),
+    help="streaming: texts, or a folder of labelled spike recordings, train/CLASS.npz.  [default: tokens]",
+)
 @_by_student("--layers", type=int, help="Encoder layers of the student.")
 @click.option("--hidden-size", type=int, help="Width.  [default: the teacher's]")
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward part.  [default: the teacher's]")
@@ -178,6 +183,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--reset", type=click.Choice(["soft", "hard"]), help="A spike subtracts the threshold, or empties the neuron."
 )
 @_by_student("--v-threshold", callback=_threshold, help=f"A value, learned, or {PER_CHANNEL}.")
+@click.option("--tau-syn", help="spikes: of synaptic currents, steps, or learned; none: LIF.  [default: learned]")
+@click.option("--tau-mem", help="spikes: of potentials, steps, or learned.  [default: learned]")
+@click.option("--time-step", type=float, help="spikes: length of a step, in the recordings' unit of time.")
 @click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
 @click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
 @click.option(
@@ -237,11 +245,21 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 )
 @click.option("--start-teaches", is_flag=True, help="It also teaches, in place of the BERT.")
 @click.option("--event-target", type=float, help="Events per synapse to reach, e.g. 0.15; windows of T steps only.")
+@click.option("--relu-penalty", type=float, help="Of --activation relu: weight of its rates, which rises (ProSparse).")
+@click.option("--relu-shift", type=float, help="Of --activation relu: levels its neurons send later in the end.")
 @click.option("--prune", type=float, help="Share of the weights that become 0, e.g. 0.5.")
 @click.option(
     "--prune-scope",
     type=click.Choice(["layer", "global"]),
     help="That share of each matrix, or of all together.  [default: layer]",
+)
+@click.option(
+    "--weight-penalty",
+    type=float,
+    help="Taken off the size of every weight, in mean sizes of its matrix, e.g. 0.6; small ones become 0.",
+)
+@click.option(
+    "--integer-aware", is_flag=True, help="Parameters that export's integers hold; then both send the same spikes."
 )
 @click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
@@ -299,6 +317,11 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
         click.echo(json.dumps(report))
         return
     main = next(iter(student.metrics))
+    if not result.teacher:
+        click.echo(f"student  {main} {student.metrics[main]:.4f} on {len(student.labels)} held-out recordings")
+        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
+        click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
+        return
     kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
     click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
     click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")

@@ -11,6 +11,7 @@ from neurotool.checkpoint import Checkpoint, read_checkpoint
 from neurotool.errors import CheckpointError, DataError, one_line, shown
 from neurotool.header import CONFIG, check_student, try_tokenizer
 from neurotool.student import STUDENTS, Student
+from neurotool.student.spike_classifier import reads_spikes
 from neurotool.tasks import Task
 from neurotool.texts import tokenizer_files, tokenizer_from_files
 
@@ -40,14 +41,18 @@ def to_checkpoint(
     )
 
 
-def load_student(path: str | Path) -> LoadedStudent:
-    """Read a .ckpt written by `to_checkpoint`; needs neither the teacher nor a network.
+def load_student(path: str | Path, checkpoint: Checkpoint | None = None) -> LoadedStudent:
+    """Read a .ckpt written by `to_checkpoint`, or take what was read of it; needs neither the teacher nor a network.
 
     Raises CheckpointError: an unreadable file (see read_checkpoint), another kind of student, a header that describes
     none or contradicts itself, or tensors that do not fit the configuration.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = checkpoint or read_checkpoint(path)
     kind = checkpoint.config.get("model_type")
+    if reads_spikes(checkpoint):
+        raise CheckpointError(
+            f"{path}: holds a student that reads spikes, not text; give one that was trained on texts"
+        )
     if kind not in STUDENTS:
         raise CheckpointError(f"{path}: holds a {shown(kind)} student; this version knows {', '.join(STUDENTS)}")
     try:

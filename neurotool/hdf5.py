@@ -1,7 +1,7 @@
 """Reading an HDF5 file that somebody else made: only what lies in the file itself, and no more than it can hold.
 
 HDF5 lets a file name other files (external and virtual data, links), name itself in circles, and declare arrays that it
-does not hold. None of that is needed for a network, and all of it is refused before anything is read.
+does not hold. None of that is needed for a network or a recording, and all of it is refused before anything is read.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from neurotool.errors import GraphError
 DEEPEST = 32
 """Groups within groups."""
 MOST_OBJECTS = 1_000_000
+MOST_BYTES = 2**40
 FREE_BYTES, PACKING = 64 * 2**20, 100
 """A file may declare FREE_BYTES and PACKING times its own size: compression makes far less of trained weights."""
 
@@ -31,6 +32,14 @@ def read_tree(path: Path, group: str) -> dict[str, Any]:
         return reader.read(file[group])
 
 
+def declared_bytes(path: Path) -> int:
+    """What all that lies in a file has, which another library is to read. Raises GraphError and others as above."""
+    reader = _Reader(path, MOST_BYTES)
+    with h5py.File(path, "r") as file:
+        reader.check(file["/"], "", 0)
+    return reader.declared
+
+
 class _Reader:
     def __init__(self, path: Path, most: int) -> None:
         self.path, self.most, self.declared, self.seen = path, most, 0, set[Any]()
@@ -45,7 +54,7 @@ class _Reader:
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 target = getattr(link, "filename", "") or getattr(link, "path", "")
-                self._refuse(at, f"is a link to {target!r}: a network lies in its file, write it without links")
+                self._refuse(at, f"is a link to {target!r}: write the file again without links")
             item = group[key]
             if isinstance(item, h5py.Group):
                 self.check(item, at, depth + 1)
@@ -57,7 +66,7 @@ class _Reader:
     def _check_dataset(self, data: h5py.Dataset, name: str) -> None:
         self._once(data, name)
         if data.external or data.is_virtual:
-            self._refuse(name, "lies in another file: a network must lie in its own, write it again in one piece")
+            self._refuse(name, "lies in another file: write it again in one piece")
         if data.dtype.kind not in "biufS" and h5py.check_string_dtype(data.dtype) is None:
             self._refuse(name, f"has type {data.dtype}: numbers and text are read")
         if data.shape is None:
@@ -74,9 +83,7 @@ class _Reader:
         self.declared += size
         if self.declared > self.most:
             self._refuse(
-                name,
-                f"brings what the file declares to {_bytes(self.declared)}: the limit is {_bytes(self.most)}, "
-                f"{_bytes(FREE_BYTES)} and {PACKING} times its size",
+                name, f"brings what the file declares to {_bytes(self.declared)}: {_bytes(self.most)} is the limit"
             )
 
     def _once(self, item: Any, name: str) -> None:
