@@ -43,6 +43,7 @@ from neurotool.graph import (
     Synapse,
 )
 from neurotool.simulate import SynapseEvents
+from neurotool.streams import STEPS_PER_TOKEN
 
 __all__ = ["Counts", "Elements", "Events", "NodeCount", "Sizes", "count", "events_of_activity"]
 
@@ -224,7 +225,7 @@ class _Counting:
         return Elements(zero, ternary=spikes) if ternary else Elements(zero, binary=spikes)
 
     def _sizes(self, node: Node, setting: Setting) -> Sizes:
-        longest = max(self.activity.lengths)
+        longest = 1 if STEPS_PER_TOKEN in self.graph.metadata else max(self.activity.lengths)  # in time, one is there
 
         def size(shape: Shape, tokens: int = longest) -> int:
             return math.prod(axis if isinstance(axis, int) else tokens for axis in shape)

@@ -21,6 +21,7 @@ from neurotool.energy.machine import OFF_CHIP_BITS, Machine
 from neurotool.energy.rules import Network
 from neurotool.graph import Graph, Synapse, Weighted
 from neurotool.graph.nodes import own_axes
+from neurotool.streams import taken_in_time
 
 # Dense 8-bit weights that fit the synapse memory of one core: an input axon with n weights takes, per chunk of 64,
 # ceil64(8 n + 10) bits of 1 048 576 (Davies et al. 2018; derived).
@@ -173,11 +174,10 @@ class Beyond:
         if not self.parts or self.machine.mesh is None:
             return []
         activity = self.counts.activity
-        mean = activity.tokens / activity.inputs
-        return [
-            self._arrangement("one copy", 1, mean),
-            self._arrangement("copy per token", max(activity.lengths), 1.0),
-        ]
+        one = self._arrangement("one copy", 1, activity.tokens / activity.inputs)
+        if taken_in_time(self.counts.graph):
+            return [one]
+        return [one, self._arrangement("copy per token", max(activity.lengths), 1.0)]
 
     def _arrangement(self, title: str, copies: int, turns: float) -> Arrangement:
         """turns: tokens, on the average, that pass through one copy."""

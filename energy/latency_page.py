@@ -12,6 +12,7 @@ from neurotool.energy.page import Page
 from neurotool.energy.panels import Table
 from neurotool.energy.report import Report
 from neurotool.errors import ConfigError
+from neurotool.streams import taken_in_time
 
 
 def check_technology(machine: Machine, model: CostModel) -> None:
@@ -143,8 +144,10 @@ def as_dict(timed: Timed) -> dict[str, Any]:
 
 def _arrangements(beyond: Beyond, made: list[Line]) -> Table:
     together = f"batch of {beyond.batch}"
+    in_time = taken_in_time(beyond.counts.graph)
     headings = (
-        "arrangement", "cores", "chips", "latency", together if beyond.batch > 1 else "pipelined", "inputs/s",
+        "arrangement", "cores", "chips", "latency", together if beyond.batch > 1 else "pipelined",
+        "tokens/s" if in_time else "inputs/s",
         "operations", "static", "transport", "energy", "/token", "EDP, J s",
     )  # fmt: skip
     cells = [
@@ -154,7 +157,7 @@ def _arrangements(beyond: Beyond, made: list[Line]) -> Table:
             f"{line.chips:,}",
             duration(line.latency),
             duration(line.interval),
-            "" if not line.interval else digits(1e9 / line.interval),
+            "" if not line.interval else digits((line.tokens if in_time else 1) * 1e9 / line.interval),
             *(_energy(part) for part in (line.operations, line.static, line.transport, line.energy)),
             "" if line.energy is None else joule(line.energy / line.tokens),
             "" if line.energy_delay is None else f"{line.energy_delay:.3g}",

@@ -29,13 +29,13 @@ def rewritten(graph: Graph, tool: str) -> tuple[Graph, list[str]]:
     silent = [] if Integrator in reads.nodes else [name for name in graph.of_type(Integrator) if not _read(graph, name)]
     if silent:
         graph = with_silent_neurons(graph, reads.cuba_reset or reads.reset)
-    if CubaLIF not in reads.nodes and Integrator in reads.nodes:
-        graph = with_currents_apart(graph)
     if "v_threshold" in reads.uniform:
         graph = with_one_threshold(graph)
     past = graph.of_type(Add) and not graph.feedback and not graph.of_type(Delay)
     if past and len(graph.of_type(Input)) == 1 and (reads.chain or (reads.depth_first and not _walked_in_order(graph))):
         graph = as_chain(graph)
+    if CubaLIF not in reads.nodes and Integrator in reads.nodes:
+        graph = with_currents_apart(graph)
     return graph, silent
 
 

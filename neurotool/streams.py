@@ -30,6 +30,11 @@ def steps_per_token(graph: Graph) -> int | None:
     return None if graph.has_tokens or LOGITS not in graph.outputs or type(steps) is not int or steps < 1 else steps
 
 
+def taken_in_time(graph: Graph) -> bool:
+    """Whether the tokens of a graph come one after the other, be it as it runs or `per_token`."""
+    return STEPS_PER_TOKEN in graph.metadata
+
+
 def per_token(graph: Graph) -> Graph:
     """The same with its tokens side by side, each of `steps_per_token` steps: of all that operations are counted from,
     the tokens of a text are worth the same whether they come at once or one after the other."""

@@ -200,35 +200,46 @@ def make_plan(run_options: Callable[..., list[str]]) -> "Callable[..., TrainingP
 
 
 @pytest.fixture(scope="session")
-def energy_checkpoint(
-    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_data: Callable[[str], Path]
-) -> Path:
-    """An untrained student of 2 layers x 32 with the record that training would have left."""
-    import torch
+def write_untrained(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Callable[[Path, Any], Path]:
+    """Writes a student to a file, with the record that training would have left."""
     from transformers import AutoTokenizer
 
     from neurotool.checkpoint import write_checkpoint
     from neurotool.evaluation import evaluate
-    from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
     from neurotool.student.serialise import to_checkpoint
     from neurotool.tasks import load_data, tokenise
 
-    data = load_data(tiny_data("classes"))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    def write(path: Path, student: Any) -> Path:
+        data, tokenizer = load_data(tiny_data("classes")), AutoTokenizer.from_pretrained(tiny_teacher)
+        dataset, _ = tokenise(data.validation, tokenizer, student.config.max_position_embeddings)
+        result = evaluate(student, dataset, tokenizer, data.task)
+        training = {
+            "teacher": {"name": "tiny", "layers": 2, "metrics": {"accuracy": 0.9}},
+            "metrics": result.metrics,
+            "data": {"validation_size": len(dataset)},
+            "plan": {"data": str(tiny_data("classes")), "student": {}},
+        }
+        write_checkpoint(path, to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict()))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def energy_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, write_untrained: Callable[[Path, Any], Path]
+) -> Path:
+    """An untrained student of 2 layers x 32."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
+
     config = SpikingBertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=24, initializer_range=0.3, time_steps=4, v_threshold=0.8, spikes="ternary",
+        vocab_size=len(AutoTokenizer.from_pretrained(tiny_teacher)), hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=64, max_position_embeddings=24, initializer_range=0.3, time_steps=4,
+        v_threshold=0.8, spikes="ternary",
     )  # fmt: skip
     torch.manual_seed(0)
     student = SpikingBertForSequenceClassification(config).eval()
-    dataset, _ = tokenise(data.validation, tokenizer, 24)
-    result = evaluate(student, dataset, tokenizer, data.task)
-    training = {
-        "teacher": {"name": "tiny", "layers": 2, "metrics": {"accuracy": 0.9}},
-        "metrics": result.metrics,
-        "data": {"validation_size": len(dataset)},
-        "plan": {"data": str(tiny_data("classes")), "student": {}},
-    }
-    path = tmp_path_factory.mktemp("energy") / "model.ckpt"
-    write_checkpoint(path, to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict()))
-    return path
+    return write_untrained(tmp_path_factory.mktemp("energy") / "model.ckpt", student)

@@ -261,7 +261,9 @@ def test_what_a_tool_cannot_be_given(tmp_path: Path) -> None:
     graph = network_for_tools("lif")
     soft = dataclasses.replace(graph, nodes=graph.nodes | {"n.1": Neuron(1.3, 0.8, "soft")})
     assert "n.1 has reset soft; the import of norse makes that hard" in write_for(soft, tmp_path / "a.nir", "norse")
-    several = dataclasses.replace(graph, nodes=graph.nodes | {"n.1": Neuron(np.arange(1.0, 6.0), 0.8, "hard", bias=0.1)})
+    several = dataclasses.replace(
+        graph, nodes=graph.nodes | {"n.1": Neuron(np.arange(1.0, 6.0), 0.8, "hard", bias=0.1)}
+    )
     with pytest.raises(ExportError, match=r"node n\.1: the tool's import takes one threshold for a layer"):
         write_for(several, tmp_path / "b.nir", "snntorch")
     with pytest.raises(ExportError, match="--for lava-dl: files are written for snntorch, norse"):

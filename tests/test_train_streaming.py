@@ -1,12 +1,17 @@
 """`neurotool train --student streaming`: it learns, with and without a teacher, and what it lacks is refused."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from neurotool.cli.main import cli
 from neurotool.cli.train import train
+from neurotool.errors import ConfigError
 from neurotool.student.serialise import load_student
 from neurotool.train.options import plan_from
 from neurotool.train.pipeline import train as run
@@ -45,3 +50,64 @@ def test_a_streaming_student_learns(streaming_plan: MakePlan, kind: str, options
     assert {type(node).__name__ for node in model.to_graph().nodes.values()} == {
         *("Input", "Neuron", "Linear", "CubaLIF", "Add", "Integrator")
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--heads", "2"), "--heads 2: student streaming has no such setting; leave it out"),
+        (("--spikes", "ternary"), "--spikes ternary: student streaming has no such setting"),
+        (("--v-threshold", "2"), "--v-threshold 2.0: student streaming has no such setting"),
+        (("--pooling", "cls"), "pooling is cls: a streaming student answers from an integrator"),
+        (("--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
+        (("--lookahead", "-1"), "lookahead is -1: it must be 0 to 1024"),
+        (("--event-target", "0.2"), "--event-target: with schedule concurrent there are no single windows"),
+        (("--attention-weight", "1"), "--attention-weight, --relation-weight: student streaming has no softmax"),
+    ],
+)
+def test_what_a_streaming_student_lacks(streaming_plan: MakePlan, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(streaming_plan(*options), Console(quiet=True))
+
+
+def test_the_others_have_no_lookahead(make_plan: MakePlan) -> None:
+    with pytest.raises(ConfigError, match="--lookahead 2: student spikingbert has no such setting; leave it out"):
+        run(make_plan("--lookahead", "2"), Console(quiet=True))
+
+
+def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_path: Path) -> None:
+    """evaluate, predict, stream, export, validate and energy, each on the command line."""
+    plan = streaming_plan("--lookahead", "1", "--epochs", "2")
+    run(plan, Console(quiet=True))
+    model, data, text = str(plan.output), str(plan.data), "good fine bad"
+
+    def told(*command: str, input: str | None = None, code: int = 0) -> str:
+        result = CliRunner().invoke(cli, list(command), input=input)
+        assert result.exit_code == code, result.output
+        return result.output
+
+    metrics = [
+        json.loads(told("evaluate", model, "--data", data, "--samples", "6", "--executor", executor, "--json"))
+        for executor in ("torch", "interpreter", "emulator")
+    ]
+    first, *others = [m["time_steps"]["1"] for m in metrics]
+    assert all(m["accuracy"] == first["accuracy"] for m in others)
+    assert all(m["activity"]["layers"] == first["activity"]["layers"] for m in others)
+    (whole,) = [json.loads(told("predict", model, text, "--json"))]
+    streamed = told("predict", model, "--stream", "--json", input=f"{text}\nbad")
+    lines = [json.loads(line) for line in streamed.splitlines()]
+    assert [line["word"] for line in lines] == ["good", "fine", "bad", "", "bad", ""]
+    assert lines[3]["probabilities"] == pytest.approx(whole["probabilities"], abs=1e-6)
+    nir_file = str(tmp_path / "model.nir")
+    told("export", model, "--target", "nir", "-o", nir_file)
+    told("validate", model, nir_file, "--data", data, "--samples", "4")
+    told("validate", model, model, "--executor", "torch,emulator", "--data", data, "--samples", "4")
+    told("export", model, "--target", "lava", "-o", str(tmp_path / "model.lava"), "--samples", "8")
+    assert "steps per token" in told("show", nir_file)
+    stored, anew = (
+        json.loads(told("energy", "report", model, "--format", "json", *more)) for more in ((), ("--data", data))
+    )
+    assert stored["comparisons"] == anew["comparisons"]
+    assert "trained for 1 step(s) a token" in told("evaluate", model, "-T", "2", code=1)
+    refused = told("predict", nir_file, "--tokenizer", model, "--stream", code=1)
+    assert "--stream is for a .ckpt of --student streaming" in refused

@@ -8,6 +8,7 @@ import numpy as np
 from neurotool.api.model import is_nir
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 from neurotool.graph.nodes import own_axes
+from neurotool.streams import steps_per_token
 
 
 def describe(path: Path | str, **conventions: Any) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def _network(graph: Graph) -> dict[str, Any]:
     about |= {"nodes": len(graph.nodes), "neuron_layers": len(neurons)}
     if neurons:
         about |= {"time_steps": graph.time_steps, "schedule": graph.schedule}
+        about |= {} if steps_per_token(graph) is None else {"steps_per_token": steps_per_token(graph)}
         about["spikes"] = "/".join(sorted({node.spikes for node in neurons}))
         about["reset"] = "/".join(sorted({node.reset for node in neurons}))
         about["leak"] = sorted({float(value) for node in neurons for value in np.ravel(node.leak)[:1]})

@@ -16,7 +16,8 @@ def answers(model: Model, words: Iterable[str], executor: str | None = None) -> 
 
     words: each may end in spaces; one that ends in a line feed is the last of a text. Of a text nothing is kept but the
     state of the network, so it may be of any length.
-    Raises ConfigError for a model that is no streaming student, DataError for words without an end.
+    Raises ConfigError for a model that is no streaming student, DataError for a tokenizer that puts
+    nothing around a text.
     """
     from neurotool.student.streaming import StreamingForSequenceClassification
 

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from neurotool.api.model import Model
+from neurotool.api.model import NOTHING, Model
 from neurotool.errors import ConfigError, ExportError
+from neurotool.inputs import Given
 
 if TYPE_CHECKING:
     from neurotool.energy.latency import Part
@@ -15,11 +16,12 @@ RANGE_INPUTS = 8
 """Inputs from which ranges are taken where integers are made only to place them."""
 
 
-def placed(model: Model, machine: "Machine", tokens: int) -> "list[Part]":
+def placed(model: Model, machine: "Machine", tokens: int, given: Given = NOTHING) -> "list[Part]":
     """Where one copy of a network lies on the machine's chip, as `neurotool export --chip` has it, for so many tokens;
     empty for a technology that is no chip.
 
-    One with real parameters is lowered to integers first. Raises ConfigError for one that cannot be placed.
+    One with real parameters is lowered to integers first; given: what it runs on, where it reads no text. Raises
+    ConfigError for one that cannot be placed.
     """
     from neurotool.energy.latency import Part
     from neurotool.export.chip import load_chip
@@ -35,7 +37,8 @@ def placed(model: Model, machine: "Machine", tokens: int) -> "list[Part]":
         from neurotool.export.lower import lower
 
         try:
-            graph = lower(graph, ranges(graph, model.samples(None, RANGE_INPUTS)))
+            told, inputs = model.ready(None, RANGE_INPUTS, given)
+            graph = lower(told.graph, ranges(told.graph, inputs))
         except ExportError as error:
             raise ConfigError(f"{model.path}: cannot be placed on {machine.title}: {error}") from error
     parts = place(populations(graph, chip, tokens), chip)
@@ -49,6 +52,7 @@ def timed(
     batch: int = 1,
     without: frozenset[str] = frozenset(),
     on_chip: int | None = None,
+    given: Given = NOTHING,
 ) -> "Timed":
     """report: of the model, under one cost model of the machine's technology. without: of `latency.SWITCHES`. on_chip:
     KB of weights that fit. Raises ConfigError where the two technologies differ, or there is nothing to say."""
@@ -61,6 +65,6 @@ def timed(
         raise ConfigError(f"--machine {machine.name}: it is no chip; say with --on-chip how many KB of weights fit")
     if machine.chip and on_chip is not None:
         raise ConfigError(f"--on-chip {on_chip}: weights that do not fit {machine.title} take more chips; leave it out")
-    parts = tuple(placed(model, machine, max(report.counts.activity.lengths)))
+    parts = tuple(placed(model, machine, max(report.counts.activity.lengths), given))
     size = None if on_chip is None else 1024 * on_chip
     return Timed(report, Beyond(account.counts, parts, machine, account.numbers, batch, without, size))

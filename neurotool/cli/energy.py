@@ -327,7 +327,7 @@ def latency(
     if pricing.chosen in ("csv", "latex"):
         raise ConfigError(f"-o {pricing.output}: time is written as .json, .html or a table in text")
     opened = pricing.open(model)
-    made = timed(opened, pricing.report(opened), computer, batch, frozenset(without), on_chip)
+    made = timed(opened, pricing.report(opened), computer, batch, frozenset(without), on_chip, pricing.source.given)
     if pricing.chosen == "json":
         _write(json.dumps(as_dict(made), indent=1, ensure_ascii=False), pricing.output, pricing.force)
     else:

@@ -21,9 +21,15 @@ def show_fit(console: Console, report: "FitReport", layers: bool = True) -> None
     console.print(_rules(report))
     if layers:
         console.print(_layers(report))
-    console.print(f"{chip.name} ({chip.technology}), {report.tokens} tokens")
-    console.print(f"- a copy of each layer per token: {_cores(report.copies)}; {report.copies.why}")
-    console.print(f"- tokens take turns in one copy: {_cores(report.turns)}; {report.turns.why}")
+    if report.in_time:
+        console.print(f"{chip.name} ({chip.technology}): {_cores(report.copies)}, each weight once")
+        console.print(
+            "- tokens a second: neurotool energy latency MODEL --machine CHIP, which asks for the chip's times"
+        )
+    else:
+        console.print(f"{chip.name} ({chip.technology}), {report.tokens} tokens")
+        console.print(f"- a copy of each layer per token: {_cores(report.copies)}; {report.copies.why}")
+        console.print(f"- tokens take turns in one copy: {_cores(report.turns)}; {report.turns.why}")
     if (core := report.busiest_core) is not None:
         console.print(
             f"- busiest core: {core.layer}, {core.resource} {core.used:,} of {core.limit:,} ({core.share:.0%}; "
@@ -52,7 +58,10 @@ def _rules(report: "FitReport") -> Table:
 
 def _layers(report: "FitReport") -> Table:
     table = Table(
-        title="Use, for one token's copy of each layer", title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1)
+        title="Use of each layer" + ("" if report.in_time else ", for one token's copy"),
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 0, 0, 1),
     )
     table.add_column("layer", no_wrap=True)
     for column in ("neurons", "synapses", "kbit", "axons in", "out", "cores", "turns"):

@@ -116,7 +116,7 @@ def validate(
         click.echo(f"A {a} on {on[0]}\nB {b} {'on ' if on[1] in EXECUTORS else ''}{on[1]}")
         if result.layers:
             _print_layers(console(), result, layers)
-        _print(result, compared.source, model.graph.time_steps)
+        _print(result, compared.source, model.time_steps)
     context.exit(0 if result.passed else 1)
 
 

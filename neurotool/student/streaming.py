@@ -26,6 +26,9 @@ from neurotool.student.student import Student, StudentOutput
 from neurotool.texts import INPUTS
 
 READOUT = "readout"
+RESIDUAL = 0.5
+TAU_MEM = 1.5
+"""Steps that potentials last at first: what is to last longer is left to synaptic currents."""
 
 
 def ignore(name: str, spikes: Tensor) -> None:
@@ -96,7 +99,7 @@ class StreamingBlock(nn.Module):
         width, wide, norm = config.hidden_size, config.intermediate_size, config.training_norm
 
         def neurons(size: int, synapse: bool) -> CubaLIFLayer:
-            return CubaLIFLayer(size, reset=config.reset, synapse=synapse, learn_threshold=False)
+            return CubaLIFLayer(size, reset=config.reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
 
         self.mixing = Driven(f"{name}.mixing", {"linear": width}, neurons(width, True), norm)
         self.intermediate = Driven(f"{name}.intermediate", {"linear": width}, neurons(wide, False), norm)
@@ -123,7 +126,7 @@ class StreamingForSequenceClassification(Student):
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
         self.embedding_neurons = CubaLIFLayer(
-            config.hidden_size, reset=config.reset, synapse=False, learn_threshold=False
+            config.hidden_size, reset=config.reset, synapse=False, learn_threshold=False, tau_mem=TAU_MEM
         )
         self.blocks = nn.ModuleList(StreamingBlock(config, f"encoder.{i}") for i in range(config.num_hidden_layers))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -139,9 +142,25 @@ class StreamingForSequenceClassification(Student):
         return {"embedding": self.embedding_neurons} | driven
 
     @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Currents of about a threshold, whatever they gather over time; a residual that hands on what it reads."""
+        super()._init_weights(module)
+        if isinstance(module, Driven):
+            kept = module.neurons.synapse
+            if module.norm is not None and kept is not None:
+                module.norm.weight.copy_((1 - kept().square()).sqrt())
+            if "residual" in module.maps:
+                cast(nn.Linear, module.maps["residual"]).weight.fill_diagonal_(RESIDUAL)
+
+    @torch.no_grad()
     def _place_embeddings(self) -> None:
-        """No positions: the order of the tokens is that of time."""
-        self.embeddings.position_embeddings.weight.zero_()
+        """No positions: the order of the tokens is that of time. Channels that differ by a threshold between words."""
+        table = self.embeddings
+        table.position_embeddings.weight.zero_()
+        words = table.LayerNorm(table.word_embeddings.weight + table.token_type_embeddings.weight[0])
+        deviation = words.std(0).clamp(min=1e-6)
+        table.LayerNorm.weight.div_(deviation)
+        table.LayerNorm.bias.sub_(words.mean(0)).div_(deviation)
 
     @torch.no_grad()
     def copy_embeddings(self, embeddings: BertEmbeddings) -> None:
