@@ -56,7 +56,6 @@ class Connection:
     operand_bits: what an element keeps of an operand of a product, for all tokens; 0 where the port is summed up.
     tokens: into a convolution, the tokens whose copies of the population, or the places of an image whose blocks, each
       sender reaches.
-    shared: all blocks have the same weights, which a core of a chip that can share them keeps once.
     """
 
     source: str
@@ -65,16 +64,23 @@ class Connection:
     weight_bits: int
     operand_bits: int = 0
     tokens: int = 1
-    shared: bool = False
 
     def axons(self, elements: int) -> int:
         """Input axons of a core with so many elements."""
         return -(-elements // self.reach) * self.senders
 
     def bits(self, elements: int, chip: Chip) -> int:
-        once = self.shared and chip.get("convolutions_share_weights")
-        lists = self.senders if once else self.axons(elements)
-        return lists * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+        return self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+
+
+@dataclass(frozen=True)
+class Convolution(Connection):
+    """All blocks have the same weights, which a core keeps once where the chip can share them."""
+
+    def bits(self, elements: int, chip: Chip) -> int:
+        if not chip.get("convolutions_share_weights"):
+            return super().bits(elements, chip)
+        return self.senders * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
 
 
 @dataclass(frozen=True)
@@ -239,14 +245,14 @@ def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: 
     node = graph.nodes[name]
     assert isinstance(node, Conv2d)
     reach = len(node.weight) // node.groups
-    shared = node.groups == 1  # else a core with several groups would need the weights of each
-    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most, shared=shared)
+    kind = Convolution if node.groups == 1 else Connection  # a core with several groups needs the weights of each
+    return kind(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most)
 
 
 def _pooled(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
     node = graph.nodes[name]
     assert isinstance(node, SumPool2d)
-    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most, shared=True)
+    return Convolution(source, node.size, 1, RELAY_BITS, tokens=node.windows.most)
 
 
 def _product(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
