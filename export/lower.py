@@ -360,7 +360,9 @@ def _gelu(lowering: Lowering, name: str, node: Gelu) -> Lowered:
         fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / max(bound * scale + 1, 1))))
         if fraction > GELU_BITS:
             rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
-            return node, FixedPoint(2.0**-fraction, math.ceil(bound * scale * 2.0**fraction) + 1, rescale, fraction=fraction)
+            return node, FixedPoint(
+                2.0**-fraction, math.ceil(bound * scale * 2.0**fraction) + 1, rescale, fraction=fraction
+            )
     multiplier, shift = dyadic(scale * 2**GELU_BITS)
     bound = math.ceil(((bound * multiplier >> shift) + 1) * 2.0**-GELU_BITS / GELU_SCALE) + 1
     return node, FixedPoint(GELU_SCALE, bound, ((multiplier, shift),))
