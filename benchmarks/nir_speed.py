@@ -107,7 +107,9 @@ def main(file: Path | None, tools_python: Path | None, inputs: int, steps: int, 
             ways = {
                 "emulator": lambda: seconds(lambda: emulator.run(values={first: x}, record=(last,))) / steps,
                 "interpreter, one input": lambda: seconds(lambda: simulate(short, values={first: x[0, :few]})) / few,
-                "unrolled, one input": lambda: seconds(lambda: simulate(flat, values={first: x[0, :few].reshape(few, -1)})) / few,
+                "unrolled, one input": lambda: (
+                    seconds(lambda: simulate(flat, values={first: x[0, :few].reshape(few, -1)})) / few
+                ),
             }
             if theirs:
                 ways["sinabs"] = lambda: theirs() / steps
@@ -117,13 +119,19 @@ def main(file: Path | None, tools_python: Path | None, inputs: int, steps: int, 
                     times[name] += [way()] if turn else [way()][:0]
         medians = {name: statistics.median(all_times) for name, all_times in times.items()}
         for name, median in medians.items():
-            click.echo(f"{name:24}{median * 1e3:8.2f} ms a step, of {inputs} inputs" if "one" not in name else f"{name:24}{median * 1e3:8.2f} ms a step")
+            click.echo(
+                f"{name:24}{median * 1e3:8.2f} ms a step, of {inputs} inputs"
+                if "one" not in name
+                else f"{name:24}{median * 1e3:8.2f} ms a step"
+            )
         click.echo(f"unrolled / interpreter  {medians['unrolled, one input'] / medians['interpreter, one input']:8.1f}")
         if theirs:
             click.echo(f"emulator / sinabs       {medians['emulator'] / medians['sinabs']:8.2f}")
             sent = emulator.run(values={first: x}, record=True).spikes
             differing = {name: int((np.load(out)[name] != spikes).sum()) for name, spikes in sent.items()}
-            click.echo(f"spikes {sum(int(s.sum()) for s in sent.values())}, of these other than sinabs's {sum(differing.values())}")
+            click.echo(
+                f"spikes {sum(int(s.sum()) for s in sent.values())}, of these other than sinabs's {sum(differing.values())}"
+            )
 
 
 if __name__ == "__main__":

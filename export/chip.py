@@ -25,14 +25,17 @@ OPTIONAL = (
     "memory_bits_per_core",
     "input_axons_per_core",
     "output_axons_per_core",
+    "sparse_index_bits",
     "weight_exponents",
     "exponents_per_layer",
     "threshold_bits",
     "bias_bits",
     "compartments_for_soft_reset",
+    "convolutions_share_weights",
 )
 STATUSES = ("measured", "pre-silicon", "documented", "derived", "secondary")
-ABOVE_ZERO = tuple(name for name in REQUIRED if name not in ("chunk_header_bits", "programmable_neurons")) + OPTIONAL
+_MAY_BE_ZERO = ("chunk_header_bits", "programmable_neurons", "convolutions_share_weights")
+ABOVE_ZERO = tuple(name for name in REQUIRED + OPTIONAL if name not in _MAY_BE_ZERO)
 
 
 @dataclass(frozen=True)

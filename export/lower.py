@@ -49,6 +49,7 @@ from neurotool.graph.fixed_point import (
     GELU_BITS,
     GELU_SCALE,
     LIMIT,
+    MOST_SPIKES,
     NORM_BITS,
     PROBABILITY_BITS,
     RATE_BITS,
@@ -148,15 +149,30 @@ class Lowering:
         node = self.graph.nodes[source]
         gathers = self.graph.nodes[name].at_end and not node.at_end and not self.phased
         if isinstance(node, Neuron):
+            most = 1 if node.spikes != "several" else self.fixed[source].bound if source in self.fixed else MOST_SPIKES
             if self.phased or gathers:
                 node = _with_whole_leak(node)
-                return rate_scale(node, self.graph.time_steps), largest_rate(node, self.graph.time_steps)
-            return 1.0, 1
+                return rate_scale(node, self.graph.time_steps), largest_rate(node, self.graph.time_steps) * most
+            return 1.0, most
         if source not in self.fixed:
             raise ExportError(f"feedback from {source}, which is not a neuron layer, has no fixed-point form")
         fixed = self.fixed[source]
         steps = self.graph.time_steps if gathers else 1
         return fixed.scale / steps, min(fixed.bound, LIMIT + 1) * steps
+
+    def clips(self, node: Node) -> bool:
+        """Whether a drive beyond the threshold does nothing more: that of a window without leak, with soft reset."""
+        return self.precise and self.phased and isinstance(node, Neuron) and node.has_closed_form
+
+    def precise_bits(self, name: str, bound: float) -> tuple[int, bool]:
+        """Fraction bits of the precise form of a node whose output is `bound` at most; 0 where it has none. And whether
+        it is cut off at the end of a message, which is beyond the thresholds of all neurons that read it."""
+        readers = [node for reader, node in self.graph.nodes.items() if name in self.graph.inputs[reader]]
+        clips = bool(readers) and all(self.clips(node) for node in readers)
+        if clips:
+            bound = min(bound, max(float(np.max(node.v_threshold)) for node in readers))  # type: ignore[attr-defined]
+        fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / (bound + 1)))) if self.precise else 0
+        return (fraction, clips) if fraction > max(NORM_BITS, GELU_BITS) else (0, False)
 
     def seen(self, name: str, scale: float) -> float:
         """Largest output of a node to make room for, in units of `scale`."""
@@ -178,7 +194,9 @@ def _embedding(lowering: Lowering, name: str, node: Embedding) -> Lowered:
 
 def _synapse(lowering: Lowering, name: str, node: Weighted) -> Lowered:
     scale_in, bound_in = lowering.source(name)
-    spikes = bound_in < 2**WEIGHT_BITS
+    spikes = bound_in < 2**WEIGHT_BITS or (
+        not lowering.phased and lowering.graph.inputs[name][0] in lowering.graph.spiking
+    )
     for spread in range(lowering.spread, -1, -1):
         mantissa, exponent, exponents = row_mantissas(node.weight, spread)
         sums = np.abs(mantissa.astype(np.int64)).reshape(len(mantissa), -1).sum(1) << exponents
@@ -215,12 +233,12 @@ def _product(lowering: Lowering, name: str, node: MatMul) -> Lowered:
 
 
 def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
-    if node.more_than_plain:
-        raise ExportError(f"{node.more_than_plain} has no fixed-point form: leave out quantisation")
+    if more := _more_than_whole(lowering, node):
+        raise ExportError(f"{more} has no fixed-point form: leave out quantisation")
     scale, bound = lowering.source(name)
     steps = lowering.graph.time_steps
     threshold = np.asarray(node.v_threshold, np.float64)
-    clips = lowering.precise and lowering.phased and node.has_closed_form
+    clips = lowering.clips(node)
     factor = _units(lowering, name, node, math.ceil(threshold.max() / scale) if clips else bound)
     whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
     if whole_threshold.min() < 1:
@@ -229,11 +247,21 @@ def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
             "drives reach too far beyond it"
         )
     v_threshold = whole_threshold if whole_threshold.ndim else int(whole_threshold)
-    lowered = replace(_with_whole_leak(node), v_threshold=v_threshold)
+    v_min = None if node.v_min is None else _like_whole(node.v_min, scale / 2.0**factor, "v_min")
+    lowered = replace(_with_whole_leak(node), v_threshold=v_threshold, v_min=v_min)
     rescale = (dyadic(2.0**factor),)
     if lowering.phased:
         return lowered, FixedPoint(rate_scale(lowered, steps), largest_rate(lowered, steps), rescale, clips=clips)
-    return lowered, FixedPoint(1.0, 1, rescale)
+    most = min(MOST_SPIKES, math.ceil(max(1, lowering.seen(name, 1.0)))) if node.spikes == "several" else 1
+    return lowered, FixedPoint(1.0, most, rescale)
+
+
+def _more_than_whole(lowering: Lowering, node: Neuron) -> str:
+    """What it has, in words, that has no form in integers; empty for none. Steps may send several spikes, and stop at a
+    v_min; windows may not."""
+    several = not lowering.phased and node.spikes == "several"
+    v_min = node.v_min if lowering.phased else None
+    return replace(node, spikes="binary" if several else node.spikes, v_min=v_min).more_than_plain
 
 
 def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
@@ -245,6 +273,8 @@ def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
     threshold, most = np.asarray(node.v_threshold) / scale, float(node.counts_to(lowering.graph.time_steps))
     if isinstance(node, CubaLIF):
         most = _gain(node.leak, lowering.graph.time_steps) * _gain(node.current_leak, lowering.graph.time_steps)
+    elif node.spikes == "several" and node.v_min is not None:
+        most = 1.0  # it starts each step between v_min and its threshold
     proven, seen = (
         math.floor(math.log2(LIMIT / max(most * drive + threshold.max(), 1)))
         for drive in (bound, lowering.seen(lowering.graph.source(name, "x"), scale))
@@ -309,19 +339,15 @@ def _norm(lowering: Lowering, name: str, node: LayerNorm) -> Lowered:
     shift = PARAMETER_BITS - 1
     # |x - mean| <= sqrt(n) deviations; the whole-number deviation of the short form may be half the true one.
     most = math.isqrt(len(weight)) + 1
-    for fraction in range(PRECISE_BITS, NORM_BITS, -1) if lowering.precise else ():
-        scale = 2.0 ** (exponent + shift - fraction)
-        bound = int(((most << fraction) * np.abs(weight * 2.0**-shift) + 1 + np.abs(node.bias) / scale).max()) + 1
-        if bound <= LIMIT:
-            break
-    else:
-        fraction, scale = 0, 2.0 ** (exponent + shift - NORM_BITS)
+    unit = 2.0 ** (exponent + shift)
+    fraction, clips = lowering.precise_bits(name, float((most * np.abs(node.weight) + np.abs(node.bias)).max()) / unit)
+    scale = unit * 2.0 ** -(fraction or NORM_BITS)
     bias = whole(node.bias / scale, "bias")
-    if not fraction:
-        largest = 2 * most << NORM_BITS
-        bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
+    largest = most << fraction if fraction else 2 * most << NORM_BITS
+    bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
     lowered = replace(node, weight=weight, bias=bias, epsilon=round(min(node.epsilon / scale_in**2, 2.0**60)))
-    return lowered, FixedPoint(scale, bound, (dyadic(2.0**factor),), shift=shift, fraction=fraction)
+    form = FixedPoint(scale, min(bound, LIMIT) if clips else bound, (dyadic(2.0**factor),), shift=shift)
+    return lowered, replace(form, fraction=fraction, clips=clips)
 
 
 def _scale(lowering: Lowering, name: str, node: Scale) -> Lowered:
@@ -346,7 +372,7 @@ def _joined(lowering: Lowering, name: str, node: Add | Concat) -> Lowered:
 
 def _softmax(lowering: Lowering, name: str, node: Softmax) -> Lowered:
     scale, _ = lowering.source(name)
-    if lowering.precise:
+    if lowering.precise and not lowering.shift_softmax:
         rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
         return node, FixedPoint(2.0**-PRECISE_BITS, 2**PRECISE_BITS, rescale, fraction=PRECISE_BITS)
     rescale = (dyadic(scale * (math.log2(math.e) if lowering.shift_softmax else 1.0) * 2**SOFTMAX_BITS),)
@@ -356,13 +382,11 @@ def _softmax(lowering: Lowering, name: str, node: Softmax) -> Lowered:
 
 def _gelu(lowering: Lowering, name: str, node: Gelu) -> Lowered:
     scale, bound = lowering.source(name)
-    if lowering.precise:
-        fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / max(bound * scale + 1, 1))))
-        if fraction > GELU_BITS:
-            rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
-            return node, FixedPoint(
-                2.0**-fraction, math.ceil(bound * scale * 2.0**fraction) + 1, rescale, fraction=fraction
-            )
+    fraction, clips = lowering.precise_bits(name, bound * scale)
+    if fraction:
+        largest = LIMIT if clips else math.ceil(bound * scale * 2.0**fraction) + 1
+        rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
+        return node, FixedPoint(2.0**-fraction, largest, rescale, fraction=fraction, clips=clips)
     multiplier, shift = dyadic(scale * 2**GELU_BITS)
     bound = math.ceil(((bound * multiplier >> shift) + 1) * 2.0**-GELU_BITS / GELU_SCALE) + 1
     return node, FixedPoint(GELU_SCALE, bound, ((multiplier, shift),))

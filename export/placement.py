@@ -7,7 +7,7 @@ numbers are upper bounds of what a better placement needs.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,8 @@ class Connection:
     operand_bits: what an element keeps of an operand of a product, for all tokens; 0 where the port is summed up.
     tokens: into a convolution, the tokens whose copies of the population, or the places of an image whose blocks, each
       sender reaches.
+    kept: (elements, senders), which weights of a dense connection are not 0; None: they all take memory.
+    shared: all blocks have the same weights, which a core of a chip that can share them keeps once.
     """
 
     source: str
@@ -64,13 +66,49 @@ class Connection:
     weight_bits: int
     operand_bits: int = 0
     tokens: int = 1
+    kept: np.ndarray | None = field(default=None, compare=False, repr=False)
+    shared: bool = False
 
     def axons(self, elements: int) -> int:
         """Input axons of a core with so many elements."""
         return -(-elements // self.reach) * self.senders
 
     def bits(self, elements: int, chip: Chip) -> int:
-        return self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+        """Synapse memory of the fullest core, in the shorter of the two formats."""
+        dense = self.dense_bits(elements, chip)
+        return min(dense, max(self.sparse_bits(elements, chip), default=dense))
+
+    def dense_bits(self, elements: int, chip: Chip) -> int:
+        """Synapse memory of a core that keeps every weight; where the chip can, those that blocks share once."""
+        once = self.shared and chip.get("convolutions_share_weights")
+        lists = self.senders if once else self.axons(elements)
+        return lists * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+
+    def sparse_bits(self, elements: int, chip: Chip) -> list[int]:
+        """Synapse memory of each core that holds so many elements, as lists of the weights that are not 0, each with
+        the index of its element; empty where there is no such format, or no zero."""
+        if self.kept is None or (most := chip.get("sparse_index_bits")) is None:
+            return []
+        bits = self.weight_bits + index_bits(elements, most)
+        weights = np.add.reduceat(self.kept, np.arange(0, len(self.kept), elements), axis=0, dtype=np.int64)
+        lengths, axons = zip(*(np.unique(core, return_counts=True) for core in weights), strict=True)
+        return [
+            sum(int(n) * chunk_bits(int(k), bits, chip) for k, n in zip(*core, strict=True))
+            for core in zip(lengths, axons, strict=True)
+        ]
+
+    def is_sparse(self, elements: int, chip: Chip) -> bool:
+        """Whether lists with indices are the shorter format."""
+        dense = self.dense_bits(elements, chip)
+        return max(self.sparse_bits(elements, chip), default=dense) < dense
+
+    def all_bits(self, elements: int, of: int, chip: Chip) -> int:
+        """Of all cores of a population of `of` elements."""
+        if self.is_sparse(elements, chip):
+            return sum(self.sparse_bits(elements, chip))
+        cores = -(-of // elements)
+        last = of - (cores - 1) * elements
+        return (cores - 1) * self.dense_bits(elements, chip) + self.dense_bits(last, chip)
 
 
 @dataclass(frozen=True)
@@ -107,6 +145,16 @@ class Placed:
     elements: int
     cores: int
     used: dict[str, int]
+
+
+def index_bits(elements: int, most: int) -> int:
+    """Of the index of one of so many elements."""
+    return min(max((elements - 1).bit_length(), 1), most)
+
+
+def pays_from(weight_bits: int, index: int) -> float:
+    """Share of zeros above which weights with an index each take less memory than all weights, but for headers."""
+    return index / (weight_bits + index)
 
 
 def chunk_bits(weights: int, weight_bits: int, chip: Chip) -> int:
@@ -157,6 +205,9 @@ def place(parts: list[Population], chip: Chip, state_copies: int = 1) -> dict[st
             low, high = (middle, high) if fits else (low, middle - 1)
         cores = -(-part.elements // low)
         elements = -(-part.elements // cores)
+        while elements > 1 and exceeded(_used(part, elements, targets, state_copies, chip), chip):  # zeros lie unevenly
+            cores += 1
+            elements = -(-part.elements // cores)
         placed[part.name] = Placed(part, elements, cores, _used(part, elements, targets, state_copies, chip))
     return {part.name: placed[part.name] for part in parts}
 
@@ -227,21 +278,24 @@ def _weighted(graph: Graph, name: str, port: int, tokens: int, part: str, source
     assert isinstance(node, Weighted)
     kernel = node.weight[0].size // node.in_width
     senders = _elements(graph, part, tokens) * kernel
-    return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel)
+    zeros = isinstance(node, Linear) and not node.weight.all() and node.weight.shape[1] == senders
+    kept = node.weight != 0 if zeros else None
+    return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel, kept=kept)
 
 
 def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
-    """A block is the output channels of one group at one place of the image; weights are not shared between places."""
+    """A block is the output channels of one group at one place of the image."""
     node = graph.nodes[name]
     assert isinstance(node, Conv2d)
     reach = len(node.weight) // node.groups
-    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most)
+    shared = node.groups == 1  # else a core with several groups would need the weights of each
+    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most, shared=shared)
 
 
 def _pooled(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
     node = graph.nodes[name]
     assert isinstance(node, SumPool2d)
-    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most)
+    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most, shared=True)
 
 
 def _product(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
@@ -277,6 +331,11 @@ def _kind(node: Node) -> str:
     return type(node).__name__
 
 
+def _neurons(node: Neuron) -> str:
+    floor = "" if node.v_min is None else "a lowest potential"
+    return floor if node.spikes == "binary" else f"{node.spikes} spikes"
+
+
 HOST, FUNCTION = Place("host"), Place("in place", holds=True, program=_kind)
 PLACES: NodeTable[Place] = NodeTable(
     "place on a chip",
@@ -289,8 +348,8 @@ PLACES: NodeTable[Place] = NodeTable(
         SumPool2d: Place("apart", connect=_pooled, program=_kind),
         AvgPool2d: Place("apart", connect=_pooled, program=_kind),
         Flatten: Place("wiring"),
-        Neuron: Place("in place", holds=True, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
-        CubaLIF: Place("in place", holds=2, program=lambda n: "ternary spikes" if n.spikes == "ternary" else ""),
+        Neuron: Place("in place", holds=True, program=_neurons),
+        CubaLIF: Place("in place", holds=2, program=_neurons),
         Integrator: Place("in place", holds=2, program=_kind),
         Delay: Place("apart", holds=lambda n: int(np.max(n.steps)), program=_kind),
         GradedNeuron: Place("in place", holds=True, program=lambda n: "graded messages"),
@@ -318,7 +377,9 @@ def message_bits(graph: Graph, name: str) -> int:
     if isinstance(node, GradedNeuron):
         return node.payload_bits
     if isinstance(node, Neuron):
-        payload = emission_weights(node, graph.time_steps).max() if graph.schedule == "phased" else 1
+        payload = graph.fixed_point[name].bound
+        if graph.schedule == "phased":
+            payload = emission_weights(node, graph.time_steps).max()
         return int(payload).bit_length() + (node.spikes == "ternary")
     return value_bits(graph, name)
 

@@ -54,7 +54,7 @@ class Emulator:
     """Raises OverflowingError, when running, for values that do not fit and overflow "error"."""
 
     def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
-        self.graph = graph
+        self.graph, self.shapes, self.spiking = graph, graph.shapes(), graph.spiking
         self.arithmetic = arithmetic(graph, overflow)
 
     def run(
@@ -90,7 +90,7 @@ class Emulator:
     def _inputs_at_once(self, tokens: int) -> int:
         if self.graph.has_tokens:
             return max(1, TOKENS_AT_ONCE // tokens)
-        return max(1, ELEMENTS_AT_ONCE // max(math.prod(sizes(s, tokens)) for s in self.graph.shapes().values()))
+        return max(1, ELEMENTS_AT_ONCE // max(math.prod(sizes(s, tokens)) for s in self.shapes.values()))
 
 
 class EmulatedStream:
@@ -202,7 +202,7 @@ class _Run:
 
     def __init__(self, emulator: Emulator, inputs: Entering, record: Record, observe: bool, at_once: int) -> None:
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
-        self.shapes, self.spiking = emulator.graph.shapes(), emulator.graph.spiking
+        self.shapes, self.spiking = emulator.shapes, emulator.spiking
         self.phased = self.graph.schedule == "phased"
         self.batch = len(inputs.real)
         alone = self.phased or bool(self.graph.feedback)  # the next step needs what the last node of this one sends

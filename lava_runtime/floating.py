@@ -52,7 +52,8 @@ class FloatArithmetic(Arithmetic):
         return np.rint(np.abs(value) * self.graph.time_steps).astype(np.int64)
 
     def enter(self, name: str, values: np.ndarray) -> np.ndarray:
-        return values / (self.graph.time_steps if self.graph.schedule == "phased" else 1)
+        values = values.astype(np.float64, copy=False)
+        return values / self.graph.time_steps if self.graph.schedule == "phased" else values
 
     def real(self, name: str, y: np.ndarray) -> np.ndarray:
         return y

@@ -101,10 +101,8 @@ class IntegerArithmetic(Arithmetic):
         multiplier, shift = fixed.rescale[port]
         wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
         x = rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
-        if not fixed.clips:
-            return x
-        threshold = self.neuron(name).v_threshold
-        return np.clip(x, -threshold, threshold)
+        node = self.graph.nodes[name]
+        return np.clip(x, -node.v_threshold, node.v_threshold) if fixed.clips and isinstance(node, Neuron) else x
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
         if self.fixed(name).bound > LIMIT:
@@ -153,24 +151,39 @@ class IntegerArithmetic(Arithmetic):
 
 
 class IntegerMembrane:
-    """u <- decayed u + drive, in units of the drive; soft or hard reset; 24 bits."""
+    """u <- decayed u + drive, in units of the drive; soft or hard reset; never below v_min; 24 bits."""
 
     def __init__(self, integers: IntegerArithmetic, name: str, node: Neuron, shape: tuple[int, ...]) -> None:
         self.node, self.overflow, self.name = node, integers.overflow, name
         self.threshold = np.asarray(node.v_threshold, np.int64)
         self.leak = leak_mantissa(node)
         self.leaks = bool(np.any(self.leak != 2**DECAY_BITS))
+        self.most = integers.fixed(name).bound  # of spikes in one step
+        self.lowest = None if node.v_min is None else np.asarray(node.v_min, np.int64)
         self.u = np.broadcast_to(initial_potential(node), shape).copy()
 
     def step(self, drive: np.ndarray) -> np.ndarray:
         kept = decayed(self.u, self.leak) if self.leaks else self.u
         u = in_range(kept + drive, self.overflow, f"potential of {self.name}")
-        if self.node.spikes == "binary":
-            s = (u >= self.threshold).astype(np.int64)
-        else:
-            s = (2 * u >= self.threshold).astype(np.int64) - (2 * u < -self.threshold)
-        self.u = u - s * self.threshold if self.node.reset == "soft" else np.where(s == 0, u, 0)
+        s = self._fired(u)
+        u = u - s * self.threshold if self.node.reset == "soft" else np.where(s == 0, u, 0)
+        self.u = u if self.lowest is None else np.maximum(u, self.lowest)
         return s
+
+    def _fired(self, u: np.ndarray) -> np.ndarray:
+        if self.node.spikes == "binary":
+            return (u >= self.threshold).astype(np.int64)
+        if self.node.spikes == "ternary":
+            return (2 * u >= self.threshold).astype(np.int64) - (2 * u < -self.threshold)
+        s: np.ndarray = np.maximum(u // self.threshold, 0)
+        if largest(s) <= self.most:
+            return s
+        if self.overflow != "error":
+            return np.minimum(s, self.most)
+        raise OverflowingError(
+            f"{self.name} sends {largest(s)} spikes in one step, but its messages are made for {self.most}: "
+            "calibrate on inputs like this, or choose --overflow clip"
+        )
 
 
 class IntegerCubaMembrane(IntegerMembrane):
@@ -283,12 +296,14 @@ def _softmax(integers: IntegerArithmetic, name: str, node: Softmax, context: Con
 def _layer_norm(integers: IntegerArithmetic, name: str, node: LayerNorm, context: Context, x: np.ndarray) -> np.ndarray:
     fixed, epsilon = integers.fixed(name), int(node.epsilon)
     y = precise.normalised(x, epsilon, fixed.fraction) if fixed.fraction else nonlinear.normalised(x, epsilon)
-    return rescaled(y * node.weight, 1, fixed.shift) + node.bias
+    y = rescaled(y * node.weight, 1, fixed.shift) + node.bias
+    return np.clip(y, -LIMIT, LIMIT) if fixed.clips else y
 
 
 def _gelu(integers: IntegerArithmetic, name: str, node: Gelu, context: Context, x: np.ndarray) -> np.ndarray:
-    fraction = integers.fixed(name).fraction
-    return precise.gelu(x, fraction) if fraction else nonlinear.gelu(x)
+    fixed = integers.fixed(name)
+    y = precise.gelu(x, fixed.fraction) if fixed.fraction else nonlinear.gelu(x)
+    return np.clip(y, -LIMIT, LIMIT) if fixed.clips else y
 
 
 def _scale(integers: IntegerArithmetic, name: str, node: Scale, context: Context, x: np.ndarray) -> np.ndarray:

@@ -236,7 +236,7 @@ def check_manifest(manifest: Any, names: tuple[str, ...]) -> None:
         of_tokenizer = name in TOKENIZER_FILES
         if name not in files and (not of_tokenizer or any(other in files for other in TOKENIZER_FILES)):
             raise ValueError(f"manifest.files lacks {name}")
-    if any(name in files for name in TOKENIZER_FILES):
+    if manifest["task"] or any(name in files for name in TOKENIZER_FILES):
         with _said_of("it describes no task"):
             _TASK(manifest["task"], "manifest.task")
     calibration = manifest["record"].get("calibration", {})

@@ -154,7 +154,7 @@ def _read_npz(path: Path) -> Content:
 
 def _events(path: Path, columns: Mapping[str, np.ndarray]) -> Events:
     shape = np.shape(columns["time"])
-    given = {"sample": np.zeros(shape), "value": np.ones(shape)} | columns
+    given: dict[str, np.ndarray] = {"sample": np.zeros(shape), "value": np.ones(shape), **columns}
     for name, x in given.items():
         whole = name in ("sample", "neuron")
         if x.dtype.kind not in "fiub" or x.shape != shape or x.ndim != 1 or not np.isfinite(x).all():

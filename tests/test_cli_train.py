@@ -320,7 +320,8 @@ def test_predict_texts(trained: Callable[[str], Path]) -> None:
 
 
 def test_predict_standard_input_as_json(trained: Callable[[str], Path]) -> None:
-    result = run("predict", trained("classes"), "-", "--json", "--batch-size", "2", input="good é\n\nbad\npoor\n")
+    lines = "\ufeffgood é\r\n\nbad\npoor\n"  # as of a file that Notepad saved
+    result = run("predict", trained("classes"), "-", "--json", "--batch-size", "2", input=lines)
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [answer["text"] for answer in answers] == ["good é", "bad", "poor"]
     for answer in answers:
@@ -353,6 +354,7 @@ def test_predict_refuses(trained: Callable[[str], Path], tmp_path: Path) -> None
     result = run("predict", student, "-", input=b"good\n\xff\xfe\n")
     assert result.exit_code == 2 and "standard input, line 2: not UTF-8" in result.stderr
     assert "no text in it" in refusal(run("predict", student, "-", input="\n\n"))
+    assert "line 1: has a carriage return in it" in refusal(run("predict", student, "-", input=b"good\rbad\r"))
     assert "text 2: '' has an empty text" in refusal(run("predict", student, "good", ""))
     assert "has 2 part(s) between tabs: this student reads single" in refusal(run("predict", student, "good\tpositive"))
     (tmp_path / "old.ckpt").write_bytes(b"\x80\x04pickle")

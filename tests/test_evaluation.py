@@ -1,7 +1,9 @@
 """Evaluation: activity by hand, and results that do not depend on how the data were batched."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -14,9 +16,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from neurotool.activity import LayerActivity
-from neurotool.evaluation import batches, evaluate, predict
+from neurotool.errors import DataError, NeurotoolWarning
+from neurotool.evaluation import batches, evaluate, predict, validation_examples
 from neurotool.student import SpikingBertForSequenceClassification
-from neurotool.tasks import Task, tokenise
+from neurotool.tasks import Task, content_hash, tokenise
 
 Student = SpikingBertForSequenceClassification
 MakeStudent = Callable[..., Student]
@@ -43,6 +46,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def dataset(tokenizer: PreTrainedTokenizerFast) -> datasets.Dataset:
     texts = datasets.Dataset.from_dict({"sentence1": TEXTS, "label": LABELS})
     return tokenise(texts, tokenizer, 16)[0]
+
+
+def test_texts_whose_identity_no_record_tells(tmp_path: Path) -> None:
+    """Checkpoints of old versions have no hash: that it could not be compared is said."""
+    (tmp_path / "validation.tsv").write_text("sentence1\tlabel\na fine film\tgood\ndull\tbad\n")
+    plan = {"plan": {"data": str(tmp_path)}}
+    with pytest.warns(NeurotoolWarning, match="has no hash of the texts that it was validated on: whether it is these"):
+        examples = validation_examples(None, TASK, plan)
+    hashes = {"data": {"hashes": {"validation": content_hash(examples)}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert validation_examples(None, TASK, plan | hashes)[:] == examples[:]
+        assert validation_examples(tmp_path / "validation.tsv", TASK, plan)[:] == examples[:]
+    with pytest.raises(DataError, match="not the texts that the student was validated on"):
+        validation_examples(None, TASK, plan | {"data": {"hashes": {"validation": "0" * 64}}})
 
 
 def test_batches_hold_every_text_once(tokenizer: PreTrainedTokenizerFast, dataset: datasets.Dataset) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -21,7 +22,8 @@ def run(repository: Path, name: str, monkeypatch: pytest.MonkeyPatch, *arguments
 
 
 def test_every_example_is_tested(repository: Path) -> None:
-    assert {path.name for path in (repository / "examples").glob("*.py")} == {"arrays.py", "nir_digits.py", "tour.py"}
+    names = {"arrays.py", "nir_digits.py", "spike_patterns.py", "tour.py"}
+    assert {path.name for path in (repository / "examples").glob("*.py")} == names
 
 
 def test_arrays(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +50,29 @@ def test_a_network_of_another_tool(
     result = CliRunner().invoke(cli, ["validate", *files[:2], "--from", tool, *options, "--input", files[2]])
     assert result.exit_code == 0, result.stdout + result.stderr
     assert "PASS: exactly the same spikes" in result.stdout
+
+
+def test_rates_of_spike_patterns_say_nothing(repository: Path, tmp_path: Path) -> None:
+    """Every channel of every recording has the same number of spikes; their times differ from class to class."""
+    from neurotool.spike_data import load_spikes
+
+    runpy.run_path(str(repository / "examples" / "spike_patterns.py"))["write"](tmp_path, 6, 2)
+    data = load_spikes(tmp_path)
+    assert data.train.spikes.shape == (24, 60, 16) and len(data.validation.labels) == 8
+    assert (data.train.spikes.sum(1) == 6).all() and (data.validation.spikes.sum(1) == 6).all()
+    early = [data.train.spikes[data.train.labels == label, :30].sum(1).mean(0) for label in range(4)]
+    assert all(np.abs(early[0] - other).max() > 1 for other in early[1:])
+
+
+@pytest.mark.slow
+def test_spike_patterns(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(repository, "spike_patterns.py", monkeypatch, tmp_path, 1, 3)
+    shown = capsys.readouterr().out
+    assert "LIF      accuracy" in shown and "CubaLIF  accuracy" in shown
+    assert "from the .nir file the same spikes: True" in shown and "on Lava the same spikes: True" in shown
+    assert "synaptic operations" in shown
 
 
 def test_tour_of_a_checkpoint(

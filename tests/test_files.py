@@ -57,6 +57,40 @@ def test_only_regular_files_are_replaced_and_only_when_told(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run net.nir --input in.npz -o in.npz",
+        "run net.nir --input in=events.csv -o events.csv",
+        "run net.nir --data data.csv --record s -o data.csv",
+        "energy report net.nir --data data -o data/validation.csv",
+        "energy report net.nir --cost-model mine.json -o mine.json",
+        "energy compare net.nir other.nir -o other.nir",
+        "energy sweep net.nir -T 1 --data plot.svg --plot plot.svg",
+        "energy audit net.nir --data data.csv -o link.csv",
+        "evaluate net.nir --data data --convergence -o data/validation.csv",
+        "export net.nir --target svg --tokenizer other.nir -o other.nir",
+        "export net.nir --target netx --input in.npz -o in.npz",
+        "run net.nir x --record s --tokenizer plot.svg --raster plot.svg",
+    ],
+)
+def test_no_result_takes_the_place_of_what_is_read(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever option names it: a file, one of NAME=FILE, one in a folder of examples, one that a link stands for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("net.nir", "other.nir"):
+        write_nir(network(), tmp_path / name)
+    for name in ("in.npz", "events.csv", "data.csv", "data/validation.csv", "mine.json", "plot.svg"):
+        (tmp_path / name).write_text("years of work")
+    (tmp_path / "link.csv").symlink_to("data.csv")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    result = CliRunner().invoke(cli, [*command.split(), "--force"])
+    assert result.exit_code == 2 and "is what the command reads; give another name for the result" in result.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
 def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with pytest.raises(ExportError, match="appeared meanwhile"), replacing(file) as temporary:

@@ -101,10 +101,8 @@ def test_nir_keeps_them(tmp_path_factory: pytest.TempPathFactory, neuron: Neuron
     [
         (Neuron(reset="none"), "reset none"),
         (Neuron(reset="soft-late"), "reset soft-late"),
-        (Neuron(spikes="several"), "several spikes in a step"),
         (Neuron(bias=0.5), "a bias"),
         (Neuron(reset="hard", v_reset=-1.0), "a v_reset"),
-        (Neuron(v_min=-1.0), "a v_min"),
     ],
 )
 def test_integers_have_no_form_of_it(neuron: Neuron, what: str) -> None:

@@ -34,6 +34,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
+from neurotool.train.grid import check_grid, to_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
@@ -42,7 +43,7 @@ from neurotool.train.reading import Texts, read_texts
 from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
-from neurotool.train.sparsity import EventTarget, Synapses
+from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, shift_relu
 from neurotool.train.spikes import SpikeTraining, evaluate_spikes
 from neurotool.train.teacher import (
     SCRATCH,
@@ -158,6 +159,10 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     distiller.compressor.finish()
     student = distiller.student.eval()
     student.finish()
+    if plan.relu_shift:
+        shift_relu(student, plan.relu_shift)
+    if plan.integer_aware:
+        to_grid(student)
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -318,6 +323,11 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
         what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
         raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
+    for option, given in {"--relu-penalty": plan.relu_penalty, "--relu-shift": plan.relu_shift}.items():
+        if given is not None and getattr(config, "activation", "gelu") != "relu":
+            raise ConfigError(f"{option}: is for the neurons of --activation relu; give that, or leave it out")
+    if plan.integer_aware:
+        check_grid(config)
     if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
         raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
     attention = any(stage.weights.attention_needed for stage in plan.stages)
@@ -366,9 +376,12 @@ def start_student(
     fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
-    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits)
+    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits, plan.weight_penalty)
     events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
-    distiller = Distiller(student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema)
+    rising = None if plan.relu_penalty is None else RisingPenalty(plan.relu_penalty)
+    distiller = Distiller(
+        student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema, rising
+    )
     distiller.to(device)
     distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
     return distiller

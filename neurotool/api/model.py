@@ -342,8 +342,10 @@ def _open_bundle(path: Path) -> Model:
 
 
 def _bundle_reader(bundle: "Bundle", path: Path) -> Reader | None:
-    """None where the bundle's network has no task. Raises BundleError for a damaged tokenizer or task."""
-    if not bundle.tokenizer and (not bundle.task or steps_per_token(bundle.graph) is not None):
+    """None where its network reads neither text nor labelled spikes. Raises BundleError for damage to tokenizer and
+    task."""
+    entries = [node for node in bundle.graph.nodes.values() if isinstance(node, Input)]
+    if not bundle.tokenizer and not (bundle.task and any(node.spiking for node in entries)):
         return None
     from neurotool.header import try_tokenizer
     from neurotool.tasks import Task
@@ -365,7 +367,7 @@ def _bundle_reader(bundle: "Bundle", path: Path) -> Reader | None:
 def _described(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, DataError) as error:
         raise BundleError(
             f"{path}: its manifest describes no task ({type(error).__name__} {error}); export it again"
         ) from error

@@ -12,6 +12,7 @@ from neurotool.executor import Inputs, stacked
 from neurotool.graph import Graph, Input
 from neurotool.inputs import time_step
 from neurotool.sentences import SENTENCES, tokenised
+from neurotool.streams import LOGITS, steps_per_token
 from neurotool.texts import PAIR, check_text
 
 if TYPE_CHECKING:
@@ -102,9 +103,17 @@ class SpikeReader:
 
     @classmethod
     def of(cls, graph: Graph, task: "Task", training: dict[str, Any]) -> "SpikeReader":
-        (node,) = graph.of_type(Input)
-        (channels,) = graph.nodes[node].shape()
-        return cls(task, training, node, (graph.time_steps, int(channels)), time_step(graph))
+        """Raises DataError for a network that does not answer the task from one stream of spikes."""
+        entries, shapes = graph.of_type(Input), graph.shapes()
+        answer = shapes.get(graph.outputs.get(LOGITS, ""), ())
+        if steps_per_token(graph) != 1 or len(entries) != 1 or len(shapes[entries[0]]) != 1:
+            raise DataError(
+                f"the network reads no spikes for task {task.name}: one Input (channels,) and output {LOGITS}"
+            )
+        if answer != (len(task.label_names),):
+            raise DataError(f"task {task.name} has {len(task.label_names)} classes, the network answers with {answer}")
+        (channels,) = shapes[entries[0]]
+        return cls(task, training, entries[0], (graph.time_steps, int(channels)), time_step(graph))
 
     def columns(self, texts: Sequence[Text], names: Sequence[str] | None = None) -> NoReturn:
         raise ConfigError("the network reads spikes, not text: give recordings with --input, or a folder with --data")

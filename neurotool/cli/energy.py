@@ -14,6 +14,7 @@ from neurotool import terminal
 from neurotool.cli.numbers import SAMPLES, TIME_STEPS_LIST
 from neurotool.cli.options import (
     PATH,
+    check_result,
     executor_option,
     input_options,
     layers_option,
@@ -25,7 +26,7 @@ from neurotool.cli.options import (
 )
 from neurotool.cli.printing import shown_progress
 from neurotool.errors import ConfigError, NeurotoolError
-from neurotool.files import check_free, write_bytes
+from neurotool.files import write_bytes
 
 if TYPE_CHECKING:
     from neurotool.api.model import Model
@@ -253,7 +254,7 @@ def sweep(model: Path, time_steps: tuple[int, ...], plot: Path | None, **options
         raise ConfigError(f"--plot {plot}: plots are written as .svg")
     pricing = _Pricing(options, model)
     if plot is not None:
-        check_free(plot, pricing.force, read=[model])
+        check_result(plot, pricing.force)
     opened = pricing.open(model)
     reports = [pricing.report(opened.at(t), afresh=True) for t in sorted(time_steps)]
     page = sweep_page(reports)
@@ -326,9 +327,7 @@ def latency(
     if pricing.chosen in ("csv", "latex"):
         raise ConfigError(f"-o {pricing.output}: time is written as .json, .html or a table in text")
     opened = pricing.open(model)
-    made = timed(
-        opened, pricing.report(opened), computer, batch, frozenset(without), on_chip, pricing.source.given
-    )
+    made = timed(opened, pricing.report(opened), computer, batch, frozenset(without), on_chip, pricing.source.given)
     if pricing.chosen == "json":
         _write(json.dumps(as_dict(made), indent=1, ensure_ascii=False), pricing.output, pricing.force)
     else:
@@ -361,7 +360,7 @@ def _destination(
     if output is None and chosen == "html":  # a page has a file's name in any case
         output = read[0].with_suffix(".html")
     if output is not None:
-        check_free(output, force, read=read)
+        check_result(output, force)
     return chosen, output
 
 

@@ -10,10 +10,17 @@ from rich.console import Console
 
 from neurotool import terminal
 from neurotool.cli.numbers import BATCH_SIZE, SAMPLES, TIME_STEPS_LIST
-from neurotool.cli.options import PATH, executor_option, json_option, layers_option, open_file, opening_options
+from neurotool.cli.options import (
+    PATH,
+    check_result,
+    executor_option,
+    json_option,
+    layers_option,
+    open_file,
+    opening_options,
+)
 from neurotool.cli.printing import one_by_one, shown_progress, table
 from neurotool.errors import ConfigError
-from neurotool.files import check_free
 from neurotool.graph.names import by_kind
 
 if TYPE_CHECKING:
@@ -65,7 +72,7 @@ def evaluate(
     if convergence and not as_json:
         output = output or Path("convergence.png")
     if output is not None:
-        check_free(output, force, read=[model, *([data] if data else [])])
+        check_result(output, force)
     opened = open_file(model, **opening)
     models = {t: opened.at(t) for t in time_steps or (opened.time_steps,)}
     if convergence:

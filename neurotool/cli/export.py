@@ -12,6 +12,7 @@ from neurotool.api.exporting import MESSAGES, TARGETS
 from neurotool.cli.numbers import SAMPLES
 from neurotool.cli.options import (
     PATH,
+    check_not_read,
     input_options,
     json_option,
     layers_option,
@@ -78,6 +79,11 @@ Examples:
     help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
 )
 @click.option(
+    "--precise",
+    is_flag=True,
+    help="Softmax, norm and GELU to the last bits of a message; always for students trained --integer-aware (lava).",
+)
+@click.option(
     "--messages",
     type=click.Choice(MESSAGES),
     default="spikes",
@@ -116,6 +122,7 @@ def export(
     precision: str,
     per_layer: bool,
     softmax: str,
+    precise: bool,
     samples: int,
     force: bool,
     given: "Given",
@@ -132,12 +139,15 @@ def export(
         "precision": precision,
         "per_layer": per_layer,
         "softmax": softmax,
+        "precise": precise,
         "chip": chip,
         "part": part,
         "with_inputs": with_inputs,
     }
     check_options(target, **options | {"calibration": data or given.source or None})
     options |= {"messages": messages, "given": given, "for_tool": for_tool}
+    if output is not None:
+        check_not_read(output)
     opened = open_file(model, given=given, **opening)
     if from_node or to_node:
         names = list(opened.graph.nodes)

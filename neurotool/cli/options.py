@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import click
 
 from neurotool.api.executors import EXECUTORS
 from neurotool.cli.numbers import POTENTIAL, TIME_STEP, TIME_STEPS
-from neurotool.errors import ConfigError
+from neurotool.errors import ConfigError, ExportError
 from neurotool.export.conventions import TOOLS, Integration
+from neurotool.files import check_free
 from neurotool.graph.nodes import Reset
 from neurotool.inputs import Given, InputKind
 
@@ -90,6 +92,40 @@ def with_options(command: Command, options: Iterable[Callable[[Command], Command
     for option in reversed(list(options)):
         command = option(command)
     return command
+
+
+_RESULTS = ("output", "plot", "raster")
+_READ_IN_FOLDERS = (
+    *("train", "validation", "dev", "valid", "validation_matched"),
+    *("manifest", "graph", "weights", "tokenizer", "tokenizer_config"),
+)
+"""Files of a folder of examples, and of a bundle, without their endings."""
+
+
+def check_result(path: Path, force: bool = False) -> None:
+    """Raises ExportError where a result cannot be written (files.check_free), or is what the command reads."""
+    check_free(path, force, read=_read_files())
+
+
+def check_not_read(path: Path) -> None:
+    """Raises ExportError for a name of a result that is what the command reads."""
+    if any(os.path.exists(path) and os.path.samefile(path, file) for file in _read_files()):
+        raise ExportError(f"{path}: is what the command reads; give another name for the result")
+
+
+def _read_files() -> list[Path]:
+    """Files that an argument or option of the running command names, or that lie in a folder that one names."""
+    context = click.get_current_context(silent=True)
+    found: list[str] = []
+    given = {name: value for name, value in context.params.items() if name not in _RESULTS} if context else {}
+    for value in given.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, str | Path):
+                found += [str(one), str(one).partition("=")[2]]  # [NAME=]FILE
+    files = [Path(place) for place in found if os.path.isfile(place)]
+    for folder in filter(os.path.isdir, found):
+        files += [Path(folder, name) for name in os.listdir(folder) if name.partition(".")[0] in _READ_IN_FOLDERS]
+    return files
 
 
 def open_file(path: Path, **opening: Any) -> "Model":

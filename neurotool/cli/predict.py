@@ -79,10 +79,14 @@ def _streamed(one: dict[str, Any]) -> str:
 
 
 def _lines() -> Iterator[tuple[str, str]]:
+    """As tables are read: without a byte order mark, and not with carriage returns for line ends."""
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         name = f"standard input, line {number}"
+        raw = raw.rstrip(b"\r\n")
+        if b"\r" in raw:
+            raise DataError(f"{name}: has a carriage return in it; end lines with line feeds")
         try:
-            text = raw.decode("utf-8").strip("\r\n")
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{name}: not UTF-8 ({error.reason}); convert it first") from None
         if text.strip():

@@ -16,6 +16,8 @@ from neurotool.api.reading import TextReader
 from neurotool.cli.numbers import SAMPLES, SECONDS
 from neurotool.cli.options import (
     PATH,
+    check_not_read,
+    check_result,
     executor_option,
     input_options,
     json_option,
@@ -25,7 +27,6 @@ from neurotool.cli.options import (
 )
 from neurotool.cli.predict import shown
 from neurotool.errors import ConfigError
-from neurotool.files import check_free
 from neurotool.graph import Neuron
 from neurotool.inputs import time_step
 from neurotool.recordings import check_writable, write_recording
@@ -104,6 +105,8 @@ def run(
     if len(found := [name for name, there in sources.items() if there]) > 1:
         are = "are" if found[0] == "texts" else "is"
         raise ConfigError(f"{found[1]}: {found[0]} {are} given, too; leave out one of the two")
+    for written in filter(None, (output, raster)):
+        check_not_read(written)
     opened = open_file(model, given=given, **opening)
     if stream:
         surplus = {"--part": part, "--record": record, "-o": output, "--raster": raster, **sources, "texts": False}
@@ -177,7 +180,7 @@ def _outputs(
         raise ConfigError(f"-o {output}: nothing is recorded; name a layer with --record")
     recording = (output or model.with_suffix(".npz")) if record else None
     if recording:
-        check_free(recording, force)
+        check_result(recording, force)
     if raster:
         from neurotool.api.raster import check_raster
 

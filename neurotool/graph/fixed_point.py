@@ -6,7 +6,7 @@ Embedding, Linear, Conv1d, Readout: weight is the mantissa (8 bits; tables of em
     and row j counts 2^exponents[j]. bias is in units of the output.
 LayerNorm, Scale: y = (x * weight >> shift) + bias with a 16-bit weight; a LayerNorm's epsilon is in squared units of x.
 Neuron: v_threshold is in units of the drive, as is the potential, which starts at `initial_potential`. With leak the
-    potential decays as Loihi's does: sign(u) (|u| * leak_mantissa >> 12).
+    potential decays as Loihi's does: sign(u) (|u| * leak_mantissa >> 12). v_min is in units of the drive, too.
 All shifts to the right round to nearest, half up (`rescaled`), but for the decay.
 """
 
@@ -24,6 +24,8 @@ LIMIT = 2 ** (STATE_BITS - 1) - 1
 WEIGHT_BITS = 8
 SPREAD = 8
 """Largest difference between the exponents of one layer's output channels."""
+MOST_SPIKES = 2 ** (WEIGHT_BITS - 1) - 1
+"""That a neuron may send in one step, as one message that says how many."""
 DECAY_BITS = 12
 RATE_BITS = 10
 """Fraction of a leaky neuron's weighted rate, and of the mean over tokens."""
@@ -56,7 +58,8 @@ class FixedPoint:
     shift: of the product with the weight of LayerNorm and Scale.
     powers_of_two: of a Softmax that gives nothing else.
     fraction: of a precise Softmax, LayerNorm or Gelu, the bits of its fraction; 0: the short forms, after I-BERT.
-    clips: of a neuron whose drive is cut off at its threshold, beyond which a window sends no more.
+    clips: of a neuron whose drive is cut off at its threshold, beyond which a window sends no more; of a precise
+      LayerNorm or Gelu that only such neurons read, and whose output is cut off at LIMIT.
     """
 
     scale: float

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -74,7 +75,7 @@ class Graph:
             for a, b in [(getattr(self, f.name), getattr(other, f.name))]
         )
 
-    @property
+    @cached_property
     def has_tokens(self) -> bool:
         """Whether activations are (tokens, width); else they have a shape of their own, and no token axis."""
         return not any(isinstance(node, Input) and isinstance(node.width, tuple) for node in self.nodes.values())

@@ -74,7 +74,9 @@ class Weighted(Synapse):
         return (TOKENS, len(self.weight)) if has_tokens else (len(self.weight),)
 
     def sums(self, context: Context, *x: np.ndarray) -> np.ndarray:
-        return x[0] @ self.weight.T.astype(x[0].dtype, copy=False)
+        rows = x[0].reshape(-1, x[0].shape[-1])  # one product: numpy makes one of each matrix in a stack
+        y = rows @ self.weight.T.astype(rows.dtype, copy=False)
+        return y.reshape(*x[0].shape[:-1], len(self.weight))
 
     def largest_sum(self, *x: np.ndarray) -> int:
         return self.weight[0].size * largest(self.weight) * largest(x[0])
