@@ -323,6 +323,8 @@ def test_commands_for_text_refuse_it(trained: Callable[[str], Path], tmp_path: P
     for command in (["predict", path, "a film"], ["run", path, "a film"]):
         result = run(*command)
         assert result.exit_code == 2 and "reads spikes, not text" in result.stderr, result.output
+    result = run("run", path, "--stream", "a film")
+    assert result.exit_code == 2 and "reads spikes; --stream is for words" in result.stderr, result.output
     result = run("run", path, "--random", "--executor", "torch")
     assert result.exit_code == 2 and "executor torch runs students of checkpoints" in result.stderr
     assert run("run", path, "--random").exit_code == 0
