@@ -20,7 +20,7 @@ from neurotool.cli.main import cli
 from neurotool.errors import CheckpointError, ConfigError, DataError
 from neurotool.graph import CubaLIF, Neuron
 from neurotool.inputs import Given
-from neurotool.lava_runtime.network import Network
+from neurotool.lava_runtime.emulator import Emulator
 from neurotool.recordings import Events, read_recording
 from neurotool.simulate import simulate
 from neurotool.spike_data import load_recordings, load_spikes
@@ -149,8 +149,6 @@ def test_everything_reads_it(trained: Callable[[str], Path], data: Path, tmp_pat
 
 def test_differing_spikes_are_counted(data: Path) -> None:
     """Against both graphs run by themselves."""
-    from neurotool.lava_runtime.emulator import Emulator
-
     path = data.parent / "one.ckpt"
     task = Task("timing", ("spikes",), ("early", "late"), ("accuracy",))
     write_checkpoint(path, to_checkpoint(small(), task, {"plan": {"data": str(data)}}))
@@ -180,23 +178,6 @@ def test_decays_are_counted(data: Path, tmp_path: Path, tau_syn: float | None, d
     assert ops["encoder.0.linear"].accumulates == np.count_nonzero(chosen) * 8
     dense = sum(node.work["dense"].total.macs for node in counts.nodes)
     assert dense == 4 * STEPS * (CHANNELS * 8 + 8 * 8 + 8 * 2), "the dense network works in every step, too"
-
-
-def test_lavas_own_neuron() -> None:
-    """A layer behind a current is Lava's own LIF where integers are proven to stay in its bits."""
-    from neurotool.export.lower import lower
-
-    student = small(3.0, v_threshold=1.0)
-    graph = student.to_graph()
-    values = {"spikes": early_or_late(2, False, 2).astype(float)}
-    from neurotool.lava_runtime.emulator import Emulator
-
-    largest = Emulator(graph).run(values=values, observe=True).largest
-    fixed = lower(graph, largest, per_layer=True)
-    stock = Network(fixed).stock
-    node = fixed.nodes["encoder.1"]
-    threshold = np.unique(np.asarray(node.v_threshold))  # type: ignore[attr-defined]
-    assert ("encoder.1" in stock) == bool((threshold[0] - 1) % 64 == 0)
 
 
 def arrays_in(folder: Path, split: str, name: str, **arrays: np.ndarray) -> Path:
