@@ -103,7 +103,8 @@ class StreamingBlock(nn.Module):
         width, wide, norm = config.hidden_size, config.intermediate_size, config.training_norm
 
         def neurons(size: int, synapse: bool) -> CubaLIFLayer:
-            return CubaLIFLayer(size, reset=config.reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
+            reset = config.dynamics.reset
+            return CubaLIFLayer(size, reset=reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
 
         self.mixing = Driven(f"{name}.mixing", {"linear": width}, neurons(width, True), norm)
         self.intermediate = Driven(f"{name}.intermediate", {"linear": width}, neurons(wide, False), norm)
@@ -130,7 +131,7 @@ class StreamingForSequenceClassification(Student):
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
         self.embedding_neurons = CubaLIFLayer(
-            config.hidden_size, reset=config.reset, synapse=False, learn_threshold=False, tau_mem=TAU_MEM
+            config.hidden_size, reset=config.dynamics.reset, synapse=False, learn_threshold=False, tau_mem=TAU_MEM
         )
         self.blocks = nn.ModuleList(StreamingBlock(config, f"encoder.{i}") for i in range(config.num_hidden_layers))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -262,6 +263,7 @@ class StreamingForSequenceClassification(Student):
                 wide = fire(block.intermediate.name, block.intermediate.neurons, block.intermediate.current(mixed))
                 s = fire(block.output.name, block.output.neurons, block.output.current(wide, s))
             logits, readout = self.integrator.step(self.classifier(s) * self._readout_gain, readout)
+        assert readout is not None
         return logits, StreamState(neurons, readout)
 
     @torch.no_grad()
@@ -280,8 +282,8 @@ class StreamingForSequenceClassification(Student):
         for one in inputs:
             ids, types, mask = (torch.as_tensor(one[name])[None] for name in INPUTS)
             current = nn.functional.pad(self.embed(ids, types) * mask[..., None], (0, 0, 0, self.config.lookahead))
-            values, mask = (np.repeat(array(x)[0], steps, 0) for x in (current, self.lasting(mask)))
-            entered.append({"values": {INPUT: values}, "attention_mask": mask.astype(np.int64)})
+            values, real = (np.repeat(array(x)[0], steps, 0) for x in (current, self.lasting(mask)))
+            entered.append({"values": {INPUT: values}, "attention_mask": real.astype(np.int64)})
         return entered
 
     def to_graph(self) -> Graph:
