@@ -20,6 +20,7 @@ from neurotool.energy.panels import GROUPS, Panel, Table, groups, layer_table, l
 from neurotool.energy.priced import Priced
 from neurotool.energy.report import Report
 from neurotool.graph import Add
+from neurotool.streams import taken_in_time
 
 BEYOND = "Time, static power, transport between cores and weights off the chip"
 
@@ -121,6 +122,7 @@ def notes(report: Report) -> list[str]:
     """What else a reader must know: the formula of the literature, padding, what is not counted or left out."""
     activity = report.counts.activity
     lines = [f"Without batched, graded and output-stationary dataflow: {reason}." for reason in report.missing]
+    lines += _of_a_token(report) if taken_in_time(report.counts.graph) else []
     if report.published is not None and report.counts.synaptic_operations:
         exact = report.counts.synaptic_operations
         distance = 100 * (report.published.operations / exact - 1)
@@ -147,6 +149,18 @@ def notes(report: Report) -> list[str]:
     lines += model_notes(report)
     lines.append(f"{BEYOND} are in no figure here: `neurotool energy latency` has them, each by itself.")
     return lines
+
+
+def _of_a_token(report: Report) -> list[str]:
+    """On the average, of a network whose tokens come one after the other."""
+    counts, tokens = report.counts, report.counts.activity.tokens
+    of_a_text = tokens / counts.activity.inputs
+    energies = [f"{a.title} {joule(a.per_inference / of_a_text)}" for a in report.accounts if a.known]
+    return [
+        f"A token, of {of_a_text:.3g} in a text: {si(counts.synaptic_operations / tokens)} synaptic operations"
+        + "".join(f"; {energy}" for energy in energies)
+        + "."
+    ]
 
 
 def _conventions(report: Report) -> list[str]:

@@ -25,6 +25,7 @@ OPTIONAL = (
     "memory_bits_per_core",
     "input_axons_per_core",
     "output_axons_per_core",
+    "sparse_index_bits",
     "weight_exponents",
     "exponents_per_layer",
     "threshold_bits",

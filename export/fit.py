@@ -25,7 +25,8 @@ NOT_COUNTED = (
 
 @dataclass(frozen=True)
 class LayerUse:
-    """One population: sums over all its cores, for one token's copy. cores_in_turn: None where tokens cannot."""
+    """One population: sums over all its cores, for one token's copy. cores_in_turn: None where tokens cannot.
+    sparse: some of its weights are lists with indices, in which zeros take no memory."""
 
     name: str
     nodes: tuple[str, ...]
@@ -37,6 +38,7 @@ class LayerUse:
     output_axons: int
     cores: int
     cores_in_turn: int | None
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,19 @@ def fit_report(graph: Graph, chip: Chip, tokens: int | None = None) -> FitReport
 def _layer_use(layer: Placed, in_turn: Placed | None, chip: Chip) -> LayerUse:
     part, cores = layer.population, layer.cores
     last = part.elements - (cores - 1) * layer.elements
+    connections = part.connections
     return LayerUse(
         part.name,
         part.nodes,
         part.elements * part.compartments,
-        sum(c.axons(part.elements) * min(part.elements, c.reach) for c in part.connections),
-        (cores - 1) * part.synapse_bits(layer.elements, chip) + part.synapse_bits(last, chip),
+        sum(c.axons(part.elements) * min(part.elements, c.reach) for c in connections),
+        sum(c.all_bits(layer.elements, part.elements, chip) for c in connections),
         part.elements * part.state_bits(),
         (cores - 1) * part.axons(layer.elements) + part.axons(last),
         layer.used["output_axons_per_core"] // layer.elements * part.elements,
         cores,
         in_turn.cores if in_turn else None,
+        any(c.is_sparse(layer.elements, chip) for c in connections),
     )
 
 

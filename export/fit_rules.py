@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from neurotool.export.chip import Chip
-from neurotool.export.placement import PLACES, Placed, exceeded, weight_bits
+from neurotool.export.placement import PLACES, Placed, exceeded, index_bits, pays_from, weight_bits
 from neurotool.graph import Graph, Neuron, Weighted
 
 Status = Literal["pass", "fail", "host", "not checked"]
@@ -97,6 +97,22 @@ def synapses_and_state_fit_the_core(design: Design) -> Finding:
     return _core_limit(design, "synapses and state fit the core", "memory_bits_per_core", "use narrower layers")
 
 
+def zero_weights_take_no_memory(design: Design) -> Finding:
+    """Matrices with enough zeros are stored as lists of the other weights, each with an index."""
+    if (most := design.chip.get("sparse_index_bits")) is None:
+        return Finding(
+            "zero weights take no memory", "not checked", f"{design.chip.name}: no limit sparse_index_bits is known"
+        )
+    parts = [(layer, c) for layer in design.placed.values() for c in layer.population.connections if c.kept is not None]
+    sparse = [layer for layer, c in parts if c.is_sparse(layer.elements, design.chip)]
+    bits, elements = max(((c.weight_bits, layer.elements) for layer, c in parts), default=(0, 0))
+    detail = "no weight is 0" if not parts else f"{len(sparse)} of {len(parts)} matrices with zeros as such lists"
+    if parts:
+        index = index_bits(elements, most)
+        detail += f"; they pay above {pays_from(bits, index):.0%} zeros ({bits}-bit weights, {index}-bit indices)"
+    return design.finding("zero weights take no memory", "sparse_index_bits", [], detail)
+
+
 def state_fits_the_neuron(design: Design) -> Finding:
     """The sums, potentials and operands of one token fit the state of a neuron."""
     limit = design.chip["state_bits_per_neuron"]
@@ -180,6 +196,7 @@ RULES: tuple[Callable[[Design], Finding], ...] = (
     fan_out_fits_the_axons,
     synapses_fit_the_core,
     synapses_and_state_fit_the_core,
+    zero_weights_take_no_memory,
     state_fits_the_neuron,
     messages_fit_the_spike,
     thresholds_fit_the_format,

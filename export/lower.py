@@ -160,6 +160,20 @@ class Lowering:
         steps = self.graph.time_steps if gathers else 1
         return fixed.scale / steps, min(fixed.bound, LIMIT + 1) * steps
 
+    def clips(self, node: Node) -> bool:
+        """Whether a drive beyond the threshold does nothing more: that of a window without leak, with soft reset."""
+        return self.precise and self.phased and isinstance(node, Neuron) and node.has_closed_form
+
+    def precise_bits(self, name: str, bound: float) -> tuple[int, bool]:
+        """Fraction bits of the precise form of a node whose output is `bound` at most; 0 where it has none. And whether
+        it is cut off at the end of a message, which is beyond the thresholds of all neurons that read it."""
+        readers = [node for reader, node in self.graph.nodes.items() if name in self.graph.inputs[reader]]
+        clips = bool(readers) and all(self.clips(node) for node in readers)
+        if clips:
+            bound = min(bound, max(float(np.max(node.v_threshold)) for node in readers))  # type: ignore[attr-defined]
+        fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / (bound + 1)))) if self.precise else 0
+        return (fraction, clips) if fraction > max(NORM_BITS, GELU_BITS) else (0, False)
+
     def seen(self, name: str, scale: float) -> float:
         """Largest output of a node to make room for, in units of `scale`."""
         return ROOM * self.largest[name] / scale
@@ -224,7 +238,7 @@ def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
     scale, bound = lowering.source(name)
     steps = lowering.graph.time_steps
     threshold = np.asarray(node.v_threshold, np.float64)
-    clips = lowering.precise and lowering.phased and node.has_closed_form
+    clips = lowering.clips(node)
     factor = _units(lowering, name, node, math.ceil(threshold.max() / scale) if clips else bound)
     whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
     if whole_threshold.min() < 1:
@@ -325,19 +339,15 @@ def _norm(lowering: Lowering, name: str, node: LayerNorm) -> Lowered:
     shift = PARAMETER_BITS - 1
     # |x - mean| <= sqrt(n) deviations; the whole-number deviation of the short form may be half the true one.
     most = math.isqrt(len(weight)) + 1
-    for fraction in range(PRECISE_BITS, NORM_BITS, -1) if lowering.precise else ():
-        scale = 2.0 ** (exponent + shift - fraction)
-        bound = int(((most << fraction) * np.abs(weight * 2.0**-shift) + 1 + np.abs(node.bias) / scale).max()) + 1
-        if bound <= LIMIT:
-            break
-    else:
-        fraction, scale = 0, 2.0 ** (exponent + shift - NORM_BITS)
+    unit = 2.0 ** (exponent + shift)
+    fraction, clips = lowering.precise_bits(name, float((most * np.abs(node.weight) + np.abs(node.bias)).max()) / unit)
+    scale = unit * 2.0 ** -(fraction or NORM_BITS)
     bias = whole(node.bias / scale, "bias")
-    if not fraction:
-        largest = 2 * most << NORM_BITS
-        bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
+    largest = most << fraction if fraction else 2 * most << NORM_BITS
+    bound = int(((largest * np.abs(weight.astype(np.int64)) >> shift) + 1 + np.abs(bias)).max())
     lowered = replace(node, weight=weight, bias=bias, epsilon=round(min(node.epsilon / scale_in**2, 2.0**60)))
-    return lowered, FixedPoint(scale, bound, (dyadic(2.0**factor),), shift=shift, fraction=fraction)
+    form = FixedPoint(scale, min(bound, LIMIT) if clips else bound, (dyadic(2.0**factor),), shift=shift)
+    return lowered, replace(form, fraction=fraction, clips=clips)
 
 
 def _scale(lowering: Lowering, name: str, node: Scale) -> Lowered:
@@ -362,7 +372,7 @@ def _joined(lowering: Lowering, name: str, node: Add | Concat) -> Lowered:
 
 def _softmax(lowering: Lowering, name: str, node: Softmax) -> Lowered:
     scale, _ = lowering.source(name)
-    if lowering.precise:
+    if lowering.precise and not lowering.shift_softmax:
         rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
         return node, FixedPoint(2.0**-PRECISE_BITS, 2**PRECISE_BITS, rescale, fraction=PRECISE_BITS)
     rescale = (dyadic(scale * (math.log2(math.e) if lowering.shift_softmax else 1.0) * 2**SOFTMAX_BITS),)
@@ -372,13 +382,11 @@ def _softmax(lowering: Lowering, name: str, node: Softmax) -> Lowered:
 
 def _gelu(lowering: Lowering, name: str, node: Gelu) -> Lowered:
     scale, bound = lowering.source(name)
-    if lowering.precise:
-        fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / max(bound * scale + 1, 1))))
-        if fraction > GELU_BITS:
-            rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
-            return node, FixedPoint(
-                2.0**-fraction, math.ceil(bound * scale * 2.0**fraction) + 1, rescale, fraction=fraction
-            )
+    fraction, clips = lowering.precise_bits(name, bound * scale)
+    if fraction:
+        largest = LIMIT if clips else math.ceil(bound * scale * 2.0**fraction) + 1
+        rescale = (dyadic(scale * 2**FINE_BITS, STATE_BITS),)
+        return node, FixedPoint(2.0**-fraction, largest, rescale, fraction=fraction, clips=clips)
     multiplier, shift = dyadic(scale * 2**GELU_BITS)
     bound = math.ceil(((bound * multiplier >> shift) + 1) * 2.0**-GELU_BITS / GELU_SCALE) + 1
     return node, FixedPoint(GELU_SCALE, bound, ((multiplier, shift),))

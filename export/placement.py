@@ -7,7 +7,7 @@ numbers are upper bounds of what a better placement needs.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +56,7 @@ class Connection:
     operand_bits: what an element keeps of an operand of a product, for all tokens; 0 where the port is summed up.
     tokens: into a convolution, the tokens whose copies of the population, or the places of an image whose blocks, each
       sender reaches.
+    kept: (elements, senders), which weights of a dense connection are not 0; None: they all take memory.
     """
 
     source: str
@@ -64,22 +65,55 @@ class Connection:
     weight_bits: int
     operand_bits: int = 0
     tokens: int = 1
+    kept: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def axons(self, elements: int) -> int:
         """Input axons of a core with so many elements."""
         return -(-elements // self.reach) * self.senders
 
     def bits(self, elements: int, chip: Chip) -> int:
+        """Synapse memory of the fullest core, in the shorter of the two formats."""
+        dense = self.dense_bits(elements, chip)
+        return min(dense, max(self.sparse_bits(elements, chip), default=dense))
+
+    def dense_bits(self, elements: int, chip: Chip) -> int:
+        """Synapse memory of a core that keeps every weight."""
         return self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+
+    def sparse_bits(self, elements: int, chip: Chip) -> list[int]:
+        """Synapse memory of each core that holds so many elements, as lists of the weights that are not 0, each with
+        the index of its element; empty where there is no such format, or no zero."""
+        if self.kept is None or (most := chip.get("sparse_index_bits")) is None:
+            return []
+        bits = self.weight_bits + index_bits(elements, most)
+        weights = np.add.reduceat(self.kept, np.arange(0, len(self.kept), elements), axis=0, dtype=np.int64)
+        lengths, axons = zip(*(np.unique(core, return_counts=True) for core in weights), strict=True)
+        return [
+            sum(int(n) * chunk_bits(int(k), bits, chip) for k, n in zip(*core, strict=True))
+            for core in zip(lengths, axons, strict=True)
+        ]
+
+    def is_sparse(self, elements: int, chip: Chip) -> bool:
+        """Whether lists with indices are the shorter format."""
+        dense = self.dense_bits(elements, chip)
+        return max(self.sparse_bits(elements, chip), default=dense) < dense
+
+    def all_bits(self, elements: int, of: int, chip: Chip) -> int:
+        """Of all cores of a population of `of` elements."""
+        if self.is_sparse(elements, chip):
+            return sum(self.sparse_bits(elements, chip))
+        cores = -(-of // elements)
+        last = of - (cores - 1) * elements
+        return (cores - 1) * self.dense_bits(elements, chip) + self.dense_bits(last, chip)
 
 
 @dataclass(frozen=True)
 class Convolution(Connection):
     """All blocks have the same weights, which a core keeps once where the chip can share them."""
 
-    def bits(self, elements: int, chip: Chip) -> int:
+    def dense_bits(self, elements: int, chip: Chip) -> int:
         if not chip.get("convolutions_share_weights"):
-            return super().bits(elements, chip)
+            return super().dense_bits(elements, chip)
         return self.senders * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
 
 
@@ -117,6 +151,16 @@ class Placed:
     elements: int
     cores: int
     used: dict[str, int]
+
+
+def index_bits(elements: int, most: int) -> int:
+    """Of the index of one of so many elements."""
+    return min(max((elements - 1).bit_length(), 1), most)
+
+
+def pays_from(weight_bits: int, index: int) -> float:
+    """Share of zeros above which weights with an index each take less memory than all weights, but for headers."""
+    return index / (weight_bits + index)
 
 
 def chunk_bits(weights: int, weight_bits: int, chip: Chip) -> int:
@@ -167,6 +211,9 @@ def place(parts: list[Population], chip: Chip, state_copies: int = 1) -> dict[st
             low, high = (middle, high) if fits else (low, middle - 1)
         cores = -(-part.elements // low)
         elements = -(-part.elements // cores)
+        while elements > 1 and exceeded(_used(part, elements, targets, state_copies, chip), chip):  # zeros lie unevenly
+            cores += 1
+            elements = -(-part.elements // cores)
         placed[part.name] = Placed(part, elements, cores, _used(part, elements, targets, state_copies, chip))
     return {part.name: placed[part.name] for part in parts}
 
@@ -237,7 +284,9 @@ def _weighted(graph: Graph, name: str, port: int, tokens: int, part: str, source
     assert isinstance(node, Weighted)
     kernel = node.weight[0].size // node.in_width
     senders = _elements(graph, part, tokens) * kernel
-    return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel)
+    zeros = isinstance(node, Linear) and not node.weight.all() and node.weight.shape[1] == senders
+    kept = node.weight != 0 if zeros else None
+    return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel, kept=kept)
 
 
 def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:

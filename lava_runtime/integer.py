@@ -101,10 +101,8 @@ class IntegerArithmetic(Arithmetic):
         multiplier, shift = fixed.rescale[port]
         wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
         x = rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
-        if not fixed.clips:
-            return x
-        threshold = self.neuron(name).v_threshold
-        return np.clip(x, -threshold, threshold)
+        node = self.graph.nodes[name]
+        return np.clip(x, -node.v_threshold, node.v_threshold) if fixed.clips and isinstance(node, Neuron) else x
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
         if self.fixed(name).bound > LIMIT:
@@ -298,12 +296,14 @@ def _softmax(integers: IntegerArithmetic, name: str, node: Softmax, context: Con
 def _layer_norm(integers: IntegerArithmetic, name: str, node: LayerNorm, context: Context, x: np.ndarray) -> np.ndarray:
     fixed, epsilon = integers.fixed(name), int(node.epsilon)
     y = precise.normalised(x, epsilon, fixed.fraction) if fixed.fraction else nonlinear.normalised(x, epsilon)
-    return rescaled(y * node.weight, 1, fixed.shift) + node.bias
+    y = rescaled(y * node.weight, 1, fixed.shift) + node.bias
+    return np.clip(y, -LIMIT, LIMIT) if fixed.clips else y
 
 
 def _gelu(integers: IntegerArithmetic, name: str, node: Gelu, context: Context, x: np.ndarray) -> np.ndarray:
-    fraction = integers.fixed(name).fraction
-    return precise.gelu(x, fraction) if fraction else nonlinear.gelu(x)
+    fixed = integers.fixed(name)
+    y = precise.gelu(x, fixed.fraction) if fixed.fraction else nonlinear.gelu(x)
+    return np.clip(y, -LIMIT, LIMIT) if fixed.clips else y
 
 
 def _scale(integers: IntegerArithmetic, name: str, node: Scale, context: Context, x: np.ndarray) -> np.ndarray:

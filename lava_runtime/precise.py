@@ -1,8 +1,8 @@
 """LayerNorm, softmax and GELU in whole numbers, with errors of about the last bit of what they hand on.
 
 A threshold turns small differences into spikes, and layers multiply these (docs/fixed_point.md): what is to send the
-spikes of the network with real numbers needs errors far below those of I-BERT's polynomials (nonlinear.py). Small tables
-and products of up to 62 bits take their place. `bits`: fraction bits of the result.
+spikes of the network with real numbers needs errors far below those of I-BERT's polynomials (nonlinear.py). Small
+tables and products of up to 62 bits take their place. `bits`: fraction bits of the result.
 """
 
 import math
@@ -45,7 +45,8 @@ def softmax(x: np.ndarray, readable: np.ndarray, bits: int) -> np.ndarray:
 
 
 def gelu(x: np.ndarray, bits: int) -> np.ndarray:
-    """x times the normal distribution, FINE_BITS fraction bits in x. The distribution is a parabola in each of 384 cells.
+    """x times the normal distribution, FINE_BITS fraction bits in x; the distribution is a parabola in each of 384
+    cells.
 
     |error| below 2^-21 and a unit for |x| up to 8; beyond, 2^-30 |x| and a unit.
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from neurotool.errors import DataError, listing, shown
-from neurotool.recordings import READERS, ROUNDING, Events, Gridded, Recorded, read_recording
+from neurotool.recordings import READERS, ROUNDING, Events, Gridded, read_recording
 from neurotool.tasks import VALIDATION_STEMS, Task
 from neurotool.texts import as_utf8
 
@@ -147,10 +147,10 @@ class _Read:
                 raise DataError(f"{path}: holds {listing(content) or 'nothing'}: one array, or events, are wanted")
             content = next(iter(content.values()))
         self.time_step = content.time_step if isinstance(content, Gridded) else None
-        self.recorded: Recorded = content.values if isinstance(content, Gridded) else content
+        self.recorded: np.ndarray | Events = content.values if isinstance(content, Gridded) else content
         if isinstance(self.recorded, Events):
             events = self.recorded
-            if not events.in_steps and time_step is None:
+            if not events.in_steps and time_step is None and events.time.size:
                 raise DataError(f"{path}: has times such as {events.time[0]:g}: give the length of a step, --time-step")
             self.recorded = events = replace(events, in_steps=time_step is None)
             last = np.floor(events.time.max(initial=0) / (time_step or 1) + ROUNDING)

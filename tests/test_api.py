@@ -98,7 +98,7 @@ def test_every_command_takes_every_kind_of_file(distilled: neurotool.Model, tmp_
     missing = run("predict", tmp_path / "model.nir", "good")
     assert missing.exit_code == 2 and "holds no tokenizer; name a .ckpt that does with --tokenizer" in missing.stderr
     own = run("predict", path, "good", *tokenizer)
-    assert own.exit_code == 2 and "has its own; the option is for a .nir file" in own.stderr
+    assert own.exit_code == 2 and "has its own; the option is for files without one" in own.stderr
     torch = run("evaluate", tmp_path / "model.lava", "--executor", "torch")
     assert torch.exit_code == 2 and "executor torch runs students of checkpoints" in torch.stderr
 

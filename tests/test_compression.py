@@ -12,7 +12,7 @@ from neurotool.export.lower import lower
 from neurotool.graph import Linear
 from neurotool.graph.fixed_point import row_mantissas
 from neurotool.train.compression import Compressor, compressible
-from neurotool.train.pruning import END, Pruned, prune, sparsity
+from neurotool.train.pruning import END, Pruned, Shrunk, prune, sparsity
 from neurotool.train.quantisation import Quantised
 
 BITS = (8, 4, 2, 1)
@@ -109,6 +109,17 @@ def test_hand_computed_masks() -> None:
     assert masks["b"].kept.tolist() == [[True, True], [False, True]]
 
 
+def test_hand_computed_shrinking() -> None:
+    weight = torch.tensor([[3.0, -1.0], [0.5, -4.0]], requires_grad=True)
+    shrunk = Shrunk(weight)
+    assert float(shrunk.root) == pytest.approx((26.25 / 4) ** 0.5)
+    assert torch.equal(shrunk(weight), weight)
+    shrunk.threshold.fill_(1.0)
+    assert shrunk(weight).tolist() == [[2.0, 0.0], [0.0, -3.0]]
+    shrunk(weight).sum().backward()
+    assert weight.grad is not None and weight.grad.eq(1).all()  # also of those at 0
+
+
 # --- in a student ----------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +146,27 @@ def test_a_compressed_student_exports_as_it_was_trained(make_student, scope: str
             unit = written[written != 0][0] / node.weight[written != 0][0]
             assert np.log2(unit) % 1 == 0 and np.array_equal(written, node.weight * unit)
             assert np.mean(integers.weight == 0) >= (0.5 if scope == "layer" else 0.0)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_weight_penalty_takes_its_share_off_every_matrix(make_student, bits: int | None) -> None:
+    student = make_student(spikes="ternary", time_steps=2)
+    before = {name: layer.weight.detach().clone() for name, layer in compressible(student)}
+    compressor = Compressor(student, bits=bits, penalty=0.6)
+    assert not compressor.settled(0.0)
+    compressor.choose(0.0)
+    assert compressor.zeros < 0.2
+    compressor.choose(1.0)
+    assert compressor.settled(END) and 0.4 < compressor.zeros < 0.6  # of a normal distribution 0.45; 4 bits add some
+    ids = torch.randint(1, 30, (3, 9))
+    trained = student(ids).logits
+    compressor.finish()
+    assert torch.equal(student(ids).logits, trained)
+    for name, layer in compressible(student):
+        expected = before[name].sign() * (before[name].abs() - 0.6 * before[name].square().mean().sqrt()).clamp(min=0)
+        if bits is None:
+            assert torch.allclose(layer.weight, expected)
+        assert not layer.weight[expected == 0].any()
 
 
 def test_masks_change_in_the_first_stage_only_and_exponents_always(make_student) -> None:

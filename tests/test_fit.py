@@ -110,6 +110,46 @@ def test_synapse_bits_and_axons_by_hand() -> None:
     assert layer.output_axons == 0  # nothing reads it
 
 
+def pruned(weight: np.ndarray) -> Graph:
+    build = GraphBuilder()
+    x = build.add("in", Input(weight.shape[1], spiking=True))
+    build.add("0", Neuron(reset="hard"), build.add("0.linear", Linear(weight), x))
+    return lowered(build)
+
+
+def test_zero_weights_take_no_memory_by_hand() -> None:
+    """100 axons, 64 of 70 weights 0 in each: 6 entries of 8 + 7 bits and a header of 10 are 100 bits, 2 words; all 70
+    are a chunk of 64 weights (576 bits) and one of 6 (64 bits)."""
+    weight = np.zeros((70, 100))
+    weight[:6] = 1.0
+    report = fit_report(pruned(weight), load_chip("loihi1"))
+    assert report.layers[0].sparse and report.layers[0].synapse_bits == 100 * 128
+    said = finding(report, "zero weights take no memory")
+    assert said.status == "pass" and said.limit == "10 bits at most"
+    assert "1 of 1 matrices" in said.detail and "47%" in said.detail  # 7 / (8 + 7)
+    weight[:60] = 1.0  # 10 zeros of 70: more with indices than without
+    layer = fit_report(pruned(weight), load_chip("loihi1")).layers[0]
+    assert not layer.sparse and layer.synapse_bits == 100 * 640
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.3, 0.6, 0.9])
+def test_zeros_save_cores_from_the_share_on_that_is_reported(zeros: float) -> None:
+    """A core for a core: the bits of the lists are those of a loop over axons and cores."""
+    rng, chip = np.random.default_rng(0), load_chip("loihi2")
+    weight = rng.uniform(0.5, 1, (768, 768)) * (rng.random((768, 768)) >= zeros)
+    (part,) = populations(pruned(weight), chip, 1)
+    (placed,) = place([part], chip).values()
+    assert (placed.cores < 6) == (zeros >= 0.6)
+    connection, n = part.connections[0], placed.elements
+    by_hand = [
+        sum(chunk_bits(int(np.count_nonzero(column)), 8 + (n - 1).bit_length(), chip) for column in core.T)
+        for core in np.split(weight, range(n, 768, n))
+    ]
+    assert connection.sparse_bits(n, chip) == (by_hand if zeros else [])
+    dense = 768 * chunk_bits(n, 8, chip)
+    assert placed.used["synapse_bits_per_core"] == (min(dense, max(by_hand)) if zeros else dense)
+
+
 def test_soft_reset_takes_two_compartments_on_loihi_1_only() -> None:
     """10 inputs are 10 axons with few weights: compartments decide. 1000 neurons fit once or half."""
     for reset, chip, neurons, cores in [
@@ -265,6 +305,7 @@ def test_a_neuron_with_too_many_inputs_breaks_axons_and_memory(tmp_path: Path) -
     small = tmp_path / "small.json"
     content = asdict(load_chip("loihi1"))
     content["limits"]["synapse_bits_per_core"]["value"] = 4096 * 64
+    del content["limits"]["sparse_index_bits"]  # some weights are 0, and would take no memory
     small.write_text(json.dumps(content))
     found = finding(fit_report(dense(4097, 2), load_chip(small)), "synapses fit the core")
     assert found.status == "fail" and f"0 {4097 * 64}" in found.detail

@@ -15,7 +15,7 @@ from neurotool.student import NeuronDynamics
 from neurotool.student.serialise import load_student
 from neurotool.train.pipeline import train
 from neurotool.train.plan import TrainingPlan
-from neurotool.train.sparsity import START, Density, EventTarget, Ramp, Sender, Synapses
+from neurotool.train.sparsity import START, Density, EventTarget, Ramp, RisingPenalty, Sender, Synapses, shift_relu
 
 MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)
@@ -146,3 +146,45 @@ def test_students_without_windows_have_no_target(make_plan: MakePlan) -> None:
             train(make_plan(*options, "--event-target", "0.2"), QUIET)
     with pytest.raises(ConfigError, match=r"event target is 0\.0: it must be above 0 and below 1"):
         train(make_plan("--event-target", "0"), QUIET)
+
+
+def test_the_penalty_of_a_relu_rises_along_a_sine(make_student) -> None:
+    """Weight 8 of a mean rate of 0.25 on real tokens; a quarter of the stage is half of the wave."""
+    penalty = RisingPenalty(8.0)
+    rates = {
+        "encoder.0.intermediate": MASK[..., None] * torch.tensor([0.0, 0.5]),
+        "encoder.0.output": torch.ones(2, 5, 3),
+    }
+    rates["encoder.0.intermediate"][1, 4] = 1.0  # padding
+    for progress, expected in ((0.0, 0.0), (0.25, 1.0), (0.5, 2.0), (1.0, 2.0)):
+        penalty.progress.fill_(progress)
+        assert float(penalty(rates, MASK)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_shifted_relu_sends_later(make_student) -> None:
+    """One level less of drive: every neuron that is not saturated sends one spike less, and those at 1 none."""
+    student = make_student(spikes="ternary", time_steps=4, activation="relu", num_hidden_layers=1)
+    with torch.no_grad():
+        before = student(IDS, MASK).rates["encoder.0.intermediate"] * 4
+        current = student.layers[0].intermediate(student(IDS, MASK).rates["encoder.0.self_output"])
+        shift_relu(student, 1.0)
+        after = student(IDS, MASK).rates["encoder.0.intermediate"] * 4
+    assert before.min() == 0 and before.max() == 4
+    open_ = (current < 1.05) & ((current * 4 + 0.5) % 1 - 0.5).abs().lt(0.49)
+    assert torch.equal(after[open_], (before - 1).clamp(min=0)[open_])
+
+
+def test_what_is_for_a_relu_is_refused_without(make_plan: MakePlan) -> None:
+    for option in ("--relu-penalty", "--relu-shift"):
+        with pytest.raises(ConfigError, match=f"{option}: is for the neurons of --activation relu"):
+            train(make_plan(option, "0.5"), QUIET)
+
+
+def test_a_relu_trained_with_its_penalty_and_shift(make_plan: MakePlan) -> None:
+    options = ("--activation", "relu", "--spikes", "ternary", "--time-steps", "2")
+    rates = []
+    for further in ((), ("--relu-penalty", "20", "--relu-shift", "0.25")):
+        result = train(make_plan(*options, *further, output=f"{len(further)}.ckpt"), QUIET)
+        layers = result.student.activity.layers
+        rates.append(sum(layer.spikes for name, layer in layers.items() if name.endswith("intermediate")))
+    assert rates[1] < 0.7 * rates[0]

@@ -93,7 +93,7 @@ def test_each_weight_is_on_the_chip_once() -> None:
 def checkpoint(write_untrained: Any, tmp_path: Path) -> Path:
     """A streaming student, untrained, that is heard: 2 steps a token, and an answer one token late."""
     student = make("hard", time_steps=2, lookahead=1, vocab_size=31)
-    path: Path = write_untrained(tmp_path / "stream.ckpt", student)
+    path: Path = write_untrained(tmp_path / "stream.ckpt", student, hidden_size=16)
     return path
 
 
@@ -157,8 +157,18 @@ def test_what_cannot_be_streamed_is_said(checkpoint: Path, arguments: tuple[str,
 
 
 def test_tokens_a_second_follow_from_the_times_of_a_machine(checkpoint: Path) -> None:
-    asked = "energy", "latency", checkpoint, "--machine", "loihi1", "--executor", "emulator", "--json"
+    asked = "energy", "latency", checkpoint, "--machine", "loihi1", "--json"
     slow = json.loads(neurotool(*asked, "--constant", "barrier=1000000").stdout)
     (one,) = slow["arrangements"]
     assert one["arrangement"] == "one copy" and one["latency_ns"] == pytest.approx(2e6 * one["tokens"])
     assert "tokens/s" in neurotool(*asked[:-1]).output
+
+
+def test_the_report_says_what_a_token_costs(checkpoint: Path) -> None:
+    report = json.loads(neurotool("energy", "report", checkpoint, "--json").stdout)
+    shown = " ".join(neurotool("energy", "report", checkpoint).output.split())
+    assert f"A token, of {report['tokens'] / report['inputs']:.3g} in a text:" in shown
+    assert report["tokens"] > 5 * report["inputs"]
+    width, wide, labels = 16, 24, 2
+    each = 2 * (2 * width * width + 2 * width * wide) + width * labels  # two blocks: mixing, residual, there and back
+    assert report["macs"] == report["tokens"] * each

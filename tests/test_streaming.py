@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.activity import Activity
 from neurotool.energy.counts import count, events_of_activity
@@ -109,6 +111,22 @@ def test_token_by_token_is_the_whole_text(kind: str) -> None:
             whole = student(IDS[:, :n]).logits
             if not student.config.lookahead or n == 9:
                 torch.testing.assert_close(answers[n - 1 + student.config.lookahead], whole, rtol=0, atol=1e-12)
+
+
+def test_a_narrower_student_has_the_main_directions_of_the_teachers_words() -> None:
+    """Words that are alike to the teacher are alike to it; each channel differs by about a threshold between words."""
+    student = make()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        teacher = BertEmbeddings(BertConfig(**TINY | {"hidden_size": 32}))
+        teacher.word_embeddings.weight.copy_(torch.randn(30, 12) @ torch.randn(12, 32))
+        student.copy_embeddings(teacher)
+        words, types = teacher.word_embeddings.weight, teacher.token_type_embeddings.weight[0]
+        theirs = torch.corrcoef(teacher.LayerNorm(words + types)).flatten()
+        ours = student.embed(torch.arange(30)[None])[0]
+    assert torch.corrcoef(torch.stack([theirs, torch.corrcoef(ours).flatten()]))[0, 1] > 0.8
+    torch.testing.assert_close(ours.std(0), torch.ones(16))
+    torch.testing.assert_close(ours.mean(0), torch.zeros(16), rtol=0, atol=1e-5)
 
 
 def test_norms_become_weights() -> None:

@@ -2,15 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 from rich.console import Console
-from transformers import BertModel
 
 from neurotool.cli.main import cli
 from neurotool.cli.train import train
@@ -55,20 +52,6 @@ def test_a_streaming_student_learns(streaming_plan: MakePlan, kind: str, options
     }
 
 
-def test_the_embedding_is_the_teachers_projected_where_widths_differ(streaming_plan: MakePlan) -> None:
-    """Words that are alike to the teacher are alike to a narrower student."""
-    plan = streaming_plan("--hidden-size", "8", "--epochs", "0.1", "--learning-rate", "1e-9")
-    student = load_student(run(plan, Console(quiet=True)).output).model
-    untaught = load_student(run(replace(plan, init="random", force=True), Console(quiet=True)).output).model
-    teacher = BertModel.from_pretrained(plan.teacher).embeddings.word_embeddings.weight
-    theirs = torch.corrcoef(teacher.detach()).flatten()
-    ours, random = (
-        torch.corrcoef(model.embeddings.word_embeddings.weight.detach()).flatten() for model in (student, untaught)
-    )
-    assert torch.corrcoef(torch.stack([theirs, ours]))[0, 1] > 0.5
-    assert torch.corrcoef(torch.stack([theirs, random]))[0, 1] < 0.3
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -109,7 +92,10 @@ def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_pat
     ]
     first, *others = [m["time_steps"]["1"] for m in metrics]
     assert all(m["accuracy"] == first["accuracy"] for m in others)
-    assert all(m["activity"]["layers"] == first["activity"]["layers"] for m in others)
+    sent = [
+        {n: (x["spikes"], x["active"]["spikes"]) for n, x in m["activity"]["layers"].items()} for m in (first, *others)
+    ]
+    assert sent[0] == sent[1] == sent[2] and sent[0]["embedding"][0] > 0
     (whole,) = [json.loads(told("predict", model, text, "--json"))]
     streamed = told("predict", model, "--stream", "--json", input=f"{text}\nbad")
     lines = [json.loads(line) for line in streamed.splitlines()]
@@ -125,6 +111,6 @@ def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_pat
         json.loads(told("energy", "report", model, "--format", "json", *more)) for more in ((), ("--data", data))
     )
     assert stored["comparisons"] == anew["comparisons"]
-    assert "trained for 1 step(s) a token" in told("evaluate", model, "-T", "2", code=1)
-    refused = told("predict", nir_file, "--tokenizer", model, "--stream", code=1)
+    assert "trained for 1 step(s) a token" in told("evaluate", model, "-T", "2", code=2)
+    refused = told("predict", nir_file, "--tokenizer", model, "--stream", code=2)
     assert "--stream is for a .ckpt of --student streaming" in refused

@@ -21,7 +21,7 @@ _SAME_NAME = (
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}
 """Options of the command, and the settings of the other student that are their defaults."""
-_PLANNED = ("event_target", "prune", "prune_scope", "weight_bits")
+_PLANNED = ("event_target", "prune", "prune_scope", "weight_bits", "integer_aware")
 _FIXED = ("model_type", "spikes", "schedule", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
 """What the next student has in common with the one it starts from."""
 
@@ -57,6 +57,7 @@ def start_from(path: Path, student: Student, tokenizer: PreTrainedTokenizerBase)
         raise ConfigError(f"--start-from {path}: its labels are {_labels(other.model)}, here {_labels(student)}")
     if other.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ConfigError(f"--start-from {path}: it reads other tokens than the teacher; give the teacher it had")
+    student.finish()  # as the other one is
     state = other.model.state_dict()
     for name, value in student.state_dict().items():
         if name.endswith("log_gain"):

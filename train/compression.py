@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from neurotool.student import Student
 from neurotool.student.spike_classifier import SpikeClassifier
-from neurotool.train.pruning import END, Pruned, prune, sparsity
+from neurotool.train.pruning import END, Pruned, Shrunk, prune, sparsity
 from neurotool.train.quantisation import Quantised
 
 EVERY = 10
@@ -22,6 +22,7 @@ class Compressor(TrainerCallback):
     all stages; both depend on the step alone, so that a resumed run chooses the same.
 
     share: of the weights that become 0, in each matrix (scope layer) or over all of them (global). bits: of a weight.
+    penalty: what is taken off every weight's size in the end, in root mean squares of its matrix at the start.
     """
 
     def __init__(
@@ -30,14 +31,18 @@ class Compressor(TrainerCallback):
         share: float | None = None,
         scope: str = "layer",
         bits: int | None = None,
+        penalty: float | None = None,
     ) -> None:
-        self.share, self.scope = share, scope
-        self.layers: dict[str, Any] = dict(compressible(student)) if share is not None or bits is not None else {}
+        self.share, self.scope, self.penalty = share, scope, penalty
+        asked = any(value is not None for value in (share, bits, penalty))
+        self.layers: dict[str, Any] = dict(compressible(student)) if asked else {}
         self.first_stage = True
         self.start = self.zeros
         for layer in self.layers.values():
             if share is not None:
                 parametrize.register_parametrization(layer, "weight", Pruned(layer.weight))
+            if penalty is not None:
+                parametrize.register_parametrization(layer, "weight", Shrunk(layer.weight))
             if bits is not None:
                 parametrize.register_parametrization(layer, "weight", Quantised(layer.weight, bits))
 
@@ -48,18 +53,20 @@ class Compressor(TrainerCallback):
         return 1 - sum(int(w.count_nonzero()) for w in weights) / max(sum(w.numel() for w in weights), 1)
 
     def settled(self, progress: float) -> bool:
-        """Whether as many weights are 0 as asked for."""
-        return self.share is None or not self.first_stage or progress >= END
+        """Whether masks and thresholds are those asked for."""
+        return (self.share is None and self.penalty is None) or not self.first_stage or progress >= END
 
     def choose(self, progress: float) -> None:
         """Masks and exponents for the weights as they are, `progress` being the share of the stage that is done."""
         originals = {name: layer.parametrizations.weight.original for name, layer in self.layers.items()}
-        masks, exponents = self._steps(Pruned), self._steps(Quantised)
+        masks, shrunk, exponents = (self._steps(kind) for kind in (Pruned, Shrunk, Quantised))
         if self.share is not None and self.first_stage:
             prune(originals, masks, sparsity(progress, self.start, self.share), self.scope)
+        if self.penalty is not None and self.first_stage:
+            for step in shrunk.values():
+                step.threshold.copy_(sparsity(progress, 0.0, self.penalty) * step.root)
         for name, quantised in exponents.items():
-            weight = originals[name]
-            quantised.choose(weight * masks[name].kept if name in masks else weight)
+            quantised.choose((masks | shrunk)[name](originals[name]) if masks or shrunk else originals[name])
 
     def _steps(self, kind: type[Any]) -> dict[str, Any]:
         steps = ((name, step) for name, layer in self.layers.items() for step in layer.parametrizations.weight)

@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "compile": "auto",
     "seed": 42,
     **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
-    **dict.fromkeys(("start_teaches", "resume", "force"), False),
+    **dict.fromkeys(("start_teaches", "integer_aware", "resume", "force"), False),
 }
 """Of what does not depend on the student (recipes.py) or the teacher."""
 
@@ -48,7 +48,7 @@ WITHOUT_DEFAULT: dict[str, type] = {
     ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     "time_step": float,
-    **dict.fromkeys(("event_target", "prune", "ema"), float),
+    **dict.fromkeys(("event_target", "prune", "weight_penalty", "relu_penalty", "relu_shift", "ema"), float),
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
     **dict.fromkeys(("kernel_sizes", "layer_map", "text_columns"), tuple),
 }
@@ -142,7 +142,11 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         event_target=options["event_target"],
         prune=options["prune"],
         prune_scope=options["prune_scope"] or "layer",
-        weight_bits=options["weight_bits"],
+        weight_penalty=options["weight_penalty"],
+        weight_bits=options["weight_bits"] or (8 if options["integer_aware"] else None),
+        relu_penalty=options["relu_penalty"],
+        relu_shift=options["relu_shift"],
+        integer_aware=options["integer_aware"],
         weight_decay=options["weight_decay"],
         warmup=options["warmup"],
         ema=options["ema"],

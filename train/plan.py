@@ -57,7 +57,11 @@ class TrainingPlan:
     augment: variants of every text of the task, labelled by the teacher; the teacher is fine-tuned without them.
     start_from: a checkpoint whose student this one starts as, and by which it is taught if `start_teaches`.
     event_target: events per synapse (train/sparsity.py). prune: share of weights that become 0, of each matrix
-    (prune_scope layer) or of all (global). weight_bits: of a weight, as export writes it.
+    (prune_scope layer) or of all (global). weight_penalty: what is taken off the size of every weight (pruning.py).
+    weight_bits: of a weight, as export writes it. relu_penalty: weight of the feed-forward part's rates with activation
+    relu; relu_shift: levels by which its neurons send later in the end (sparsity.py).
+    integer_aware: all other parameters, too, are numbers that export's integers hold (grid.py); weights have 8 bits
+    where nothing else is said.
     ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
     over processes, and over the `accumulate` parts that each process works off one after the other.
@@ -92,7 +96,11 @@ class TrainingPlan:
     event_target: float | None = None
     prune: float | None = None
     prune_scope: str = "layer"
+    weight_penalty: float | None = None
     weight_bits: int | None = None
+    relu_penalty: float | None = None
+    relu_shift: float | None = None
+    integer_aware: bool = False
     weight_decay: float = 0.01
     warmup: float = 0.1
     ema: float | None = None
@@ -128,6 +136,8 @@ class TrainingPlan:
         for name in RANGES:
             if (value := getattr(self, name, None)) is not None:
                 check_range(name, value)
+        if self.prune is not None and self.weight_penalty is not None:
+            raise ConfigError("--prune, --weight-penalty: both make weights 0; give one")
         if self.weight_bits not in (None, 1, 2, 4, 8):
             raise ConfigError(f"weight bits is {self.weight_bits}: it must be 8, 4, 2 or 1")
         for name, value in self.student.items():

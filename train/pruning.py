@@ -1,4 +1,5 @@
-"""Weights that are pruned as they are trained: the smallest are 0 in the forward pass and still get gradients."""
+"""Weights that are pruned, or shrunk, as they are trained: the smallest are 0 in the forward pass and still get
+gradients."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,31 @@ class Pruned(nn.Module):
         with torch.no_grad():
             pruned = weight * self.kept
         return substitute(weight, pruned)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+class Shrunk(nn.Module):
+    """weight -> sign(weight) (|weight| - threshold)_+: what a soft threshold leaves of it, so that small weights are 0.
+    The gradient passes straight through, as in the sparse spiking networks of Chen et al. (arXiv 2105.04916) and Cai et
+    al. (arXiv 2508.21566): a weight at 0 still moves, and can come back.
+
+    root: mean square of the weight at the start, its square root.
+    """
+
+    threshold: Tensor
+    root: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.threshold = nn.Buffer(torch.zeros(()))
+        self.root = nn.Buffer(weight.detach().square().mean().sqrt())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            shrunk = weight.sign() * (weight.abs() - self.threshold).clamp(min=0)
+        return substitute(weight, shrunk)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight

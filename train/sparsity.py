@@ -158,10 +158,38 @@ class EventTarget(nn.Module):
         return (self.log_weight + DAMPING * off).exp()
 
 
-class Ramp(TrainerCallback):
-    """Tells an EventTarget how far the first stage is; in later ones its aim stays at the target."""
+class RisingPenalty(nn.Module):
+    """On the rates of the feed-forward part with --activation relu, after ProSparse (arXiv 2402.13516): its weight
+    rises along half a wave of a sine over the first half of the first stage, so that the network can follow."""
 
-    def __init__(self, events: EventTarget) -> None:
+    progress: Tensor
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight, self.done = weight, False
+        self.progress = nn.Buffer(torch.zeros(()))
+
+    def forward(self, rates: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        """weight * mean rate over the neurons of real tokens."""
+        wide = [rate for name, rate in rates.items() if name.endswith(".intermediate")]
+        mean = torch.stack([(rate.abs().mean(-1) * mask).sum() / mask.sum() for rate in wide]).mean()
+        return self.weight / 2 * (1 - torch.cos(torch.pi * (2 * self.progress).clamp(max=1))) * mean
+
+
+@torch.no_grad()
+def shift_relu(student: Student, levels: float) -> None:
+    """ProSparse's last step, without training: neurons of the feed-forward part send their first spike so many levels
+    later, and each further one as much. Its FATReLU leaves larger values alone, which a bias cannot."""
+    for name, module in student.named_modules():
+        if name.endswith(".intermediate") and isinstance(module, nn.Linear):
+            neurons = student.neuron_layers[f"{name.replace('layers.', 'encoder.')}"]
+            module.bias.sub_(levels / student.config.time_steps * neurons.v_threshold)
+
+
+class Ramp(TrainerCallback):
+    """Tells a penalty how far the first stage is; in later ones it stays as it was at the end of that."""
+
+    def __init__(self, events: EventTarget | RisingPenalty) -> None:
         self.events = events
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
@@ -29,10 +28,11 @@ from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.encoder import Attention
 from neurotool.student.student import classification_loss
 from neurotool.tasks import Task
+from neurotool.train.averaging import Average, averaged
 from neurotool.train.chains import StudentTeacher
 from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
-from neurotool.train.sparsity import EventTarget, Ramp, measure_density, split_thresholds
+from neurotool.train.sparsity import EventTarget, Ramp, RisingPenalty, measure_density, split_thresholds
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
 from neurotool.train.teacher_cache import POSITION, KeptOutputs
 
@@ -91,12 +91,14 @@ class Distiller(nn.Module):
         compressor: Compressor | None = None,
         events: EventTarget | None = None,
         ema: float | None = None,
+        rising: RisingPenalty | None = None,
     ) -> None:
         super().__init__()
         self.student = student
-        self.averaged = None if ema is None else _averaged(student, ema)
+        self.averaged = None if ema is None else averaged(student, ema)
         self.compressor = compressor or Compressor(student)
         self.events = events
+        self.rising = rising
         self.layer_map = layer_map
         self.weights = weights
         width = student.config.hidden_size
@@ -136,8 +138,9 @@ class Distiller(nn.Module):
             self.student.load_state_dict(self.averaged.module.state_dict())
             self.averaged.n_averaged.zero_()
         self.compressor.first_stage = False
-        if self.events is not None:
-            self.events.done = True
+        for penalty in (self.events, self.rising):
+            if penalty is not None:
+                penalty.done = True
 
     @torch.no_grad()
     def start_fit(self, batch: dict[str, Tensor], hidden: Sequence[Tensor]) -> None:
@@ -187,6 +190,8 @@ class Distiller(nn.Module):
             penalty, densities = self.events(output.messages, output.rates, mask)
             loss = loss + penalty
             shown |= densities
+        if self.rising is not None:
+            loss = loss + self.rising(output.rates, mask)
         if output.rates:
             shown["spiking_rate"] = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
         return {"loss": loss} | shown
@@ -194,25 +199,6 @@ class Distiller(nn.Module):
     def _fitted(self, tap: int, x: Tensor) -> Tensor:
         fitted: Tensor = self.fit[str(tap)](x) if isinstance(self.fit, nn.ModuleDict) else self.fit(x)
         return fitted
-
-
-def _averaged(student: Student, decay: float) -> AveragedModel:
-    """A copy of the student that takes an exponential moving average of its weights; the first steps count for less, so
-    that a short run is not an average of its beginning."""
-
-    def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
-
-    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
-
-
-class Average(TrainerCallback):
-    def __init__(self, distiller: Distiller) -> None:
-        self.distiller = distiller
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        assert self.distiller.averaged is not None
-        self.distiller.averaged.update_parameters(self.distiller.student)
 
 
 def _mlp(width: int, teacher_width: int) -> nn.Sequential:
@@ -286,8 +272,9 @@ class DistillationTrainer(ReproducibleTrainer):
     ) -> None:
         if kept is not None:
             train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
-        callbacks: list[TrainerCallback] = [] if distiller.events is None else [Ramp(distiller.events)]
-        callbacks += [] if distiller.averaged is None else [Average(distiller)]
+        ramped = (penalty for penalty in (distiller.events, distiller.rising) if penalty is not None)
+        callbacks: list[TrainerCallback] = [Ramp(penalty) for penalty in ramped]
+        callbacks += [] if distiller.averaged is None else [Average(distiller.averaged, distiller.student)]
         super().__init__(
             distiller,
             arguments,

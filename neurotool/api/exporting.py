@@ -31,6 +31,7 @@ def export(
     precision: str = "fixed",
     per_layer: bool = False,
     softmax: str = "polynomial",
+    precise: bool = False,
     chip: str | None = None,
     part: str = "",
     messages: str = "spikes",
@@ -43,13 +44,16 @@ def export(
     path: by default the model's with the target's ending. target: nir, lava, netx, dot or svg. calibration: text to
     calibrate on (lava, netx), by default `samples` of the validation data; given: what else, for a network without
     text. precision: fixed, or float for a bundle of real numbers; per_layer: one weight exponent a layer; softmax:
-    polynomial or shift. chip: report how the network fits it. part: draw only the nodes of this name (dot, svg).
+    polynomial or shift; precise: softmax, norm and GELU as exact as messages of 24 bits can be. chip: report how the
+    network fits it. part: draw only the nodes of this name (dot, svg).
     messages: spikes, or graded, one with a count for each window of T steps, with the same logits.
     for_tool: a .nir file in the units and by the rules of that tool (nir). with_inputs: so many inputs, those of
     `calibration` or `given`, and what every layer sends on them, in files beside it (nir, lava). force: replace output.
     Raises ConfigError for options that do not fit the target, ExportError or BundleError where it cannot be written.
     """
-    check_options(target, calibration or given.source or None, precision, per_layer, softmax, chip, part, with_inputs)
+    check_options(
+        target, calibration or given.source or None, precision, per_layer, softmax, chip, part, with_inputs, precise
+    )
     if messages not in MESSAGES:
         raise ConfigError(f"messages {messages!r}: choose one of {', '.join(MESSAGES)}")
     if messages == "graded":
@@ -68,14 +72,14 @@ def export(
     if target in LOWERED:
         if target == "netx":  # it holds layers that read spikes
             given = replace(given, kind="spikes")
-        how = Quantisation(precision == "fixed", per_layer, softmax == "shift", data, samples, given)
+        how = Quantisation(precision == "fixed", per_layer, softmax == "shift", precise, data, samples, given)
         report |= _lowered(model, path, target, how, chip, force)
     elif for_tool is not None:
         report |= _for_tool(model.graph, path, for_tool, force)
     else:
         report |= _WRITERS[target](model.graph, path, part, force)
     if with_inputs is not None:
-        report |= {"vectors": write_vectors(_reopened(path, for_tool), vectors, force)}
+        report |= {"vectors": write_vectors(_written(model, path, for_tool), vectors, force)}
     return report
 
 
@@ -104,13 +108,13 @@ def _for_tool(graph: Graph, path: Path, tool: str, force: bool) -> dict[str, Any
     return _described(graph, path) | {"told": told}
 
 
-def _reopened(path: Path, tool: str | None) -> Model:
+def _written(model: Model, path: Path, tool: str | None) -> Model:
     """What was written, as whoever reads it computes it."""
     if tool is None:
         return open_model(path)
-    from neurotool.export.for_tool import IMPORTS
+    from neurotool.export.for_tool import as_written
 
-    return open_model(path, tool=tool, reset=IMPORTS[tool].reset)
+    return Model(path, "NIR file", as_written(model.graph, tool))
 
 
 def check_options(
@@ -122,6 +126,7 @@ def check_options(
     chip: str | None,
     part: str,
     with_inputs: int | None = None,
+    precise: bool = False,
 ) -> None:
     """Raises ConfigError for options of `export` that do not fit the target or each other."""
     if target not in TARGETS:
@@ -134,17 +139,18 @@ def check_options(
         )
     if with_inputs is not None and target == "nir":
         calibration = None  # it says which inputs these are
-    integers = calibration is not None or per_layer or softmax != "polynomial"
+    integers = calibration is not None or per_layer or softmax != "polynomial" or precise
     if target not in LOWERED and (integers or chip or precision != "fixed"):
-        options = "--data, --input, --per-layer, --softmax, --precision and --chip"
+        options = "--data, --input, --per-layer, --softmax, --precise, --precision and --chip"
         raise ConfigError(f"{options} are for --target lava or netx, not {target}: leave them out")
     if (target == "netx" or chip) and precision != "fixed":
         raise ConfigError(f"--precision {precision}: netx and chips hold integers; use --precision fixed")
-    if target == "netx" and softmax != "polynomial":
-        raise ConfigError(f"--softmax {softmax}: netx holds no softmax; leave it out")
+    if target == "netx" and (softmax != "polynomial" or precise):
+        raise ConfigError("--softmax, --precise: netx holds no softmax, norm or GELU; leave them out")
     if integers and precision != "fixed":
         raise ConfigError(
-            f"--precision {precision}: --data, --input, --per-layer and --softmax are about integers; leave them out"
+            f"--precision {precision}: --data, --input, --per-layer, --softmax and --precise are about integers; leave "
+            "them out"
         )
 
 

@@ -92,12 +92,13 @@ class Errors:
 
 class Quantisation(NamedTuple):
     """fixed: integers, else the rest does not matter. data, samples: what to calibrate on; the validation data by
-    default; given: what else, for a network that reads no text. per_layer, shift_softmax: as in
-    `neurotool.export.lower.lower`."""
+    default; given: what else, for a network that reads no text. per_layer, shift_softmax, precise: as in
+    `neurotool.export.lower.lower`; precise also where the student was trained for it."""
 
     fixed: bool = True
     per_layer: bool = False
     shift_softmax: bool = False
+    precise: bool = False
     data: Path | None = None
     samples: int = 128
     given: Given = NOTHING
@@ -111,6 +112,7 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
     path, graph = model.path, model.graph
     if graph.fixed_point:
         asked = {"--precision float": not how.fixed, "--per-layer": how.per_layer, "--softmax shift": how.shift_softmax}
+        asked |= {"--precise": how.precise}
         asked |= {f"--data {how.data}": how.data is not None, f"--input {how.given.source}": bool(how.given.files)}
         for option, given in asked.items():
             if given:
@@ -127,9 +129,11 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
         "source": {"name": path.name.encode(errors="replace").decode(), "sha256": hashlib.sha256(content).hexdigest()}
     }
     task: dict[str, Any] = {}
+    precise = how.precise
     if model.reader is not None:
         training = model.reader.training
         task, plan = asdict(model.reader.task), training.get("plan", {})
+        precise = precise or bool(plan.get("integer_aware"))
         record["plan"] = {key: plan[key] for key in ("data", "task", "max_length") if key in plan}
         record["data"] = {"hashes": training.get("data", {}).get("hashes", {})}
     if how.fixed:
@@ -137,12 +141,12 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
 
         told, texts = model.ready(how.data, how.samples, how.given)
         graph = told.graph
-        exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax)
+        exact, graph = graph, lower(graph, ranges(graph, texts), how.per_layer, how.shift_softmax, precise)
         errors = Errors(exact, graph).run(texts.batches())
         record["calibration"] = {"source": texts.source, "inputs": len(texts.inputs)}
         record["calibration"] |= errors.metrics(model.reader, texts.labels)
         exponents = "layer" if how.per_layer else "output channel"
-        softmax = "powers of two" if how.shift_softmax else "I-BERT's polynomial"
+        softmax = "powers of two" if how.shift_softmax else "precise" if precise else "I-BERT's polynomial"
         record["quantisation"] = {
             "weight_bits": WEIGHT_BITS,
             "exponent_per": exponents,

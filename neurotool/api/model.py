@@ -342,8 +342,8 @@ def _open_bundle(path: Path) -> Model:
 
 
 def _bundle_reader(bundle: "Bundle", path: Path) -> Reader | None:
-    """None where the bundle's network reads neither text nor labelled spikes. Raises BundleError for damage to tokenizer
-    and task."""
+    """None where its network reads neither text nor labelled spikes. Raises BundleError for damage to tokenizer and
+    task."""
     entries = [node for node in bundle.graph.nodes.values() if isinstance(node, Input)]
     if not bundle.tokenizer and not (bundle.task and any(node.spiking for node in entries)):
         return None

@@ -79,6 +79,11 @@ Examples:
     help="Integer exponentials after I-BERT, or powers of two, whose products are shifts (lava).",
 )
 @click.option(
+    "--precise",
+    is_flag=True,
+    help="Softmax, norm and GELU to the last bits of a message; always for students trained --integer-aware (lava).",
+)
+@click.option(
     "--messages",
     type=click.Choice(MESSAGES),
     default="spikes",
@@ -117,6 +122,7 @@ def export(
     precision: str,
     per_layer: bool,
     softmax: str,
+    precise: bool,
     samples: int,
     force: bool,
     given: "Given",
@@ -133,6 +139,7 @@ def export(
         "precision": precision,
         "per_layer": per_layer,
         "softmax": softmax,
+        "precise": precise,
         "chip": chip,
         "part": part,
         "with_inputs": with_inputs,

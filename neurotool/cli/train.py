@@ -213,7 +213,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student(
     "--init",
     type=click.Choice(["auto", "teacher", "random"]),
-    help="What the student starts from; auto is the teacher where the widths agree.",
+    help="What the student starts from; auto is the teacher where widths agree, its words if narrower.",
 )
 @click.option("--layer-map", callback=_layer_map, help="Teacher hidden states, e.g. 0,3,6,9,12, or 0,-,6,9,12.")
 @_by_student("--max-shift", type=float, help="Fit of binary spikes; 0 = sparser.")
@@ -245,11 +245,21 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 )
 @click.option("--start-teaches", is_flag=True, help="It also teaches, in place of the BERT.")
 @click.option("--event-target", type=float, help="Events per synapse to reach, e.g. 0.15; windows of T steps only.")
+@click.option("--relu-penalty", type=float, help="Of --activation relu: weight of its rates, which rises (ProSparse).")
+@click.option("--relu-shift", type=float, help="Of --activation relu: levels its neurons send later in the end.")
 @click.option("--prune", type=float, help="Share of the weights that become 0, e.g. 0.5.")
 @click.option(
     "--prune-scope",
     type=click.Choice(["layer", "global"]),
     help="That share of each matrix, or of all together.  [default: layer]",
+)
+@click.option(
+    "--weight-penalty",
+    type=float,
+    help="Taken off the size of every weight, in mean sizes of its matrix, e.g. 0.6; small ones become 0.",
+)
+@click.option(
+    "--integer-aware", is_flag=True, help="Parameters that export's integers hold; then both send the same spikes."
 )
 @click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")

@@ -58,7 +58,8 @@ class FixedPoint:
     shift: of the product with the weight of LayerNorm and Scale.
     powers_of_two: of a Softmax that gives nothing else.
     fraction: of a precise Softmax, LayerNorm or Gelu, the bits of its fraction; 0: the short forms, after I-BERT.
-    clips: of a neuron whose drive is cut off at its threshold, beyond which a window sends no more.
+    clips: of a neuron whose drive is cut off at its threshold, beyond which a window sends no more; of a precise
+      LayerNorm or Gelu that only such neurons read, and whose output is cut off at LIMIT.
     """
 
     scale: float
