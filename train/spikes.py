@@ -122,7 +122,8 @@ def evaluate_spikes(student: SpikeClassifier, recordings: Recordings, task: Task
     training, device = student.training, student.classifier.weight.device
     student.eval()
     steps = student.config.time_steps
-    activity, logits = Activity(steps, steps), []
+    activity = Activity(steps, steps)
+    logits: list[np.ndarray] = []
     for start in range(0, len(recordings.labels), AT_ONCE):
         spikes = torch.from_numpy(recordings.spikes[start : start + AT_ONCE]).float().to(device)
         output: SpikeOutput = student(spikes)
