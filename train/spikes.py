@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import TrainingArguments
+from transformers import TrainerControl, TrainingArguments
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.evaluation import Evaluation
@@ -63,6 +63,7 @@ class SpikeTraining(nn.Module):
 class SpikeTrainer(ReproducibleTrainer):
     def __init__(self, trained: SpikeTraining, arguments: TrainingArguments, data: SpikeData) -> None:
         self.data, self.trained = data, trained
+        self.control: TrainerControl
         super().__init__(
             trained,
             arguments,
