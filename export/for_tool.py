@@ -20,7 +20,7 @@ from neurotool.export.from_nir import from_nir
 from neurotool.export.rewriting import rewritten
 from neurotool.export.to_nir import TAU_WITHOUT_LEAK, expressible, to_nir
 from neurotool.export.tool_imports import IMPORTS, WITHOUT_IMPORT, per_step, unit
-from neurotool.graph import Add, CubaLIF, Flatten, Graph, Input, Integrator, Neuron, SumPool2d
+from neurotool.graph import Add, CubaLIF, Flatten, Graph, Input, Integrator, Linear, Neuron, SumPool2d
 from neurotool.graph.nodes import own_axes
 
 _KEEPS_NOTHING = 2.0**60
@@ -121,6 +121,12 @@ class _Writer:
         for name, _ in graph.feedback:
             if getattr(graph.nodes[name], "bias", None) is not None and not self.rules.bias_from_start:
                 raise self._refuse(name, "it is fed back, and its import leaves its bias out of the first step")
+        behind = False
+        for name, node in graph.nodes.items():
+            behind = behind or isinstance(node, Neuron)
+            biased = isinstance(node, Linear) and node.bias is not None and np.any(node.bias)
+            if behind and biased and self.rules.sends_late:
+                raise self._refuse(name, "a bias behind neurons, which send one step late there, and it would not")
         if reads.chain and any(isinstance(node, Add) for node in graph.nodes.values()):
             raise ExportError(f"--for {self.tool}: its import takes layers in one line, and here are sums (Add)")
 

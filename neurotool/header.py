@@ -292,6 +292,7 @@ def try_tokenizer(tokenizer: Any, vocabulary: int, segments: int) -> None:
         columns = ["a film, Ж 中 é", ""], ["x\u0301 yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", "b"]
         padded = pad(tokenizer, encode(tokenizer, columns, 8).tokens, 16, tensors="np")
         ids, types = padded["input_ids"], padded["token_type_ids"]
+        encode(tokenizer, columns[1:], 8)  # by another template than pairs
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the tokenizers library raises plain Exceptions, and panics outside of them

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from neurotool.errors import ConfigError, DataError, listing, one_line, shown
 from neurotool.examples import LABEL, Examples, encode_labels, find_split, infer_label_names, read_examples
@@ -192,8 +193,10 @@ def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[
     """Compute the task's metrics, in their order, from logits [N, num_labels] (or scores [N]) and labels [N].
 
     F1 is that of class 1 with two classes, else the macro average. A correlation with a constant is undefined and
-    counts as 0, so that the best epoch stays well defined.
+    counts as 0, so that the best epoch stays well defined. Raises DataError for logits that are not finite.
     """
+    if wrong := int(np.sum(~np.isfinite(np.reshape(logits, (len(logits), -1))).all(1))):
+        raise DataError(f"the answers to {wrong} of {len(logits)} inputs are no numbers: the weights are too large")
     predictions = np.reshape(logits, -1) if task.regression else np.argmax(logits, axis=-1)
     return {name: float(_measure(name, task, np.asarray(labels), predictions)) for name in task.metrics}
 
@@ -220,9 +223,11 @@ def _measure(metric: str, task: Task, labels: np.ndarray, predictions: np.ndarra
 
 
 def tokenise(
-    dataset: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    dataset: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase", max_length: int, kept: Path | None = None
 ) -> tuple[datasets.Dataset, int]:
     """Tokenise sentence1 (and sentence2) to at most `max_length` tokens, unpadded: padding is the collator's work.
+
+    kept: where the tokens of these texts by this tokenizer are read from, memory-mapped, or written to.
 
     Returns a dataset with input_ids, token_type_ids, attention_mask and labels (where the texts have any), and how many
     texts had to be truncated.
@@ -234,7 +239,11 @@ def tokenise(
         labels = {"labels": batch["label"]} if "label" in batch else {}
         return {**encoded.tokens, **labels, "truncated": encoded.cut}
 
-    tokens = dataset.map(read, batched=True, remove_columns=dataset.column_names, desc="tokenising")
+    options: dict[str, Any] = {"batched": True, "remove_columns": dataset.column_names, "desc": "tokenising"}
+    try:
+        tokens = dataset.map(read, **options, cache_file_name=str(kept) if kept else None)
+    except (OSError, pa.ArrowInvalid):  # damaged, or no room
+        tokens = dataset.map(read, **options)
     return tokens.remove_columns("truncated"), sum(tokens["truncated"])
 
 

@@ -26,6 +26,15 @@ def copy(tiny_teacher: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_text_without_tokens(copy: Path) -> None:
+    """No special tokens, and a text that is nothing to the tokenizer."""
+    change(copy, "tokenizer.json", post_processor=None)
+    tokenizer = load_tokenizer(str(copy))
+    assert encode(tokenizer, [["good w1"]], 8).tokens["input_ids"][0]
+    with pytest.raises(DataError, match=r"the tokenizer gives no token for '   '; use another tokenizer"):
+        encode(tokenizer, [["good", "   "]], 8)
+
+
 def test_the_files_make_the_same_tokenizer(tiny_teacher: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(tiny_teacher)
     ours = tokenizer_from_files(tokenizer_files(theirs))
