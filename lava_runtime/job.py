@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from neurotool.executor import Run
 from neurotool.graph import Graph
-from neurotool.lava_runtime.emulator import Entering
+from neurotool.lava_runtime.entering import Entering
 from neurotool.lava_runtime.integer import Overflow
 
 DESCRIPTION, ARRAYS, ERROR, SECONDS = "job.json", "job.safetensors", "error.json", "seconds.json"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from neurotool.errors import ConfigError, DataError, listing, one_line, shown
 from neurotool.examples import LABEL, Examples, encode_labels, find_split, infer_label_names, read_examples
@@ -222,9 +223,11 @@ def _measure(metric: str, task: Task, labels: np.ndarray, predictions: np.ndarra
 
 
 def tokenise(
-    dataset: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    dataset: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase", max_length: int, kept: Path | None = None
 ) -> tuple[datasets.Dataset, int]:
     """Tokenise sentence1 (and sentence2) to at most `max_length` tokens, unpadded: padding is the collator's work.
+
+    kept: where the tokens of these texts by this tokenizer are read from, memory-mapped, or written to.
 
     Returns a dataset with input_ids, token_type_ids, attention_mask and labels (where the texts have any), and how many
     texts had to be truncated.
@@ -236,7 +239,11 @@ def tokenise(
         labels = {"labels": batch["label"]} if "label" in batch else {}
         return {**encoded.tokens, **labels, "truncated": encoded.cut}
 
-    tokens = dataset.map(read, batched=True, remove_columns=dataset.column_names, desc="tokenising")
+    options: dict[str, Any] = {"batched": True, "remove_columns": dataset.column_names, "desc": "tokenising"}
+    try:
+        tokens = dataset.map(read, **options, cache_file_name=str(kept) if kept else None)
+    except (OSError, pa.ArrowInvalid):  # damaged, or no room
+        tokens = dataset.map(read, **options)
     return tokens.remove_columns("truncated"), sum(tokens["truncated"])
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from neurotool.errors import ConfigError
-from neurotool.student import SpikingBertForSequenceClassification
+from neurotool.student import STUDENTS, SpikingBertForSequenceClassification, Student
 from neurotool.train.compilation import PAYS_FROM, fuse_student
 from neurotool.train.plan import TrainingPlan
 
@@ -67,6 +67,56 @@ def test_traced_layers_are_the_same(kind: str, make_student: MakeStudent, withou
     eager = outcome(student, output_messages=True)
     student.fuse()
     assert_same(outcome(student, output_messages=True), eager)
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "ann": {"model_type": "ann"},
+    "spikebert": {"model_type": "spikebert", "v_threshold": 0.9},
+    "spikebert ternary, normed": {
+        "model_type": "spikebert",
+        "spikes": "ternary",
+        "learn_v_threshold": True,
+        "attention_norm": True,
+    },
+}
+
+
+@pytest.fixture
+def other(request: pytest.FixtureRequest) -> Student:
+    """A student of OTHERS, in float64."""
+    values = dict(OTHERS[request.param])
+    kind = STUDENTS[values.pop("model_type")]
+    torch.manual_seed(4)
+    shape = {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    return kind(kind.config_class(**shape, **values, num_hidden_layers=3, num_labels=2)).double()
+
+
+def all_of(student: Student) -> dict[str, Tensor]:
+    """Rates and gradients of a loss that reads all that the losses read."""
+    student.zero_grad()
+    output = student.train()(IDS, MASK, output_attention=True)
+    read = [x for attention in output.attention or () for x in attention]
+    sum(x.square().sum() for x in (output.logits, *output.hidden, *output.rates.values(), *read)).backward()
+    found = {f"rate {name}": rate.detach() for name, rate in output.rates.items()}
+    found |= {f"gradient {name}": p.grad for name, p in student.named_parameters() if p.grad is not None}
+    return found | {"logits": output.logits.detach()}
+
+
+@pytest.mark.parametrize("other", OTHERS, indirect=True)
+def test_traced_layers_of_other_students_are_the_same(other: Student, without_compiler: None) -> None:
+    eager = all_of(other)
+    other.fuse()
+    assert_same(all_of(other), eager)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+@pytest.mark.parametrize("other", OTHERS, indirect=True)
+def test_compiled_layers_of_other_students_are_the_same(other: Student) -> None:
+    torch.compiler.reset()
+    eager = all_of(other)
+    other.fuse()
+    assert_same(all_of(other), eager)
 
 
 @pytest.mark.slow

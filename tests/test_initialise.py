@@ -12,10 +12,10 @@ from transformers import BertForSequenceClassification
 from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.emission import NeuronLayer, Recorded
-from neurotool.train.initialise import copy_teacher, fit_spikes
-from neurotool.train.pipeline import _SHAPE
+from neurotool.train.initialise import copy_teacher, fit_spikes, project_embeddings
 from neurotool.train.teacher import Teacher, TeacherOutput
 
+SHAPE = SpikingBertForSequenceClassification.shares
 IDS = torch.randint(5, 31, (8, 12), generator=torch.Generator().manual_seed(1))
 MASK = (torch.arange(12) < torch.tensor([12, 12, 11, 9, 7, 5, 4, 3])[:, None]).long()
 BATCH = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": (torch.arange(12) > 5).long().expand(8, 12)}
@@ -52,7 +52,7 @@ MakeStudent = Callable[..., SpikingBertForSequenceClassification]
 @pytest.fixture
 def start(teacher: BertForSequenceClassification) -> MakeStudent:
     def make(layer_map: tuple[int, ...] = (0, 1, 2), **values: Any) -> SpikingBertForSequenceClassification:
-        shape = {name: getattr(teacher.config, name) for name in _SHAPE}
+        shape = {name: getattr(teacher.config, name) for name in SHAPE}
         config = SpikingBertConfig(**shape, num_labels=3, num_hidden_layers=len(layer_map) - 1, **values)
         student = SpikingBertForSequenceClassification(config)
         copy_teacher(student, teacher, layer_map)
@@ -219,8 +219,22 @@ def test_no_shift_when_none_is_allowed(start: MakeStudent, teacher: BertForSeque
     [("hidden_size", 64), ("intermediate_size", 32), ("num_attention_heads", 4), ("vocab_size", 50)],
 )
 def test_another_shape(teacher: BertForSequenceClassification, name: str, value: int) -> None:
-    shape = {name: getattr(teacher.config, name) for name in _SHAPE} | {name: value}
+    shape = {name: getattr(teacher.config, name) for name in SHAPE} | {name: value}
     student = SpikingBertForSequenceClassification(SpikingBertConfig(**shape, num_hidden_layers=2))
     message = f"{name} is {value}, the teacher's is {getattr(teacher.config, name)}: use --init random"
     with pytest.raises(ConfigError, match=message):
         copy_teacher(student, teacher, (0, 1, 2))
+
+
+def test_a_narrower_student_starts_from_the_words_of_its_teacher(teacher: BertForSequenceClassification) -> None:
+    """Principal components: no other map of that width keeps more of the words' differences."""
+    shape = {name: getattr(teacher.config, name) for name in SHAPE} | {"hidden_size": 8, "num_attention_heads": 2}
+    student = SpikingBertForSequenceClassification(SpikingBertConfig(**shape, num_hidden_layers=1))
+    project_embeddings(student, teacher)
+    theirs = teacher.bert.embeddings.word_embeddings.weight.detach()
+    ours = student.embeddings.word_embeddings.weight.detach()
+    spectrum = torch.linalg.svdvals(theirs - theirs.mean(0))
+    assert torch.allclose(torch.linalg.svdvals(ours - ours.mean(0)), spectrum[:8], rtol=1e-3)
+    positions = student.embeddings.position_embeddings.weight.detach()
+    original = teacher.bert.embeddings.position_embeddings.weight.detach()
+    assert (positions.norm(dim=1) <= original.norm(dim=1) + 1e-5).all() and positions.std() > 0

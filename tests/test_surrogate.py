@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neurotool.student.emission import Membranes, NeuronLayer, Unrolled
 from neurotool.student.neurons import NeuronDynamics
-from neurotool.student.surrogate import ALPHA, atan_gradient, unrolled_spikes
+from neurotool.student.surrogate import ALPHA, atan_gradient, normed_spikes, spike_linear, unrolled_spikes
 
 DYNAMICS = [
     NeuronDynamics(leak=0.9),
@@ -98,3 +98,56 @@ def test_a_block_that_is_run_anew_leaves_the_first_rates() -> None:
     first = emission.rates["layer"]
     emission(neurons, torch.ones(2, 3, 4))
     assert emission.rates["layer"] is first
+
+
+@pytest.mark.parametrize("dynamics", DYNAMICS, ids=str)
+@pytest.mark.parametrize("v_threshold", [None, 0.7, (0.5, 0.7, 1.1)], ids=["one", "learned", "per channel"])
+def test_normed_spikes_are_those_of_norm_and_neurons(
+    dynamics: NeuronDynamics, v_threshold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one function, some tokens after the other: the same spikes and gradients."""
+    monkeypatch.setattr("neurotool.student.surrogate._IN_CACHE", 6)
+    generator = torch.Generator().manual_seed(3)
+    current = torch.randn(4 * 2, 5, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(8, 5, 3, dtype=torch.float64, generator=generator)
+    norm = torch.nn.LayerNorm(3).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.3, 0.8, 2.0]))
+        norm.bias.copy_(torch.tensor([0.4, -0.1, 0.2]))
+    threshold = None if v_threshold is None else torch.tensor(v_threshold, dtype=torch.float64, requires_grad=True)
+    drive = norm(current) if threshold is None else norm(current) / threshold
+    expected = unrolled_spikes(drive.unflatten(0, (4, -1)), dynamics).flatten(0, 1)
+    spikes = normed_spikes(current, norm, threshold, dynamics, 4)
+    assert torch.equal(spikes, expected) and spikes.unique().numel() > 1
+    read = [current, *norm.parameters(), *([] if threshold is None else [threshold])]
+    for ours, theirs in zip(*(torch.autograd.grad((s * weight).sum(), read) for s in (spikes, expected)), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_normed_spikes_under_autocast_are_those_of_float32_norms() -> None:
+    norm, dynamics = torch.nn.LayerNorm(16), NeuronDynamics(leak=0.9)
+    current = torch.randn(8, 5, 16, generator=torch.Generator().manual_seed(4)).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        spikes = normed_spikes(current, norm, None, dynamics, 4)
+    expected = unrolled_spikes(norm(current.float()).unflatten(0, (4, -1)), dynamics).flatten(0, 1)
+    assert spikes.dtype == torch.bfloat16 and torch.equal(spikes.float(), expected)
+    spikes.float().sum().backward()
+    assert current.grad is not None and current.grad.dtype == torch.bfloat16 and norm.weight.grad is not None
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_linear_map_of_counts_keeps_bytes(autocast: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    linear = torch.nn.Linear(6, 4)
+    counts = torch.randint(-128, 128, (2, 3, 6), generator=generator).float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out, expected = spike_linear(counts, linear), linear(counts)
+    assert torch.equal(out, expected) and out.dtype == expected.dtype
+    kept = [x for x in out.grad_fn.saved_tensors if x.shape == counts.shape]
+    assert [x.dtype for x in kept] == [torch.int8]
+    read = [counts, linear.weight, linear.bias]
+    for ours, theirs in zip(
+        *(torch.autograd.grad(y.float().square().sum(), read) for y in (out, expected)), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1e-2 if autocast else 1e-5, atol=1e-2 if autocast else 1e-5)

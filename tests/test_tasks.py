@@ -622,3 +622,20 @@ def test_tokenise_pairs(tokenizer: Any) -> None:
         "labels": 0.5,
     }
     assert truncated == 0 and type(truncated) is int
+
+
+def test_tokens_are_kept(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time nothing is tokenised; a damaged file is passed over."""
+    texts, kept = datasets.Dataset.from_dict({"sentence1": ["a b c", "a"], "label": [1, 0]}), tmp_path / "tokens.arrow"
+    tokens, cut = tokenise(texts, tokenizer, 4, kept)
+    first = tokens[:]
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("tokenised again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("neurotool.tasks.encode", refuse)
+        again, cut_again = tokenise(texts, tokenizer, 4, kept)
+    assert again[:] == first and cut_again == cut == 1
+    kept.write_bytes(kept.read_bytes()[:50])
+    assert tokenise(texts, tokenizer, 4, kept)[0][:] == first

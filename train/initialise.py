@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertForSequenceClassification, Student
@@ -48,6 +49,20 @@ def copy_teacher(student: Student, teacher: BertForSequenceClassification, layer
             ]
         for copy, original in copies:
             copy.load_state_dict(original.state_dict())
+
+
+@torch.no_grad()
+def project_embeddings(student: Student, teacher: BertForSequenceClassification) -> None:
+    """Where the student is narrower: the teacher's embedding along the principal components of its words."""
+    theirs = teacher.bert.embeddings
+    words = theirs.word_embeddings.weight.float()
+    centred = words - words.mean(0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)  # eigenvalues ascend
+    basis = vectors[:, -student.config.hidden_size :].flip(1)
+    ours = BertEmbeddings(student.config).to(words.device)
+    for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+        getattr(ours, name).weight.copy_(getattr(theirs, name).weight.float() @ basis)
+    student.copy_embeddings(ours)
 
 
 _COPIED = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")

@@ -4,11 +4,9 @@ that was stopped goes on where it was."""
 import dataclasses
 import hashlib
 import math
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +33,12 @@ from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.grid import check_grid, to_grid
-from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes
+from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
 from neurotool.train.memory import keep_freed_memory
 from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
+from neurotool.train.record import describe_data, describe_run, describe_teacher
 from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
@@ -61,7 +60,7 @@ from neurotool.train.trainer import (
     is_first_process,
 )
 
-_SHAPE = Student.shares
+_EMBEDDED = {"vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,22 +106,13 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     """opened: what holds from when the run is opened until its end."""
     started = time.monotonic()
     set_seed(plan.seed)
-    if not plan.data and plan.task != "demo" and plan.task in TASK_NAMES:
-        say(console, f"task {plan.task}: asking the Hugging Face hub")
-    if plan.data:
-        data = load_data(plan.data, plan.metric, plan.text_columns, plan.label_column)
-    else:
-        data = load_task(plan.task)
+    data = read_data(plan, console)
     loaded = find_teacher(plan, data, console)
     config = configure_student(plan, loaded.model.config, data.task)
     taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
     layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
     texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
-    identity = data.hashes | {"teacher": loaded.identity}
-    if texts.corpus is not None:
-        identity["corpus"] = corpus_hash(str(plan.corpus))
-    if plan.start_from is not None:
-        identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
+    identity = identify_run(plan, data, loaded, texts)
     open_run(plan, identity)
     opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
@@ -132,11 +122,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     model.to(device)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
-    taught = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
-    if taught and learned_nothing(teacher_metrics, texts.validation, data.task):
-        remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
-        constant = "chance" if data.task.regression else "giving every text the most frequent class"
-        say(console, f"warning: the teacher's {data.task.metrics[0]} is no better than that of {constant}; {remedy}")
+    warn_of_teacher(plan, loaded, teacher_metrics, texts, data.task, console)
     teacher: Teacher | StudentTeacher = Teacher(model)
     if plan.start_from is not None and plan.start_teaches:
         teacher = StudentTeacher(plan.start_from).to(device)
@@ -166,23 +152,47 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     result = evaluate(student, texts.validation, tokenizer, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
+        taught_by = describe_teacher(plan, loaded, model.config, texts, teacher_metrics)
         record = {
-            "teacher": describe_teacher(plan, model.config, tokenizer, texts, teacher_metrics)
-            | {"sha256": loaded.identity},
+            "teacher": taught_by,
             "metrics": result.metrics,
-            "data": {
-                "name": data.task.name,
-                "hashes": {name: identity[name] for name in ("train", "validation", "corpus") if name in identity},
-                "train_size": len(texts.train),
-                "variants": len(task_texts) - len(texts.train),
-                "validation_size": len(texts.validation),
-            },
+            "data": describe_data(data, identity, texts, task_texts),
             "plan": plan.to_dict(),
             "layer_map": list(layer_map),
             "stages": stages,
         } | describe_run(plan, seconds)
         finish(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     return TrainingResult(plan.output, teacher_metrics, result, seconds)
+
+
+def read_data(plan: TrainingPlan, console: Console) -> TaskData:
+    """Raises DataError, ConfigError: see load_data, load_task."""
+    if plan.data:
+        return load_data(plan.data, plan.metric, plan.text_columns, plan.label_column)
+    if plan.task != "demo" and plan.task in TASK_NAMES:
+        say(console, f"task {plan.task}: asking the Hugging Face hub")
+    return load_task(plan.task)
+
+
+def identify_run(plan: TrainingPlan, data: TaskData, loaded: LoadedTeacher, texts: Texts) -> dict[str, str]:
+    """sha256 of all that a run reads, which --resume compares."""
+    identity = data.hashes | {"teacher": loaded.identity}
+    if texts.corpus is not None:
+        identity["corpus"] = corpus_hash(str(plan.corpus))
+    if plan.start_from is not None:
+        identity["start"] = hashlib.sha256(plan.start_from.read_bytes()).hexdigest()
+    return identity
+
+
+def warn_of_teacher(
+    plan: TrainingPlan, loaded: LoadedTeacher, metrics: dict[str, float], texts: Texts, task: Task, console: Console
+) -> None:
+    """Say where a teacher that the run asks has nothing to teach."""
+    asked = plan.augment or any(stage.weights.teacher_needed for stage in plan.stages)
+    if asked and learned_nothing(metrics, texts.validation, task):
+        remedy = "choose another --teacher" if loaded.has_head else "try more --teacher-epochs or another --teacher"
+        constant = "chance" if task.regression else "giving every text the most frequent class"
+        say(console, f"warning: the teacher's {task.metrics[0]} is no better than that of {constant}; {remedy}")
 
 
 def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingResult:
@@ -219,16 +229,6 @@ def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) ->
     return TrainingResult(plan.output, {}, result, seconds)
 
 
-def describe_run(plan: TrainingPlan, seconds: float) -> dict[str, Any]:
-    """What a checkpoint says of how it was made, whatever it is."""
-    return {
-        "seed": plan.seed,
-        "seconds": round(seconds, 1),
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {name: version(name) for name in ("neurotool", "torch", "transformers", "numpy")},
-    }
-
-
 def finish(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
     """The checkpoint is written, and the state of the run goes. Raises TrainingError where it cannot be."""
     try:
@@ -239,24 +239,6 @@ def finish(plan: TrainingPlan, checkpoint: Checkpoint) -> None:
             f"-o OTHER --run-folder {plan.folder} elsewhere"
         ) from error
     close_run(plan)
-
-
-def describe_teacher(
-    plan: TrainingPlan,
-    config: BertConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Texts,
-    metrics: dict[str, float],
-) -> dict[str, Any]:
-    """What a checkpoint says of its teacher."""
-    scratch = {"texts": len(texts.train), "vocabulary": len(tokenizer)} if plan.teacher == SCRATCH else None
-    return {
-        "name": plan.teacher,
-        "from_scratch": scratch,
-        "layers": config.num_hidden_layers,
-        "shape": {name: getattr(config, name) for name in ("num_hidden_layers", *_SHAPE)},
-        "metrics": metrics,
-    }
 
 
 def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> LoadedTeacher:
@@ -308,7 +290,7 @@ def check_settings(plan: TrainingPlan) -> None:
 
 def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
     """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
-    shape = {name: getattr(teacher, name) for name in _SHAPE}
+    shape = {name: getattr(teacher, name) for name in Student.shares}
     kind = STUDENTS[plan.model_type]
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     config.check()
@@ -318,7 +300,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
         )
     penalties = {"--rate-penalty": any(s.weights.rate for s in plan.stages), "--event-target": plan.event_target}
     for option, given in penalties.items():
-        if given and "spikes" in kind.config_class.lacks:
+        if given and "time_steps" in kind.config_class.lacks:
             raise ConfigError(f"{option}: student {plan.model_type} sends no spikes; leave it out")
     if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
         what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
@@ -366,9 +348,11 @@ def start_student(
         start_from(plan.start_from, student, tokenizer)
     elif isinstance(teacher, Teacher):
         theirs = teacher.model.config
-        same_shape = all(getattr(config, name) == getattr(theirs, name) for name in student.shares)
-        if plan.init == "teacher" or (plan.init == "auto" and same_shape):
+        differs = {name for name in student.shares if getattr(config, name) != getattr(theirs, name)}
+        if plan.init == "teacher" or (plan.init == "auto" and not differs):
             copy_teacher(student, teacher.model, layer_map)
+        elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & _EMBEDDED:
+            project_embeddings(student, teacher.model)
     sample = train_set.select(range(min(64, len(train_set))))
     device = teacher.model.device
     batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))

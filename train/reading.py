@@ -1,8 +1,11 @@
 """Everything a run trains on, tokenised and looked at before anything is trained."""
 
+import hashlib
 import itertools
+import json
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 from rich.console import Console
@@ -14,6 +17,7 @@ from neurotool.train.augmentation import make_variants
 from neurotool.train.corpus import load_corpus
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.progress import say
+from neurotool.train.teacher import cache_folder, describe_tokenizer
 
 UNKNOWN = 0.05
 """Share of unknown tokens above which something is likely to be wrong."""
@@ -39,7 +43,7 @@ def read_texts(
         say(console, f"--max-length {plan.max_length}: the teacher has {max_length} positions, which is now the limit")
     splits = []
     for name, split in (("train", data.train), ("validation", data.validation)):
-        tokens, truncated = tokenise(split, tokenizer, max_length)
+        tokens, truncated = tokenise(split, tokenizer, max_length, _kept(data.hashes[name], tokenizer, max_length))
         splits.append(tokens)
         if truncated:
             say(console, f"{name}: {truncated} of {len(tokens)} texts are longer than {max_length} tokens: cut")
@@ -52,6 +56,17 @@ def read_texts(
             say(console, f"--corpus-length {plan.corpus_length}: texts have at most {length} tokens, now the limit")
         corpus = load_corpus(plan.corpus, tokenizer, length, plan.max_texts)
     return Texts(splits[0], splits[1], variants, corpus)
+
+
+def _kept(texts: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Path | None:
+    """The file of these tokens in the cache; None where there can be none. texts: hash of texts and labels."""
+    digest = hashlib.sha256(json.dumps([texts, describe_tokenizer(tokenizer), max_length], sort_keys=True).encode())
+    path = cache_folder() / "tokens" / f"{digest.hexdigest()[:24]}.arrow"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return path
 
 
 def check_unknown(teacher: str, texts: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:

@@ -229,14 +229,18 @@ def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: Bert
 def identify(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, has_head: bool) -> str:
     """sha256 of weights (without a head that was made), config and tokenizer; where they lie does not matter."""
     config = {name: value for name, value in model.config.to_diff_dict().items() if name not in _NO_IDENTITY}
-    read = json.loads(tokenizer.backend_tokenizer.to_str())
-    read |= {"truncation": None, "padding": None}  # the last call's
-    digest = hashlib.sha256(json.dumps([config, read], sort_keys=True, default=str).encode())
+    read = [config, describe_tokenizer(tokenizer)]
+    digest = hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if has_head or not name.startswith("classifier."):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()
+
+
+def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What decides on the tokens of a text, but for where it is cut."""
+    return json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}  # the last call's
 
 
 def _check_label_order(name: str, id2label: dict[int, str], task: Task) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
@@ -29,6 +28,7 @@ from neurotool.student import SpikingBertForSequenceClassification, Student
 from neurotool.student.encoder import Attention
 from neurotool.student.student import classification_loss
 from neurotool.tasks import Task
+from neurotool.train.averaging import Average, averaged
 from neurotool.train.chains import StudentTeacher
 from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
@@ -95,7 +95,7 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self.averaged = None if ema is None else _averaged(student, ema)
+        self.averaged = None if ema is None else averaged(student, ema)
         self.compressor = compressor or Compressor(student)
         self.events = events
         self.rising = rising
@@ -201,25 +201,6 @@ class Distiller(nn.Module):
         return fitted
 
 
-def _averaged(student: Student, decay: float) -> AveragedModel:
-    """A copy of the student that takes an exponential moving average of its weights; the first steps count for less, so
-    that a short run is not an average of its beginning."""
-
-    def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
-
-    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
-
-
-class Average(TrainerCallback):
-    def __init__(self, distiller: Distiller) -> None:
-        self.distiller = distiller
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        assert self.distiller.averaged is not None
-        self.distiller.averaged.update_parameters(self.distiller.student)
-
-
 def _mlp(width: int, teacher_width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, teacher_width), nn.GELU(), nn.Linear(teacher_width, teacher_width))
 
@@ -293,7 +274,7 @@ class DistillationTrainer(ReproducibleTrainer):
             train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
         ramped = (penalty for penalty in (distiller.events, distiller.rising) if penalty is not None)
         callbacks: list[TrainerCallback] = [Ramp(penalty) for penalty in ramped]
-        callbacks += [] if distiller.averaged is None else [Average(distiller)]
+        callbacks += [] if distiller.averaged is None else [Average(distiller.averaged, distiller.student)]
         super().__init__(
             distiller,
             arguments,

@@ -213,7 +213,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_student(
     "--init",
     type=click.Choice(["auto", "teacher", "random"]),
-    help="What the student starts from; auto is the teacher where the widths agree.",
+    help="What the student starts from; auto is the teacher where widths agree, its words if narrower.",
 )
 @click.option("--layer-map", callback=_layer_map, help="Teacher hidden states, e.g. 0,3,6,9,12, or 0,-,6,9,12.")
 @_by_student("--max-shift", type=float, help="Fit of binary spikes; 0 = sparser.")

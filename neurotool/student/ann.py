@@ -4,6 +4,7 @@ encoder with the readout of the other students; distilled in the same way it sho
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
@@ -16,8 +17,10 @@ from neurotool.student.student import Student, StudentOutput
 
 
 class AnnLayer(EncoderLayer):
-    def forward(self, x: Tensor, mask: Tensor, read: list[Attention] | None = None) -> Tensor:
-        return self.run(x, mask, lambda place, current: current, read)
+    def forward(self, x: Tensor, mask: Tensor, with_attention: bool = False) -> tuple[Tensor, list[Attention]]:
+        """mask: as EncoderLayer's. What the layer hands on, and on request what its attention reads."""
+        read: list[Attention] = []
+        return self.run(x, mask, lambda place, current: current, read if with_attention else None), read
 
 
 class AnnForSequenceClassification(Student):
@@ -39,12 +42,22 @@ class AnnForSequenceClassification(Student):
     def _run(
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
-        hidden = [current]
+        hidden, key_mask, run = [current], mask.bool()[:, None, None, :], self.fused or AnnLayer.forward
         for layer in self.layers:
-            hidden.append(layer(hidden[-1], mask.bool()[:, None, None, :], read))
+            x, of_layer = run(layer, hidden[-1], key_mask, read is not None)
+            hidden.append(x)
+            if read is not None:
+                read += of_layer
         if output.rates is not None:
             output.hidden = tuple(hidden)
         return hidden[-1]
+
+    @property
+    def can_fuse(self) -> bool:
+        return True
+
+    def fuse(self) -> None:
+        self.fused = torch.compile(AnnLayer.forward, dynamic=True)
 
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         def sweep(emit: Emission, state: Tensor | None = None) -> Tensor:

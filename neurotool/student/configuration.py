@@ -11,6 +11,8 @@ Schedule = Literal["phased", "concurrent"]
 Pooling = Literal["mean", "cls"]
 Positions = Literal["learned", "none"]
 Activation = Literal["gelu", "relu"]
+MOST_BLOCKS = 63
+"""Of SpikeBERT, each of which adds two spikes to a stream of counts that training keeps in a signed byte each."""
 
 
 class StudentConfig(BertConfig):
@@ -146,6 +148,8 @@ class SpikeBertConfig(StudentConfig):
         positive("attention_v_threshold", self.attention_v_threshold)
         positive("attention_scale", self.attention_scale)
         one_of("positions", self.positions, get_args(Positions))
+        if self.num_hidden_layers > MOST_BLOCKS:
+            raise ConfigError(f"num_hidden_layers is {self.num_hidden_layers}: it must be at most {MOST_BLOCKS}")
 
 
 class TextCnnConfig(StudentConfig):

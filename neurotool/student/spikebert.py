@@ -6,7 +6,7 @@ what its attention sums up, which without a softmax grows with the number of tok
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 from neurotool.graph import Add, Graph, GraphBuilder, MatMul, Scale
 from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node, norm_node
 from neurotool.student.configuration import SpikeBertConfig
-from neurotool.student.emission import Emission, NeuronLayer
-from neurotool.student.neurons import NeuronDynamics
+from neurotool.student.emission import Emission, NeuronLayer, Unrolled
+from neurotool.student.neurons import NeuronDynamics, average_spiking_rate
+from neurotool.student.surrogate import spike_linear, unrolled_spikes
 from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 
 
@@ -50,15 +51,44 @@ class SpikeBertBlock(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, mask: Tensor, emit: Emission) -> Tensor:
         """mask: (batch, tokens), 1 = token."""
-        query, key, value = (self._split(self._spikes(part, x, emit)) for part in ("query", "key", "value"))
+
+        def spikes(part: str, x: Tensor) -> Tensor:
+            linear, norm, neurons = self._of(part)
+            if linear is None:
+                return emit(neurons, x if norm is None else norm(x))
+            if isinstance(emit, Unrolled):
+                return emit.normed(neurons, norm, spike_linear(x, linear))
+            return emit(neurons, norm(linear(x)))
+
+        return self._run(x, mask, spikes)
+
+    def unrolled(self, x: Tensor, mask: Tensor, time_steps: int, with_rates: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same on all time steps, and on request the rates of its parts: what `fuse` compiles. It reads no name of
+        a layer, so that one compiled piece serves them all."""
+        rates: dict[str, Tensor] = {}
+
+        def spikes(part: str, x: Tensor) -> Tensor:
+            linear, norm, neurons = self._of(part)
+            current = x if linear is None else linear(x)
+            drive = neurons.drive(current if norm is None else norm(current)).unflatten(0, (time_steps, -1))
+            sent = unrolled_spikes(drive, neurons.dynamics)
+            if with_rates:
+                rates[part] = average_spiking_rate(iter(sent), neurons.dynamics.leak)
+            return sent.flatten(0, 1)
+
+        return self._run(x, mask, spikes), rates
+
+    def _run(self, x: Tensor, mask: Tensor, spikes: Callable[[str, Tensor], Tensor]) -> Tensor:
+        query, key, value = (self._split(spikes(part, x)) for part in ("query", "key", "value"))
         scores = query @ key.transpose(-1, -2) * mask[:, None, None].to(x.dtype)
         context = scores @ value
-        products = context.transpose(1, 2).reshape(x.shape) * self.attention_scale
-        attention = emit(
-            self.attention_neurons, products if self.attention_norm is None else self.attention_norm(products)
-        )
-        x = x + self._spikes("self_output", attention, emit)
-        return x + self._spikes("output", self._spikes("intermediate", x, emit), emit)
+        attention = spikes("attention", context.transpose(1, 2).reshape(x.shape) * self.attention_scale)
+        x = x + spikes("self_output", attention)
+        return x + spikes("output", spikes("intermediate", x))
+
+    def _of(self, part: str) -> tuple[nn.Linear | None, nn.LayerNorm | None, NeuronLayer]:
+        """What makes the spikes of a part."""
+        return getattr(self, part, None), getattr(self, f"{part}_norm"), getattr(self, f"{part}_neurons")
 
     def add_to(self, build: GraphBuilder, name: str, x: str) -> str:
         """The block as nodes that read node `x`; returns the last."""
@@ -77,11 +107,6 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         attention = build.add(f"{name}.attention", neuron_node(self.attention_neurons), scaled)
         x = build.add(f"{name}.self_output.add", Add(), x, spikes("self_output", attention))
         return build.add(f"{name}.output.add", Add(), x, spikes("output", spikes("intermediate", x)))
-
-    def _spikes(self, part: str, x: Tensor, emit: Emission) -> Tensor:
-        """Neurons on LayerNorm(W x + b)."""
-        norm, neurons = getattr(self, f"{part}_norm"), getattr(self, f"{part}_neurons")
-        return emit(neurons, norm(getattr(self, part)(x)))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
@@ -124,13 +149,29 @@ class SpikeBertForSequenceClassification(UnrolledStudent):
         def sweep(emit: Emission, state: Tensor | None = None, hand_on: HandOn = ignore) -> Tensor:
             x = emit(self.embedding_neurons, current)
             hand_on(x)
-            for layer in self.layers:
-                x = layer(x, mask, emit)
+            for index, layer in enumerate(self.layers):
+                x = layer(x, mask, emit) if self.fused is None else self._fused(self.fused, index, x, mask, emit)
                 hand_on(x)
             normed: Tensor = self.norm(x)
             return normed
 
         return sweep
+
+    @property
+    def can_fuse(self) -> bool:
+        return True
+
+    def fuse(self) -> None:
+        self.fused = torch.compile(SpikeBertBlock.unrolled)  # dynamic=True fails on numbers in the backward pass
+
+    def _fused(self, run: Callable[..., Any], index: int, x: Tensor, mask: Tensor, emit: Emission) -> Tensor:
+        block = cast(SpikeBertBlock, self.layers[index])
+        if not isinstance(emit, Unrolled) or emit.counts is not None or emit.time_steps != self.config.time_steps:
+            return cast(Tensor, block(x, mask, emit))
+        x, rates = run(block, x, mask, emit.time_steps, emit.rates is not None)
+        if emit.rates is not None:
+            emit.rates |= {f"encoder.{index}.{part}": rate for part, rate in rates.items()}
+        return x
 
     def to_graph(self) -> Graph:
         build = GraphBuilder()

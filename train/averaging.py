@@ -1,0 +1,28 @@
+"""A moving average of a student's weights, which is measured and kept in place of the last ones."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from neurotool.student import Student
+
+
+def averaged(student: Student, decay: float) -> AveragedModel:
+    """A copy of the student that takes an exponential moving average of its weights; the first steps count for less, so
+    that a short run is not an average of its beginning."""
+
+    def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
+        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+
+    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
+
+
+class Average(TrainerCallback):
+    def __init__(self, average: AveragedModel, student: Student) -> None:
+        self.average, self.student = average, student
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.average.update_parameters(self.student)
