@@ -6,7 +6,6 @@ Most of a small student is its vocabulary. The teacher, the demo's, therefore ke
 need: those they have at least three times, and single characters, in which WordPiece spells the rest.
 """
 
-import json
 import math
 import shlex
 import string
@@ -74,7 +73,6 @@ of 8 bits, embeddings of 16). It is there to try the commands with, without trai
 |---|---|
 | teacher (6 layers x 384, {tokens} tokens) | {teacher:.1f} % |
 | student, float32 | {student:.1f} % |
-| bundle, on the emulator | {bundle:.1f} % |
 
 These sentences chose the epoch, so the figures flatter a little; the standard error is {error:.1f} points. It has seen
 nothing but single sentences of English film reviews, of at most {longest} tokens; its answers to other texts mean
@@ -95,7 +93,6 @@ nothing.
 def write_card(folder: Path, options: str) -> None:
     checkpoint = read_checkpoint(folder / "film.ckpt")
     record, config = checkpoint.training, checkpoint.config
-    (emulated,) = json.loads(neurotool("evaluate", folder / "film.lava", "--json"))["time_steps"].values()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, stdout=subprocess.PIPE, text=True)
     accuracy, count = record["metrics"]["accuracy"], record["data"]["validation_size"]
     card = CARD.format(
@@ -108,7 +105,6 @@ def write_card(folder: Path, options: str) -> None:
         tokens=config["vocab_size"],
         teacher=100 * record["teacher"]["metrics"]["accuracy"],
         student=100 * accuracy,
-        bundle=100 * emulated["accuracy"],
         error=100 * math.sqrt(accuracy * (1 - accuracy) / count),
         longest=record["plan"]["max_length"],
         fewest=FEWEST,

@@ -202,7 +202,8 @@ class _Writer:
             raise self._refuse(name, f"its potentials start at {own:g} thresholds (v_init), the tool's at {theirs:g}")
         leaks = cuba or np.any(np.asarray(node.leak) != 1) or reads.only_lif
         floor = None if reads.floor is None or leaks else np.asarray(reads.floor * node.v_threshold)
-        same = (floor is None) == (node.v_min is None) and (floor is None or np.array_equal(floor, node.v_min))
+        neither = floor is None and node.v_min is None
+        same = neither or (floor is not None and node.v_min is not None and np.array_equal(floor, node.v_min))
         if not same and not reads.floors:
             raise self._refuse(name, "its potentials have a lower limit (v_min), and the tool's have none")
         if not same:
@@ -241,7 +242,7 @@ class _Writer:
                 raise self._refuse(name, f"its import takes one {parameter} for a layer, and here they differ")
             if hasattr(node, parameter):
                 setattr(node, parameter, np.full_like(values, values.flat[0]))
-        return node  # type: ignore[no-any-return]
+        return node
 
     def _names(self, nodes: Mapping[str, nir.NIRNode]) -> dict[str, str]:
         named = {name: _name(name) for name in nodes}

@@ -87,14 +87,14 @@ def _ask(
     missing: list[tuple[str, str]] = []
     if time_steps is None:
         missing.append(("how long to run", "--time-steps T"))
-    silent = [f"{name[:40]} ({type(node).__name__})" for name, node in nodes.items()
+    silent = [f"{name[:24]} ({type(node).__name__})" for name, node in nodes.items()
               if isinstance(node, _FIRING) and "reset" not in node.metadata]  # fmt: skip
     if rules.reset is None and silent:
         missing.append((f"how neurons reset, such as {silent[0]}", "--reset soft or hard"))
     timed = any(isinstance(node, _TIMED) for node in nodes.values())
     charged = any(isinstance(node, (nir.IF, nir.I)) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
     if rules.time_step is None and (timed or (charged and not rules.unit_charge)):
-        missing.append(("what the time step is", "--time-step DT"))
+        missing.append(("dt", "--time-step DT"))
     if tool is None and "membrane" not in told and numbers.of_other_dynamics(rules.time_step):
         missing.append(("how a step is integrated", "--membrane RULE"))
     if not missing:
@@ -106,7 +106,7 @@ def _ask(
         text, tools = numbers.points_at() or ("", ())
         known, others = (tools[0], f" (or {', '.join(tools[1:])})" if tools[1:] else "") if tools else ("TOOL", "")
         reason = f"its numbers say {text}: " if text else ""
-        hint = f"; or its tool, which says it all: {reason}--from {known}{steps}{others}"
+        hint = f"; or its tool: {reason}--from {known}{steps}{others}"
     raise GraphError(f"the file does not say {_listed(what)}: give {_listed(how)}{hint}")
 
 

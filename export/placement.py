@@ -87,11 +87,8 @@ class Connection:
             return []
         bits = self.weight_bits + index_bits(elements, most)
         weights = np.add.reduceat(self.kept, np.arange(0, len(self.kept), elements), axis=0, dtype=np.int64)
-        lengths, axons = zip(*(np.unique(core, return_counts=True) for core in weights), strict=True)
-        return [
-            sum(int(n) * chunk_bits(int(k), bits, chip) for k, n in zip(*core, strict=True))
-            for core in zip(lengths, axons, strict=True)
-        ]
+        lists = (np.unique(core, return_counts=True) for core in weights)  # how many axons have so many
+        return [sum(int(n) * chunk_bits(int(k), bits, chip) for k, n in zip(*core, strict=True)) for core in lists]
 
     def is_sparse(self, elements: int, chip: Chip) -> bool:
         """Whether lists with indices are the shorter format."""

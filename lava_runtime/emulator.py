@@ -69,12 +69,13 @@ class Emulator:
         """Run a batch: see `Executor.run`. record: steps through every window; observe: keep rates and largest."""
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
         at_once = self._inputs_at_once(inputs.real.shape[1])
-        runs = [
-            _Run(self, inputs.rows(slice(start, start + at_once)), record, observe, at_once)
-            for start in range(0, len(inputs.real), at_once)
-        ]
-        with _several_threads(len(runs)) as over:
-            return joined(list(over(_Run.run, runs)))
+
+        def part(start: int) -> Run:
+            return _Run(self, inputs.rows(slice(start, start + at_once)), record, observe, at_once).run()
+
+        starts = range(0, len(inputs.real), at_once)
+        with _several_threads(len(starts)) as over:
+            return joined(list(over(part, starts)))
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         """See `Executor.drive`."""

@@ -101,8 +101,8 @@ def test_student_and_graph_are_equal(tau_syn: float | None, per_channel: bool) -
 
 @pytest.mark.parametrize("tau_syn", ["learned", "none"])
 def test_training_learns_timing(trained: Callable[[str], Path], tau_syn: str) -> None:
-    """Counts of spikes are the same in both classes, and a potential alone remembers too little; half of the weights are
-    0; the file says what it holds."""
+    """Counts of spikes are the same in both classes, and a potential alone remembers too little; half of the weights
+    are 0; the file says what it holds."""
     checkpoint = read_checkpoint(trained(tau_syn))
     assert checkpoint.training["metrics"]["accuracy"] >= (0.8 if tau_syn == "learned" else 0.5)
     assert np.mean(checkpoint.tensors["layers.0.linear.weight"] == 0) == pytest.approx(0.5, abs=0.02)
