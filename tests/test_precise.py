@@ -139,7 +139,7 @@ def test_cutting_off_drives_changes_no_spike(make_student) -> None:
 
 @pytest.mark.slow
 def test_trained_with_it_validate_reports_the_same_spikes(make_plan, tmp_path: Path) -> None:
-    plan = make_plan("--integer-aware", output=str(tmp_path / "aware.ckpt"))
+    plan = make_plan("--integer-aware", output="aware.ckpt")
     assert plan.weight_bits == 8
     train(plan, QUIET)
     model = open_model(tmp_path / "aware.ckpt")
@@ -153,7 +153,7 @@ def test_trained_with_it_validate_reports_the_same_spikes(make_plan, tmp_path: P
     assert compared.predictions_agreeing == compared.inputs
 
 
-def test_neurons_that_integers_only_approximate_are_refused(make_plan, tmp_path: Path) -> None:
+def test_neurons_that_integers_only_approximate_are_refused(make_plan) -> None:
     for option in (["--leak", "0.9"], ["--schedule", "concurrent"], ["--reset", "hard"]):
         with pytest.raises(ConfigError, match="--integer-aware: needs"):
-            train(make_plan("--integer-aware", *option, output=str(tmp_path / "no.ckpt")), QUIET)
+            train(make_plan("--integer-aware", *option, output="no.ckpt"), QUIET)
