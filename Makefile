@@ -74,12 +74,14 @@ results: install
 		--config benchmarks/$(or $(TASKS),table).json $(if $(TASKS),--latex results/$(TASKS).tex,--write docs/results.md)
 
 # Other tools, in an environment of their own, since their pins clash with ours and with each other's; what they export and
-# send; and the table of docs/nir.md.
+# send, and what they make of our files; and the tables of docs/nir.md.
 nir-tools: install
 	test -x build/nirtools/bin/python || $(PYTHON) -m venv build/nirtools
 	build/nirtools/bin/python -m pip install -q --no-deps -r benchmarks/nir_tools.txt
 	OMP_NUM_THREADS=1 build/nirtools/bin/python benchmarks/nir_tools.py build/nir-networks
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/nir_table.py build/nir-networks --write docs/nir.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/nir_for.py build/nir-for
+	OMP_NUM_THREADS=1 build/nirtools/bin/python benchmarks/nir_opened.py build/nir-for
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/nir_table.py build/nir-networks build/nir-for --write docs/nir.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ that it took are printed. SPIKES gets, at the end, what each neuron layer sent: 
 import sys
 import time
 import warnings
+from itertools import pairwise
 
 import nir
 import numpy as np
@@ -50,7 +51,7 @@ def cnn(seed: int = 0) -> nir.NIRGraph:
     names = ["input", *map(str, range(len(layers))), "output"]
     ends = nir.Input({"input": np.array(SHAPE)}), nir.Output({"output": np.array([10])})
     nodes = dict(zip(names, [ends[0], *layers, ends[1]], strict=True))
-    return nir.NIRGraph(nodes, list(zip(names, names[1:], strict=False)))
+    return nir.NIRGraph(nodes, list(pairwise(names)))
 
 
 def events(inputs: int, steps: int = STEPS, rate: float = RATE, seed: int = 0) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import ExportError
+from neurotool.export.conventions import TOOLS
 from neurotool.export.nir import write_for
 from neurotool.export.tool_imports import IMPORTS
 from neurotool.graph import (
@@ -61,7 +62,7 @@ class Networks:
     """Of one tool; neurons as its import makes them but for what `told` says."""
 
     def __init__(self, tool: str) -> None:
-        self.reads, self.rng = IMPORTS[tool], np.random.default_rng(0)
+        self.reads, self.late, self.rng = IMPORTS[tool], TOOLS[tool].sends_late, np.random.default_rng(0)
 
     def neurons(self, cuba: bool, leaks: bool, n: int, told: dict[str, Any], shape: tuple[int, ...] = ()) -> Neuron:
         reads, shape = self.reads, shape or (n,)
@@ -101,15 +102,16 @@ class Networks:
                 build.feedback.append(("sum", "b"))
             x = build.add("n.0", self.neurons(cuba, leaks, 9, told), x)
             if kind == "recurrent":
-                build.add("back", self.linear(9, 9, 0.4), "n.0")
-            x = build.add("l.1", self.linear(9, 5, 0.8, bias=True), x)
+                build.add("back", self.linear(9, 9, 0.4, bias=True), "n.0")
+            x = build.add("l.1", self.linear(9, 5, 0.8, bias=not self.late), x)
         last: Node = Integrator(self.rng.uniform(0.5, 0.9, 5)) if kind == "li" else self.neurons(cuba, leaks, 5, told)
         build.add("n.1", last, x)
         return build.build(time_steps=STEPS, schedule="concurrent", outputs={"out": "n.1"})
 
 
 def named(kind: str, told: dict[str, Any]) -> str:
-    return "-".join([kind, *(f"{value}" if key != "lowest" else f"lowest-{value}" for key, value in told.items())])
+    """After what is set, whose values are in the table beside it."""
+    return "-".join([kind, *("lowest" if key == "lowest" else str(value) for key, value in told.items())])
 
 
 def write(folder: Path, tool: str, kind: str, told: dict[str, Any]) -> None:
@@ -131,7 +133,8 @@ def write(folder: Path, tool: str, kind: str, told: dict[str, Any]) -> None:
 def main(folder: Path, tools: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for tool in tools:
-        for kind, told in [*((kind, {}) for kind in KINDS), *SET.get(tool, [])]:
+        readouts = Integrator in IMPORTS[tool].nodes  # elsewhere a neuron that never fires stands for one
+        for kind, told in [*((kind, {}) for kind in KINDS if kind != "li" or readouts), *SET.get(tool, [])]:
             write(folder, tool, kind, told)
 
 

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/nir_speed.py [FILE.nir] [--tools-python build/nirtools/bin/python]
 
 FILE: the paper's own, or another of its form; without one, seeded weights. Events are random, as many as N-MNIST's
-(--rate). Unrolled is the same network with convolutions and pools written out as Linear nodes. All times are of the
-processor, of one thread each; runs take turns, and ratios are of the medians. --tools-python: of an environment with
-sinabs (make nir-tools); its spikes must be ours, or the command fails.
+(--rate). Unrolled is the same network with convolutions and pools written out as Linear nodes, in single precision as a
+file's weights. All times are of the processor, of one thread each; runs take turns, and ratios are of the medians.
+--tools-python: of an environment with sinabs (make nir-tools); its spikes must be ours, or the command fails.
 """
 
 import os
@@ -31,6 +31,8 @@ from neurotool.graph import Context, Flatten, Graph, GraphBuilder, Input, Linear
 from neurotool.lava_runtime.emulator import Emulator
 from neurotool.simulate import simulate
 
+INTERPRETER, UNROLLED = "interpreter, one input", "interpreter, one input, unrolled"
+
 
 def unrolled(graph: Graph) -> Graph:
     """The same on flat vectors; every node but the neurons is a Linear."""
@@ -52,7 +54,7 @@ def _flat(node: Node, shapes: dict, sources: tuple[str, ...], name: str) -> Node
     shape = shapes[sources[0]]
     every = np.eye(int(np.prod(shape))).reshape(-1, *shape)
     sums = node.sums if hasattr(node, "sums") else node.compute
-    return Linear(sums(Context(np.ones(1, bool)), every).reshape(len(every), -1).T)
+    return Linear(sums(Context(np.ones(1, bool)), every).reshape(len(every), -1).T.astype(np.float32))
 
 
 @contextmanager
@@ -105,33 +107,33 @@ def main(file: Path | None, tools_python: Path | None, inputs: int, steps: int, 
         out = Path(folder, "sinabs.npz")
         with sinabs(tools_python, file, x, out) as theirs:
             ways = {
-                "emulator": lambda: seconds(lambda: emulator.run(values={first: x}, record=(last,))) / steps,
-                "interpreter, one input": lambda: seconds(lambda: simulate(short, values={first: x[0, :few]})) / few,
-                "unrolled, one input": lambda: (
-                    seconds(lambda: simulate(flat, values={first: x[0, :few].reshape(few, -1)})) / few
+                f"emulator, {inputs} inputs": lambda: (
+                    seconds(lambda: emulator.run(values={first: x}, record=(last,))) / steps
                 ),
+                INTERPRETER: lambda: seconds(lambda: simulate(short, values={first: x[0, :few]})) / few,
+                UNROLLED: lambda: seconds(lambda: simulate(flat, values={first: x[0, :few].reshape(few, -1)})) / few,
             }
             if theirs:
-                ways["sinabs"] = lambda: theirs() / steps
+                ways[f"sinabs, {inputs} inputs"] = lambda: theirs() / steps
             times: dict[str, list[float]] = {name: [] for name in ways}
             for turn in range(rounds + 1):
                 for name, way in ways.items():
-                    times[name] += [way()] if turn else [way()][:0]
-        medians = {name: statistics.median(all_times) for name, all_times in times.items()}
+                    took = way()
+                    times[name] += [took] if turn else []
+        medians = {name: statistics.median(each) for name, each in times.items()}
         for name, median in medians.items():
-            click.echo(
-                f"{name:24}{median * 1e3:8.2f} ms a step, of {inputs} inputs"
-                if "one" not in name
-                else f"{name:24}{median * 1e3:8.2f} ms a step"
-            )
-        click.echo(f"unrolled / interpreter  {medians['unrolled, one input'] / medians['interpreter, one input']:8.1f}")
+            click.echo(f"{name:36}{median * 1e3:8.2f} ms of the processor a step")
+        click.echo(f"unrolled / interpreter{medians[UNROLLED] / medians[INTERPRETER]:22.1f}")
         if theirs:
-            click.echo(f"emulator / sinabs       {medians['emulator'] / medians['sinabs']:8.2f}")
-            sent = emulator.run(values={first: x}, record=True).spikes
-            differing = {name: int((np.load(out)[name] != spikes).sum()) for name, spikes in sent.items()}
             click.echo(
-                f"spikes {sum(int(s.sum()) for s in sent.values())}, of these other than sinabs's {sum(differing.values())}"
+                f"emulator / sinabs{medians[f'emulator, {inputs} inputs'] / medians[f'sinabs, {inputs} inputs']:27.2f}"
             )
+            sent = emulator.run(values={first: x}, record=True).spikes
+            with np.load(out) as spikes:
+                differing = sum(int(np.count_nonzero(spikes[name] != ours)) for name, ours in sent.items())
+            click.echo(f"{sum(int(ours.sum()) for ours in sent.values())} spikes, {differing} others than in sinabs")
+            if differing:
+                raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Networks that other tools exported, read with --from TOOL: do they spike as the tool itself does? A Markdown table.
+"""Networks that other tools exported, read with --from TOOL, and networks written with --for TOOL, run there: are the
+spikes the same? Two Markdown tables.
 
     python benchmarks/nir_tools.py build/nir-networks       # in an environment with the tools
-    python benchmarks/nir_table.py build/nir-networks [--write docs/nir.md]
+    python benchmarks/nir_for.py build/nir-for
+    python benchmarks/nir_opened.py build/nir-for           # in an environment with the tools
+    python benchmarks/nir_table.py build/nir-networks build/nir-for [--write docs/nir.md]
 
---write puts the table between the two comments of that file that name this script.
+--write puts each table between the two comments of that file that name it.
 """
 
 import json
@@ -15,17 +18,21 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from neurotool.errors import NeurotoolError
+from neurotool.errors import NeurotoolError, one_line
 from neurotool.export.conventions import TOOLS
 from neurotool.export.nir import read_nir
 from neurotool.graph import Input
 from neurotool.simulate import simulate
 
-MARKS = "<!-- benchmarks/nir_table.py -->", "<!-- end of benchmarks/nir_table.py -->"
+MARKS = "<!-- benchmarks/nir_table.py: {} -->", "<!-- end of benchmarks/nir_table.py: {} -->"
+
+
+LAYERS = 2
+"""Of neurons in the networks of nir_for.py, each of which a tool may send one step late."""
 
 
 class Outcome(NamedTuple):
-    """verdict: right, differs or refused; options: what had to be told beside the tool."""
+    """verdict: right, differs, fails there or refused; options: what had to be told beside the tool."""
 
     tool: str
     network: str
@@ -57,28 +64,55 @@ def outcome(path: Path) -> Outcome:
     return Outcome(tool, network, options, "differs" if differing else "right", detail)
 
 
-def table(outcomes: list[Outcome]) -> str:
-    lines = ["| tool | network | beside `--from` | | |", "|---|---|---|---|---|"]
+def outcome_there(path: Path) -> Outcome:
+    """Of one FOLDER/TOOL-NETWORK.npz that was written for the tool, and what it sent."""
+    tool, network = path.stem.split("-", 1)
+    arrays = np.load(path)
+    told = json.loads(str(arrays["told"]))
+    options = ", ".join(f"{name} {value}" for name, value in told.items())
+    sent, failed = path.with_suffix(".opened.npy"), path.with_suffix(".failed.txt")
+    if "refused" in arrays:
+        return Outcome(tool, network, options, "refused", str(arrays["refused"]).removeprefix(f"--for {tool}: "))
+    if not sent.exists():
+        why = failed.read_text("utf-8") if failed.exists() else "not run"
+        return Outcome(tool, network, options, "fails there", one_line(why))
+    y, found = arrays["y"], np.load(sent)
+    analog = not np.array_equal(y, np.rint(y))
+    if TOOLS[tool].sends_late:
+        y, found = y[:, :-LAYERS], found[:, LAYERS:]
+    differing = int(np.count_nonzero(abs(found - y) > 1e-4 * abs(y).max() if analog else found != y))
+    what = "analog outputs" if analog else f"outputs, {np.abs(y).sum():.0f} spikes"
+    detail = f"{differing} of {y.size} outputs differ" if differing else f"{y.size} {what}"
+    return Outcome(tool, network, options, "differs" if differing else "right", detail)
+
+
+def table(outcomes: list[Outcome], told: str) -> str:
+    lines = [f"| tool | network | {told} | | |", "|---|---|---|---|---|"]
     for one in outcomes:
-        told = f"`{one.options}`" if one.options else ""
+        options = f"`{one.options}`" if one.options else ""
         title = f"{one.tool} {TOOLS[one.tool].version}"
-        lines.append(f"| {title} | {one.network} | {told} | {one.verdict} | {one.detail} |")
+        lines.append(f"| {title} | {one.network} | {options} | {one.verdict} | {one.detail} |")
     return "\n".join(lines)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("opened", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--write", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def main(folder: Path, write: Path | None) -> None:
-    outcomes = [outcome(path) for path in sorted(folder.glob("*.nir"))]
-    text = table(outcomes)
-    click.echo(text)
-    for verdict in ("right", "differs", "refused"):
-        click.echo(f"{sum(one.verdict == verdict for one in outcomes)} {verdict}")
-    if write:
-        before, after = (re.escape(mark) for mark in MARKS)
-        pattern = re.compile(f"({before}\n).*({after})", re.DOTALL)
-        write.write_text(pattern.sub(lambda m: f"{m[1]}{text}\n{m[2]}", write.read_text("utf-8")), "utf-8")
+def main(folder: Path, opened: Path, write: Path | None) -> None:
+    read = [outcome(path) for path in sorted(folder.glob("*.nir"))]
+    there = [outcome_there(path) for path in sorted(opened.glob("*.npz"))]
+    for name, outcomes, told in (("read", read, "beside `--from`"), ("written", there, "set after the import")):
+        text = table(outcomes, told)
+        click.echo(text)
+        for verdict in ("right", "differs", "fails there", "refused"):
+            click.echo(f"{sum(one.verdict == verdict for one in outcomes)} {verdict}")
+        if write:
+            before, after = (re.escape(mark.format(name)) for mark in MARKS)
+            pattern = re.compile(f"({before}\n).*({after})", re.DOTALL)
+            write.write_text(
+                pattern.sub(lambda m, text=text: f"{m[1]}{text}\n{m[2]}", write.read_text("utf-8")), "utf-8"
+            )
 
 
 if __name__ == "__main__":

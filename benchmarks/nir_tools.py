@@ -282,7 +282,10 @@ def of_rockpool() -> Iterator[Network]:
         made = data(7)
         net, x = Sequential(*layers(made)), made.spikes(*shape)
         y = net(torch.from_numpy(x)[None])[0][0].numpy()
-        return name, to_nir(net, torch.from_numpy(x)[None]), x, y, told
+        graph = to_nir(net, torch.from_numpy(x)[None])
+        for node in graph.nodes.values():  # of an LI it hands on its own parameters, which nir cannot write
+            vars(node).update({name: v.detach() for name, v in vars(node).items() if torch.is_tensor(v)})
+        return name, graph, x, y, told
 
     def linear(d: Data, a: int, b: int, size: float) -> Any:
         return LinearTorch((a, b), weight=torch.from_numpy((d.rng.normal(0.1, size, (a, b)) / np.sqrt(a)).astype("f")))

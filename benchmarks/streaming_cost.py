@@ -7,7 +7,6 @@ multiply-accumulates of the teacher from its shape. State is what must be kept u
 currents of the student, keys and values of the teacher's attention. --write puts the table between its two markers.
 """
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from table import write
 
 from neurotool.activity import Activity
 from neurotool.api.model import Model, open_model
@@ -25,7 +25,6 @@ from neurotool.graph import CubaLIF
 from neurotool.streams import per_token
 from neurotool.tasks import load_examples
 
-MARKS = "<!-- benchmarks/streaming_cost.py -->", "<!-- end of benchmarks/streaming_cost.py -->"
 LENGTHS = (16, 64, 256, 1024, 4096)
 HEADER = (
     "| tokens | synaptic operations a token | updates a token | values kept | ms a token | teacher: MACs a token | "
@@ -88,19 +87,15 @@ def row(model: Model, ids: list[int]) -> str:
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
 @click.argument("texts", type=click.Path(path_type=Path, exists=True))
-@click.option("--write", type=click.Path(path_type=Path, exists=True), help="A file with the markers.")
-def main(checkpoint: Path, texts: Path, write: Path | None) -> None:
+@click.option("--write", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Markdown file.")
+def main(checkpoint: Path, texts: Path, file: Path | None) -> None:
     torch.set_num_threads(1)
     model = open_model(checkpoint)
     ids = tokens_of(model, texts, max(LENGTHS))
-    table = "\n".join([HEADER, *(row(model, ids[:n]) for n in LENGTHS)])
-    click.echo(table)
-    if write is not None:
-        text = write.read_text(encoding="utf-8")
-        pattern = re.compile(f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}", re.DOTALL)
-        if not pattern.search(text):
-            raise click.ClickException(f"{write}: lacks the markers {MARKS[0]} and {MARKS[1]}")
-        write.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{table}\n{MARKS[1]}", text), encoding="utf-8")
+    text = "\n".join([HEADER, *(row(model, ids[:n]) for n in LENGTHS)])
+    click.echo(text)
+    if file is not None:
+        write(text, file, "streaming_cost.py")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ unfinished runs. Ctrl-C stops it, --minutes too, and the same command goes on. T
 students and data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone,
 and students that are for some data sets only, with the first of their seeds. A cell that was trained with other options
 than the config's is named and left out: delete its files to train it again. --write puts the table between its two
-markers in FILE.
+markers in FILE, which bear the config's name where it is not benchmarks/table.json.
 
 A student's options may name another student in braces, `--start-from {ternary}`: the checkpoint of that one, of the
 same data set and seed, for which it waits. Name it after the other in the config.
@@ -236,8 +236,9 @@ def main(
 ) -> None:
     settings = load_config(config)
     settings["options"] = f"{settings['options']} {options}".strip()
+    marks = "table.py" if config.name == "table.json" else config.name
     if file is not None:
-        around_table(file)
+        around_table(file, marks)
     wanted = cells(
         settings,
         _names(settings["students"], students, "--students"),
@@ -256,7 +257,7 @@ def main(
         click.echo("stopped; the same command goes on", err=True)
         sys.exit(130)
     if file is not None:
-        write(text, file)
+        write(text, file, marks)
     if tex is not None:
         with replacing(tex, force=True, error_type=click.ClickException) as temporary:
             temporary.write_text(latex(text) + "\n", encoding="utf-8")

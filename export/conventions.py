@@ -70,7 +70,7 @@ TOOLS: dict[str, Rules] = {
         membrane="exponential", integrator="exponential-unit", unit_charge=True,
     ),
     "spikingjelly": Rules(
-        "2.0.0", "activation_based/neuron, nir_exchange/to_nir.py", "hard", 1e-4, ">="
+        "2.0.0", "activation_based/neuron, nir_exchange", "hard", 1e-4, ">=", bias_from_start=False,
     ),
     "rockpool": Rules(
         "3.1.0", "nn/modules/torch/lif_neuron_torch.py, lif_torch.py, exp_syn_torch.py, nir.py", "soft", 1e-3, ">=",

@@ -20,7 +20,7 @@ from neurotool.export.from_nir import from_nir
 from neurotool.export.rewriting import rewritten
 from neurotool.export.to_nir import TAU_WITHOUT_LEAK, expressible, to_nir
 from neurotool.export.tool_imports import IMPORTS, WITHOUT_IMPORT, per_step, unit
-from neurotool.graph import Add, CubaLIF, Flatten, Graph, Integrator, Neuron, SumPool2d
+from neurotool.graph import Add, CubaLIF, Flatten, Graph, Input, Integrator, Linear, Neuron, SumPool2d
 from neurotool.graph.nodes import own_axes
 
 _KEEPS_NOTHING = 2.0**60
@@ -39,6 +39,29 @@ def for_tool(graph: Graph, tool: str) -> tuple[nir.NIRGraph, list[str]]:
     prepared, silent = rewritten(graph, tool)
     written, said = _Writer(prepared, tool).written()
     return written, said + [f"{name} never fires: its potential is the value of the integrator" for name in silent]
+
+
+def as_written(graph: Graph, tool: str) -> Graph:
+    """What the file for `tool` computes there, once it is told what `for_tool` says, by the names in the file; its
+    metadata have the tool's time_step."""
+    prepared, _ = rewritten(graph, tool)
+    chain = IMPORTS[tool].chain
+    named = {
+        name: "input" if chain and isinstance(node, Input) else _name(name) for name, node in prepared.nodes.items()
+    }
+    return replace(
+        prepared,
+        nodes={named[name]: node for name, node in prepared.nodes.items()},
+        inputs={named[name]: tuple(map(named.__getitem__, sources)) for name, sources in prepared.inputs.items()},
+        feedback=tuple((named[name], port) for name, port in prepared.feedback),
+        outputs={output: named[name] for output, name in prepared.outputs.items()},
+        metadata={"time_step": TOOLS[tool].time_step},
+    )
+
+
+def _name(name: str) -> str:
+    """torch takes no dots in the names of modules, and generates code from names."""
+    return re.sub(r"\W", "_", name)
 
 
 class _Writer:
@@ -98,6 +121,12 @@ class _Writer:
         for name, _ in graph.feedback:
             if getattr(graph.nodes[name], "bias", None) is not None and not self.rules.bias_from_start:
                 raise self._refuse(name, "it is fed back, and its import leaves its bias out of the first step")
+        behind = False
+        for name, node in graph.nodes.items():
+            behind = behind or isinstance(node, Neuron)
+            biased = isinstance(node, Linear) and node.bias is not None and np.any(node.bias)
+            if behind and biased and self.rules.sends_late:
+                raise self._refuse(name, "a bias behind neurons, which send one step late there, and it would not")
         if reads.chain and any(isinstance(node, Add) for node in graph.nodes.values()):
             raise ExportError(f"--for {self.tool}: its import takes layers in one line, and here are sums (Add)")
 
@@ -173,7 +202,8 @@ class _Writer:
             raise self._refuse(name, f"its potentials start at {own:g} thresholds (v_init), the tool's at {theirs:g}")
         leaks = cuba or np.any(np.asarray(node.leak) != 1) or reads.only_lif
         floor = None if reads.floor is None or leaks else np.asarray(reads.floor * node.v_threshold)
-        same = (floor is None) == (node.v_min is None) and (floor is None or np.array_equal(floor, node.v_min))
+        neither = floor is None and node.v_min is None
+        same = neither or (floor is not None and node.v_min is not None and np.array_equal(floor, node.v_min))
         if not same and not reads.floors:
             raise self._refuse(name, "its potentials have a lower limit (v_min), and the tool's have none")
         if not same:
@@ -212,11 +242,10 @@ class _Writer:
                 raise self._refuse(name, f"its import takes one {parameter} for a layer, and here they differ")
             if hasattr(node, parameter):
                 setattr(node, parameter, np.full_like(values, values.flat[0]))
-        return node  # type: ignore[no-any-return]
+        return node
 
     def _names(self, nodes: Mapping[str, nir.NIRNode]) -> dict[str, str]:
-        """torch takes no dots in the names of modules, and generates code from names."""
-        named = {name: re.sub(r"\W", "_", name) for name in nodes}
+        named = {name: _name(name) for name in nodes}
         if self.reads.chain:
             named |= {name: "input" for name, node in nodes.items() if isinstance(node, nir.Input)}
             named |= {name: "output" for name, node in nodes.items() if isinstance(node, nir.Output)}

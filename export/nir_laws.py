@@ -112,7 +112,8 @@ class Numbers:
         with np.errstate(all="ignore"):
             found = np.concatenate([law.dt(tau, r) for tau, r in values])
         dt = float(np.median(found))
-        if not (np.isfinite(dt) and dt > 0 and np.allclose(found, dt, rtol=_CLOSE, atol=0)):
+        shortest = min(float(tau.min()) for tau, _ in values) if numbers is self.lif else np.inf
+        if not (np.isfinite(dt) and 0 < dt <= shortest * (1 + _CLOSE) and np.allclose(found, dt, rtol=_CLOSE, atol=0)):
             return None
         rounded = float(f"{dt:.1g}")
         return rounded if abs(dt / rounded - 1) < _CLOSE else None

@@ -86,17 +86,17 @@ def _ask(
     """Raises GraphError, which names all that is open and the command that would do."""
     missing: list[tuple[str, str]] = []
     if time_steps is None:
-        missing.append(("how long to run", "time_steps (--time-steps T)"))
-    silent = [f"{name} ({type(node).__name__})" for name, node in nodes.items()
+        missing.append(("how long to run", "--time-steps T"))
+    silent = [f"{name[:24]} ({type(node).__name__})" for name, node in nodes.items()
               if isinstance(node, _FIRING) and "reset" not in node.metadata]  # fmt: skip
     if rules.reset is None and silent:
-        missing.append((f"how neurons reset, such as {silent[0]}", "reset (--reset soft or hard: files look alike)"))
+        missing.append((f"how neurons reset, such as {silent[0]}", "--reset soft or hard"))
     timed = any(isinstance(node, _TIMED) for node in nodes.values())
     charged = any(isinstance(node, (nir.IF, nir.I)) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
     if rules.time_step is None and (timed or (charged and not rules.unit_charge)):
-        missing.append(("what the time step is", "the time step its numbers are for (--time-step DT)"))
+        missing.append(("dt", "--time-step DT"))
     if tool is None and "membrane" not in told and numbers.of_other_dynamics(rules.time_step):
-        missing.append(("how a step is integrated", "the rule (--membrane)"))
+        missing.append(("how a step is integrated", "--membrane RULE"))
     if not missing:
         return
     what, how = zip(*missing, strict=True)
@@ -104,11 +104,9 @@ def _ask(
     hint = ""
     if tool is None and len(missing) > (time_steps is None):
         text, tools = numbers.points_at() or ("", ())
-        known, others = (
-            (tools[0], f" (or {', '.join(tools[1:])})" if tools[1:] else "") if tools else ("|".join(TOOLS), "")
-        )
+        known, others = (tools[0], f" (or {', '.join(tools[1:])})" if tools[1:] else "") if tools else ("TOOL", "")
         reason = f"its numbers say {text}: " if text else ""
-        hint = f"; or name the tool that wrote it, which says all of it: {reason}--from {known}{steps}{others}"
+        hint = f"; or its tool: {reason}--from {known}{steps}{others}"
     raise GraphError(f"the file does not say {_listed(what)}: give {_listed(how)}{hint}")
 
 

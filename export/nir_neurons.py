@@ -19,6 +19,8 @@ STATES = (*FIRING, *INTEGRATING, nir.Threshold, nir.Delay)
 # Above rounding in float64, below the resolution of float32: a threshold that v = v_threshold does not reach.
 _STRICTLY = 1 + 2.0**-40
 _WITHOUT_LEAK = ("tau", "tau_mem", "tau_syn", "r", "w_in")  # may be infinite: snnTorch writes beta = 1 so
+LONGEST = 2**27
+"""Values that wait in a Delay, of all its steps."""
 Shape = tuple[int, ...]
 
 
@@ -111,9 +113,13 @@ class Layers:
         delay, dt = self._each(name, node, "delay", shape), self.rules.time_step
         assert dt is not None  # conventions.meaning asks for it
         steps = np.rint(delay / dt)
-        if np.any(abs(delay / dt - steps) > 1e-4) or np.any(steps < 0):
-            worst = delay[np.argmax(abs(delay / dt - steps))]
-            raise GraphError(f"{title(name, node)}: delay {worst:g} is no whole number of time steps of {dt:g}")
+        if np.any(odd := (abs(delay / dt - steps) > 1e-4) | (steps < 0)):
+            raise GraphError(f"{title(name, node)}: delay {delay[odd][0]:g} is no whole number of time steps of {dt:g}")
+        if steps.max() * np.prod(shape) > LONGEST:
+            raise GraphError(
+                f"{title(name, node)}: delays of up to {steps.max():g} steps of {np.prod(shape)} values: the limit is "
+                f"{LONGEST} values that wait"
+            )
         return Delay(int(steps[0]) if steps.size == 1 or np.all(steps == steps.flat[0]) else steps.astype(np.int64))
 
     def _dynamics(self, name: str, node: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -57,7 +57,6 @@ class Connection:
     tokens: into a convolution, the tokens whose copies of the population, or the places of an image whose blocks, each
       sender reaches.
     kept: (elements, senders), which weights of a dense connection are not 0; None: they all take memory.
-    shared: all blocks have the same weights, which a core of a chip that can share them keeps once.
     """
 
     source: str
@@ -67,7 +66,6 @@ class Connection:
     operand_bits: int = 0
     tokens: int = 1
     kept: np.ndarray | None = field(default=None, compare=False, repr=False)
-    shared: bool = False
 
     def axons(self, elements: int) -> int:
         """Input axons of a core with so many elements."""
@@ -79,10 +77,8 @@ class Connection:
         return min(dense, max(self.sparse_bits(elements, chip), default=dense))
 
     def dense_bits(self, elements: int, chip: Chip) -> int:
-        """Synapse memory of a core that keeps every weight; where the chip can, those that blocks share once."""
-        once = self.shared and chip.get("convolutions_share_weights")
-        lists = self.senders if once else self.axons(elements)
-        return lists * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
+        """Synapse memory of a core that keeps every weight."""
+        return self.axons(elements) * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
 
     def sparse_bits(self, elements: int, chip: Chip) -> list[int]:
         """Synapse memory of each core that holds so many elements, as lists of the weights that are not 0, each with
@@ -91,11 +87,8 @@ class Connection:
             return []
         bits = self.weight_bits + index_bits(elements, most)
         weights = np.add.reduceat(self.kept, np.arange(0, len(self.kept), elements), axis=0, dtype=np.int64)
-        lengths, axons = zip(*(np.unique(core, return_counts=True) for core in weights), strict=True)
-        return [
-            sum(int(n) * chunk_bits(int(k), bits, chip) for k, n in zip(*core, strict=True))
-            for core in zip(lengths, axons, strict=True)
-        ]
+        lists = (np.unique(core, return_counts=True) for core in weights)  # how many axons have so many
+        return [sum(int(n) * chunk_bits(int(k), bits, chip) for k, n in zip(*core, strict=True)) for core in lists]
 
     def is_sparse(self, elements: int, chip: Chip) -> bool:
         """Whether lists with indices are the shorter format."""
@@ -109,6 +102,16 @@ class Connection:
         cores = -(-of // elements)
         last = of - (cores - 1) * elements
         return (cores - 1) * self.dense_bits(elements, chip) + self.dense_bits(last, chip)
+
+
+@dataclass(frozen=True)
+class Convolution(Connection):
+    """All blocks have the same weights, which a core keeps once where the chip can share them."""
+
+    def dense_bits(self, elements: int, chip: Chip) -> int:
+        if not chip.get("convolutions_share_weights"):
+            return super().dense_bits(elements, chip)
+        return self.senders * chunk_bits(min(elements, self.reach), self.weight_bits, chip)
 
 
 @dataclass(frozen=True)
@@ -288,14 +291,14 @@ def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: 
     node = graph.nodes[name]
     assert isinstance(node, Conv2d)
     reach = len(node.weight) // node.groups
-    shared = node.groups == 1  # else a core with several groups would need the weights of each
-    return Connection(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most, shared=shared)
+    kind = Convolution if node.groups == 1 else Connection  # a core with several groups needs the weights of each
+    return kind(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most)
 
 
 def _pooled(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
     node = graph.nodes[name]
     assert isinstance(node, SumPool2d)
-    return Connection(source, node.size, 1, RELAY_BITS, tokens=node.windows.most, shared=True)
+    return Convolution(source, node.size, 1, RELAY_BITS, tokens=node.windows.most)
 
 
 def _product(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:

@@ -4,7 +4,7 @@ Same spikes in every step: exactly, but for the rounding of what is multiplied o
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def with_currents_apart(graph: Graph) -> Graph:
 
     def apart(build: "_Rewritten", name: str, node: Node, sources: tuple[str, ...]) -> None:
         if isinstance(node, CubaLIF):
-            values = {key: value for key, value in vars(node).items() if key != "current_leak"}
+            values = {f.name: getattr(node, f.name) for f in fields(Neuron)}
             sources = (build.add(build.free(f"{name}.current"), Integrator(node.current_leak), *sources),)
             node = Neuron(**values)
         build.add(name, node, *sources)
@@ -98,7 +98,8 @@ class _Rewritten(GraphBuilder):
         self.old = old
         for name, node in old.nodes.items():
             rewrite(self, name, node, old.inputs[name])
-        settings = {key: value for key, value in vars(old).items() if key not in ("nodes", "inputs", "feedback")}
+        kept = (f.name for f in fields(old) if f.name not in ("nodes", "inputs", "feedback"))
+        settings = {name: getattr(old, name) for name in kept}
         self.feedback = list(old.feedback)
         self.graph = self.build(**settings)
 

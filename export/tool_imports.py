@@ -120,6 +120,7 @@ IMPORTS = {
         uniform=("v_threshold", "tau", "tau_mem", "tau_syn", "v_reset"),
         v_reset=True,
         keeps=True,
+        recurrent=True,
         resets={"soft": "module.v_reset = None"},
     ),
     "rockpool": Import(

@@ -11,13 +11,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from neurotool.executor import Run
 from neurotool.graph import Graph
-from neurotool.lava_runtime.emulator import Entering
+from neurotool.lava_runtime.entering import Entering
 from neurotool.lava_runtime.integer import Overflow
 
 DESCRIPTION, ARRAYS, ERROR, SECONDS = "job.json", "job.safetensors", "error.json", "seconds.json"
@@ -43,7 +44,7 @@ def write_job(folder: Path, job: Job) -> None:
     arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
     arrays["real/"] = job.inputs.real
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
-    settings = {"graph": description, "record": list(job.record), "overflow": job.overflow}
+    settings: dict[str, Any] = {"graph": description, "record": list(job.record), "overflow": job.overflow}
     settings["piece"] = job.piece
     settings["modules"] = sorted(foreign_modules(job.graph))
     (folder / DESCRIPTION).write_text(json.dumps(settings), encoding="utf-8")

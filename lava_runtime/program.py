@@ -10,7 +10,8 @@ import numpy as np
 from neurotool.executor import Run, sent_of
 from neurotool.graph import Input, Neuron, Node, Readout, Stateful
 from neurotool.graph.nodes import State, sizes
-from neurotool.lava_runtime.emulator import Entering, arithmetic
+from neurotool.lava_runtime.emulator import arithmetic
+from neurotool.lava_runtime.entering import Entering
 from neurotool.lava_runtime.integer import Overflow
 from neurotool.lava_runtime.network import Network, Part
 

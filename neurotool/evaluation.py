@@ -126,6 +126,8 @@ def measure(
     for positions, batch in batches(dataset, tokenizer, batch_size, student.device):
         output = student(**batch, time_steps=time_steps, output_rates=False, output_spike_counts=True)
         logits[positions] = output.logits.float().cpu().numpy()
+        if not np.isfinite(logits[positions]).all():
+            raise DataError("the answers to some texts are no numbers: the weights are too large")
         _add(activity, output, student.lasting(batch["attention_mask"]), per_neuron)
     student.train(training)
     return logits, activity

@@ -133,8 +133,10 @@ class Run:
         found = []
         for start in range(0, len(arrived), passes):
             steps = slice(start, start + passes)
-            kept = ({name: x[:, steps] for name, x in values.items()} for values in (self.spikes, self.analog))
-            found.append(Run(**dict(zip(("spikes", "analog"), kept, strict=True))))
+            spikes, analog = (
+                {name: x[:, steps] for name, x in values.items()} for values in (self.spikes, self.analog)
+            )
+            found.append(Run(spikes=spikes, analog=analog))
             for one in arrived[steps]:
                 found[-1]._add(graph, one, Context(real))
         return found

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from neurotool.activity import Activity
 from neurotool.checkpoint import Checkpoint
 from neurotool.errors import DataError, one_line, shown
@@ -290,8 +292,11 @@ def try_tokenizer(tokenizer: Any, vocabulary: int, segments: int) -> None:
     """Use a tokenizer once, as later: some files are only found wanting then."""
     try:
         columns = ["a film, Ж 中 é", ""], ["x\u0301 yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", "b"]
-        padded = pad(tokenizer, encode(tokenizer, columns, 8).tokens, 16, tensors="np")
-        ids, types = padded["input_ids"], padded["token_type_ids"]
+        # A text, and a pair, each by a template of its own.
+        padded = [
+            pad(tokenizer, encode(tokenizer, read, 8).tokens, 16, tensors="np") for read in (columns[1:], columns)
+        ]
+        ids, types = (np.stack([one[name] for one in padded]) for name in ("input_ids", "token_type_ids"))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the tokenizers library raises plain Exceptions, and panics outside of them

@@ -15,6 +15,8 @@ from neurotool.recordings import Content, Events, Gridded, of_node, on_grid, rea
 
 TOKEN_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 InputKind = Literal["spikes", "currents"]
+LARGEST = 1e30
+"""Sums of larger values leave float32."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
             break
     else:
         raise DataError(f"{name} has shape {found}, wanted is {_wanted(graph, name)}")
-    if not np.isfinite(x).all():
-        raise DataError(f"{name} has values that are not finite")
+    if not (np.isfinite(x) & (np.abs(x) <= LARGEST)).all():
+        raise DataError(f"{name} has values that are not finite, or beyond {LARGEST:g}")
     return x.astype(np.float64) if x.dtype.kind in "b" else x
 
 

@@ -13,8 +13,9 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from neurotool.errors import DataError, ExportError, NeurotoolError, NeurotoolWarning, one_line, shown
+from neurotool.errors import DataError, ExportError, NeurotoolError, NeurotoolWarning, listing, one_line, shown
 from neurotool.files import replacing
+from neurotool.graph import MAX_TIME_STEPS
 
 LARGEST = 2**33
 """Bytes of a recording when it is read, value by value: a small file may declare far more."""
@@ -60,11 +61,12 @@ class Events:
                     "give whole numbers of steps"
                 )
             step = np.floor(self.time / time_step + ROUNDING)
+        more = step.min(initial=0) >= 0 and step.max(initial=0) < MAX_TIME_STEPS
         for what, at, limit in (("time step", step, steps), ("neuron", self.neuron, neurons)):
             if len(outside := np.flatnonzero((at < 0) | (at >= limit))):
                 raise DataError(
                     f"{name} has an event at {what} {at[outside[0]]:g}: the network's are 0 … {limit - 1}"
-                    + (f" (--time-steps {int(at.max()) + 1} would take all)" if what == "time step" else "")
+                    + (f" (--time-steps {int(at.max()) + 1} would take all)" if what == "time step" and more else "")
                 )
         grid = np.zeros((self.samples, steps, neurons))
         np.add.at(grid, (self.sample, step.astype(int), self.neuron), self.value)
@@ -181,12 +183,16 @@ def _read_csv(path: Path) -> Content:
         rows = csv.DictReader(file)
         columns = [name.strip() for name in rows.fieldnames or ()]
         rows.fieldnames = columns
+        if len(set(columns)) < len(columns):
+            raise DataError(f"{path}: a column occurs twice in {listing(columns)}; rename one")
         if missing := {"time", "neuron"} - set(columns):
             raise DataError(f"{path}: column {sorted(missing)[0]} is missing; there are {', '.join(columns) or 'none'}")
         if unknown := sorted(set(columns) - set(_COLUMNS)):
             raise DataError(f"{path}: column {unknown[0]} is not known: {', '.join(_COLUMNS)}")
         kept: dict[str, array[float]] = {}  # four numbers an event, in 32 bytes
         for row in rows:
+            if None in row:
+                raise DataError(f"{path}: line {rows.line_num}: more fields than the header's {len(columns)}")
             kept.setdefault((row.get("node") or "").strip(), array("d")).extend(_event(path, rows.line_num, row))
     columns_of = {node: np.frombuffer(events).reshape(-1, 4).T for node, events in kept.items()}
     samples = 1 + max((int(sample.max()) for sample, *_ in columns_of.values()), default=0)

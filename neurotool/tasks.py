@@ -193,8 +193,10 @@ def compute_metrics(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[
     """Compute the task's metrics, in their order, from logits [N, num_labels] (or scores [N]) and labels [N].
 
     F1 is that of class 1 with two classes, else the macro average. A correlation with a constant is undefined and
-    counts as 0, so that the best epoch stays well defined.
+    counts as 0, so that the best epoch stays well defined. Raises DataError for logits that are not finite.
     """
+    if wrong := int(np.sum(~np.isfinite(np.reshape(logits, (len(logits), -1))).all(1))):
+        raise DataError(f"the answers to {wrong} of {len(logits)} inputs are no numbers: the weights are too large")
     predictions = np.reshape(logits, -1) if task.regression else np.argmax(logits, axis=-1)
     return {name: float(_measure(name, task, np.asarray(labels), predictions)) for name in task.metrics}
 

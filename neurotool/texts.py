@@ -45,8 +45,8 @@ def longest(plan: Mapping[str, Any], positions: int) -> int:
 def encode(tokenizer: "PreTrainedTokenizerBase", columns: Sequence[Sequence[str]], max_length: int) -> Encoded:
     """Tokens of texts, or of pairs where there are two columns, with special tokens, cut to `max_length`.
 
-    Raises DataError: a text is not text (half of a surrogate pair, as of a byte that is not UTF-8), or the tokenizer
-    fails.
+    Raises DataError: a text is not text (half of a surrogate pair, as of a byte that is not UTF-8), the tokenizer
+    fails, or it gives no token for a text.
     """
     for column in columns:
         for text in column:
@@ -63,6 +63,8 @@ def encode(tokenizer: "PreTrainedTokenizerBase", columns: Sequence[Sequence[str]
         raise
     except BaseException as error:  # the tokenizers library raises plain Exceptions, and panics outside of them
         raise DataError(f"the tokenizer cannot read the texts ({one_line(error)}); use another tokenizer") from error
+    if (at := next((i for i, ids in enumerate(encoded["input_ids"]) if not ids), None)) is not None:
+        raise DataError(f"the tokenizer gives no token for {shown(columns[0][at])}; use another tokenizer")
     cut = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
     return Encoded({name: encoded[name] for name in INPUTS}, cut)
 

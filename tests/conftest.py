@@ -200,8 +200,9 @@ def make_plan(run_options: Callable[..., list[str]]) -> "Callable[..., TrainingP
 
 
 @pytest.fixture(scope="session")
-def write_untrained(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Callable[[Path, Any], Path]:
-    """Writes a student to a file, with the record that training would have left."""
+def write_untrained(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Callable[..., Path]:
+    """Writes a student to a file, with the record that training would have left; sizes: in which it is not like its
+    teacher."""
     from transformers import AutoTokenizer
 
     from neurotool.checkpoint import write_checkpoint
@@ -209,7 +210,7 @@ def write_untrained(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Cal
     from neurotool.student.serialise import to_checkpoint
     from neurotool.tasks import load_data, tokenise
 
-    def write(path: Path, student: Any) -> Path:
+    def write(path: Path, student: Any, **sizes: int) -> Path:
         data, tokenizer = load_data(tiny_data("classes")), AutoTokenizer.from_pretrained(tiny_teacher)
         dataset, _ = tokenise(data.validation, tokenizer, student.config.max_position_embeddings)
         result = evaluate(student, dataset, tokenizer, data.task)
@@ -217,7 +218,7 @@ def write_untrained(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Cal
             "teacher": {"name": "tiny", "layers": 2, "metrics": {"accuracy": 0.9}},
             "metrics": result.metrics,
             "data": {"validation_size": len(dataset)},
-            "plan": {"data": str(tiny_data("classes")), "student": {}},
+            "plan": {"data": str(tiny_data("classes")), "student": sizes},
         }
         write_checkpoint(path, to_checkpoint(student, tokenizer, data.task, training, result.activity.to_dict()))
         return path
@@ -227,7 +228,7 @@ def write_untrained(tiny_teacher: Path, tiny_data: Callable[[str], Path]) -> Cal
 
 @pytest.fixture(scope="session")
 def energy_checkpoint(
-    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, write_untrained: Callable[[Path, Any], Path]
+    tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, write_untrained: Callable[..., Path]
 ) -> Path:
     """An untrained student of 2 layers x 32."""
     import torch

@@ -226,8 +226,9 @@ def test_inputs_that_are_no_inputs(tmp_path: Path) -> None:
     model = Model(tmp_path / "net.nir", "NIR file", small_network())
     with pytest.raises(DataError, match="spike: the network has no such input; it reads spikes"):
         model.run({"spike": np.zeros((1, 4))})
-    with pytest.raises(DataError, match="spikes has values that are not finite"):
-        model.run(np.full((1, 4), np.nan))
+    for value in (np.nan, 1e308):
+        with pytest.raises(DataError, match=r"spikes has values that are not finite, or beyond 1e\+30"):
+            model.run(np.full((1, 4), value))
     with pytest.raises(ConfigError, match="holds no tokenizer"):
         model.run(["a text"])
     (tmp_path / "bad.npz").write_bytes(b"PK no zip")

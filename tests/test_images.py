@@ -193,6 +193,27 @@ def test_interpreter_emulator_and_lava_agree(schedule: Any) -> None:
                 np.testing.assert_array_equal(getattr(lava, kind)[port], counts)
 
 
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("threshold", [0.5, 1.0])
+def test_a_mean_of_spikes_is_exact_in_integers(reset: Any, threshold: float) -> None:
+    """Sixths, of which real numbers miss a threshold that is reached exactly: against a sum of whole numbers."""
+    build = GraphBuilder()
+    spikes = build.add("first", Neuron(0.6, reset="hard"), build.add("in", Input((2, 5, 4), spiking=True)))
+    build.add("last", Neuron(threshold, reset=reset), build.add("mean", AvgPool2d((3, 2), (1, 1)), spikes))
+    graph = build.build(time_steps=20, schedule="concurrent")
+    values = {"in": (np.random.default_rng(0).random((2, 20, 2, 5, 4)) < 0.4).astype(np.int64)}
+    largest = Emulator(graph).run(values=values, observe=True).largest
+    run = Emulator(lower(graph, largest)).run(values=values, record=True)
+    fires_at, v = round(6 * threshold), np.zeros((2, 2, 3, 3), np.int64)
+    for step in range(20):
+        sent = run.spikes["first"][:, step].astype(np.int64)
+        v += sum(sent[:, :, i : i + 3, j : j + 3] for i in range(3) for j in range(2))
+        fired = v >= fires_at
+        assert np.array_equal(run.spikes["last"][:, step], fired)
+        v = np.where(fired, 0 if reset == "hard" else v - fires_at, v)
+    assert 0.1 < run.spikes["last"].mean() < 0.9
+
+
 def test_spikes_are_counted_behind_pools_and_borders() -> None:
     """A spike in a corner reaches 4 of 9 places of a 3 x 3 kernel, for 4 channels; pooled, it is one spike still."""
     x = np.zeros((6, *SHAPE))

@@ -15,7 +15,8 @@ from test_lava_run import TIMEOUT, assert_same, student_cases
 from test_stock import chain
 
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.emulator import Emulator, entering
+from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.entering import entering
 from neurotool.lava_runtime.job import Job
 from neurotool.lava_runtime.run import run_jobs
 

@@ -22,7 +22,8 @@ from neurotool.export.lower import lower
 from neurotool.graph import FixedPoint, Graph, GraphBuilder, Input, Linear, MeanPool, Neuron, Readout
 from neurotool.graph.graded import graded
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.emulator import Emulator, entering
+from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.entering import entering
 from neurotool.lava_runtime.job import Job
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.run import run_jobs, run_on_lava

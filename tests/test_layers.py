@@ -328,6 +328,16 @@ def test_lavas_own_neuron_is_a_neuron_behind_a_current() -> None:
     assert emulated.spikes["cuba"].any()
 
 
+def test_decays_bound_what_lavas_neuron_holds() -> None:
+    """However long the run: a drive of B reaches at most B / ((1 - current_leak)(1 - leak)), and without a leak more in
+    every step."""
+    many = replace(stock_chain(), time_steps=400)
+    assert set(Network(many).stock) == {"cuba"}
+    assert Network(replace(stock_chain(leak=1.0), time_steps=400)).stock == {}
+    run = Emulator(many).run(values={"in": np.ones((1, 400, 3))}, record=True, observe=True)
+    assert run.spikes["cuba"].any() and np.abs(run.potentials["cuba"]).max() <= 8 * 3 * 127 * 64
+
+
 @pytest.mark.parametrize(
     "changes",
     [

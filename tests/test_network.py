@@ -13,7 +13,8 @@ from neurotool.errors import ExportError, OverflowingError
 from neurotool.executor import Run
 from neurotool.export.lower import lower
 from neurotool.graph import Add, FixedPoint, Graph, GraphBuilder, Input, LayerNorm, Linear, MeanPool, Neuron, Readout
-from neurotool.lava_runtime.emulator import Emulator, entering
+from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.entering import entering
 from neurotool.lava_runtime.network import Network
 from neurotool.lava_runtime.program import Program
 

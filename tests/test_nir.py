@@ -445,9 +445,9 @@ def test_a_current_of_one_step_is_expressible(file: Path) -> None:
 def test_missing_and_impossible_conventions(file: Path) -> None:
     nir.write(file, numbered(leaky()))
     for missing, message in (
-        ("reset", "give reset"),
-        ("time_step", "give the time step"),
-        ("time_steps", "give time_st"),
+        ("reset", "give --reset"),
+        ("time_step", "give --time-step DT"),
+        ("time_steps", "give --time-steps T"),
     ):
         with pytest.raises(GraphError, match=message):
             read_nir(file, **FOREIGN | {missing: None})

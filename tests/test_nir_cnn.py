@@ -16,7 +16,7 @@ from neurotool.export.fit import fit_report
 from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir
 from neurotool.graph import Graph, Input, Neuron
-from neurotool.lava_runtime import compatibility
+from neurotool.lava_runtime import compatibility, emulator
 from neurotool.lava_runtime.emulator import Emulator
 from neurotool.lava_runtime.run import run_on_lava
 from neurotool.simulate import simulate
@@ -127,3 +127,19 @@ def test_a_core_keeps_the_weights_of_a_convolution_once(file: Path, cnn: ModuleT
     layers = {layer.name: layer for layer in fit_report(fixed, replace(chip, limits=without)).layers}
     assert sum(layer.cores for layer in layers.values()) == 16
     assert layers["1"].synapse_bits >= 256 * 50 * 192  # of each place
+
+
+def test_threads_and_blocks_change_nothing(file: Path, cnn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch in one part; and in parts of 1, 2 and 4 rows, which are inputs or steps, in up to three threads."""
+    graph, x = as_sinabs_reads(file, 7), cnn.events(3, 7, rate=0.02)
+    whole = Emulator(graph).run(values={"input": x}, record=LAYERS)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for rows in (1, 2, 4):
+        monkeypatch.setattr(emulator, "ELEMENTS_AT_ONCE", rows * 4096)
+        parts = Emulator(graph).run(values={"input": x}, record=LAYERS)
+        for name in LAYERS:
+            np.testing.assert_array_equal(parts.spikes[name], whole.spikes[name])
+            np.testing.assert_allclose(parts.rates[name], whole.rates[name], rtol=1e-12)
+        for port, counts in whole.events.items():
+            np.testing.assert_array_equal(parts.events[port], counts)
+            np.testing.assert_array_equal(parts.active_operations[port], whole.active_operations[port])

@@ -156,11 +156,15 @@ def test_v_leak_is_a_bias(file: Path) -> None:
 MISSING: dict[str, tuple[nir.NIRGraph, dict[str, Any], str]] = {
     "everything": (
         chain(lif(tau=5e-4, r=5.0)), {},
-        r"does not say how long to run, how neurons reset, such as n0 \(LIF\) and what the time step is: give .*"
+        r"does not say how long to run, how neurons reset, such as n0 \(LIF\) and dt: give .*"
         r"its numbers say r dt / tau = 1 at dt = 0\.0001: --from snntorch --time-steps 100 \(or spikingjelly\)$",
     ),
+    "all four": (
+        chain(lif(tau=0.02, r=0.02 * np.exp(-0.05) / 1e-3)), {},
+        r"dt and how a step is integrated: give --time-steps T, .* and --membrane RULE; .*rockpool",
+    ),
     "but T": (chain(lif(tau=5e-4, r=5.0)), {"time_steps": 9}, r"--from snntorch \(or spikingjelly\)$"),
-    "only T": (chain(lif()), {"reset": "soft", "time_step": 1.0}, r"long to run: give time_steps \(--time-steps T\)$"),
+    "only T": (chain(lif()), {"reset": "soft", "time_step": 1.0}, r"long to run: give --time-steps T$"),
     "norse or SpikingJelly": (chain(lif(tau=0.02, r=1.0)), {}, r"r = 1: --from norse .* 100 \(or spikingjelly\)$"),
     "sinabs": (chain(lif(tau=9.0, r=1.0)), {}, r"numbers say r = 1: --from sinabs --time-steps 100$"),
     "rockpool": (
@@ -169,7 +173,7 @@ MISSING: dict[str, tuple[nir.NIRGraph, dict[str, Any], str]] = {
     ),
     "spyx": (chain(lif(tau=5.0, r=0.8)), {}, r"r = 1 - dt / tau at dt = 1: --from spyx --time-steps 100$"),
     "IF of SpikingJelly": (chain(charge(1e4)), {}, r"numbers say r dt = 1 at dt = 0\.0001: --from spikingjelly"),
-    "nobody's": (chain(lif(tau=5.0, r=0.7)), {}, r"or name the tool .*: --from snntorch\|norse\|.* --time-steps 100$"),
+    "nobody's": (chain(lif(tau=5.0, r=0.7)), {}, r"; or its tool: --from TOOL --time-steps 100$"),
 }  # fmt: skip
 
 
@@ -179,7 +183,15 @@ def test_one_message_asks_for_all_that_is_open(kind: str, file: Path) -> None:
     nir.write(file, graph)
     with pytest.raises(GraphError, match=message) as caught:
         read_nir(file, **told)
-    assert "\n" not in str(caught.value)
+    said = str(caught.value).removeprefix(f"{file}: ")
+    assert "\n" not in said and len(said) <= 300
+
+
+def test_what_a_negative_gain_says_is_no_time_step(file: Path) -> None:
+    """1 - dt / tau = -5 for tau = 5 would be a dt of 30, which no tool writes."""
+    nir.write(file, chain(lif(tau=5.0, r=-5.0)))
+    with pytest.raises(GraphError, match="its tool: --from TOOL"):
+        read_nir(file)
 
 
 CONTRADICTED: dict[str, tuple[nir.NIRGraph, dict[str, Any], str]] = {

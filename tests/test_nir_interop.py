@@ -1,6 +1,10 @@
 """Files by norse and snnTorch, read here; files written here, run in norse and through nirtorch: same spikes."""
 
 import dataclasses
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 
 from neurotool.errors import ExportError, GraphError
 from neurotool.export.nir import read_nir, write_for, write_nir
-from neurotool.graph import CubaLIF, Graph, GraphBuilder, Input, Linear, Neuron
+from neurotool.graph import CubaLIF, Graph, GraphBuilder, Input, Integrator, Linear, Neuron
 from neurotool.simulate import simulate
 
 # norse and snnTorch keep threads of their own tensors; their deprecation warnings are not ours.
@@ -117,7 +121,7 @@ def test_a_file_by_snntorch_spikes_as_in_snntorch(mechanism: str, reset: Any, tm
     assert all(busy(layer) for layer in spikes.values())
     with pytest.raises(GraphError, match=r"does not say how neurons reset"):
         read_nir(tmp_path / "snntorch.nir", time_step=1e-4, time_steps=STEPS)
-    with pytest.raises(GraphError, match=r"give the time step"):
+    with pytest.raises(GraphError, match=r"give --time-step DT"):
         read_nir(tmp_path / "snntorch.nir", reset=reset, time_steps=STEPS)
 
 
@@ -257,18 +261,100 @@ def test_files_for_a_tool_spike_there_as_here(tool: str, kind: str, tmp_path: Pa
     assert np.array_equal(simulate(read, values={"x": x}).spikes["n_1"], expected)
 
 
-def test_what_a_tool_cannot_be_given(tmp_path: Path) -> None:
-    graph = network_for_tools("lif")
-    soft = dataclasses.replace(graph, nodes=graph.nodes | {"n.1": Neuron(1.3, 0.8, "soft")})
-    assert "n.1 has reset soft; the import of norse makes that hard" in write_for(soft, tmp_path / "a.nir", "norse")
-    several = dataclasses.replace(
-        graph, nodes=graph.nodes | {"n.1": Neuron(np.arange(1.0, 6.0), 0.8, "hard", bias=0.1)}
+def test_what_is_set_after_the_import_is_said(tmp_path: Path) -> None:
+    def told(tool: str, node: Neuron) -> list[str]:
+        graph = network_for_tools("lif")
+        nodes = graph.nodes | {"n.0": node, "n.1": node}
+        return write_for(dataclasses.replace(graph, nodes=nodes), tmp_path / "a.nir", tool, force=True)
+
+    late = told("snntorch", Neuron(1.3, 0.8, "soft-late"))
+    assert (
+        'n.1 has reset soft-late; the import of snntorch makes that hard: set reset_mechanism = "subtract"' in late[2]
     )
-    with pytest.raises(ExportError, match=r"node n\.1: the tool's import takes one threshold for a layer"):
-        write_for(several, tmp_path / "b.nir", "snntorch")
-    with pytest.raises(ExportError, match="--for lava-dl: files are written for snntorch, norse"):
-        write_for(graph, tmp_path / "b.nir", "lava-dl")
+    assert not any("set" in text for text in told("sinabs", Neuron(1.3, 0.8, "soft", "several")))
+    said = " ".join(told("sinabs", Neuron(1.3, 1.0, "soft")))
+    assert "spikes binary; the import of sinabs makes that several: set spike_fn = SingleSpike" in said
+    assert "n.0 has v_min None; the import makes that -1.3: set min_v_mem = None" in said
+    said = " ".join(told("norse", CubaLIF(1.3, 0.8, "soft", current_leak=0.5)))
+    assert "reset_method=reset_subtract" in said
+
+
+LAYERS = np.arange(1.0, 6.0)
+REFUSED = [
+    ("norse", Neuron(1.3, 0.8, "soft"), "node n.1: reset is soft, and the tool's import makes hard"),
+    ("norse", Neuron(1.3, 1.0, "hard", v_reset=-0.2), "its import takes no v_reset, and here it is 0.2"),
+    ("norse", Neuron(1.3, 0.8, "hard", v_min=-1.0), "potentials have a lower limit (v_min), and the tool's have none"),
+    ("norse", Neuron(1.3, np.array([0.8, 1, 1, 1, 1]), "hard"), "neurons without leak beside others"),
+    ("norse", Neuron(1.3, 0.8, "hard", bias=0.1), "its potentials start at 0 thresholds (v_init), the tool's at 0.38"),
+    ("snntorch", Neuron(1.3, 0.8, "hard", bias=0.1), "its import takes no bias of neurons"),
+    ("snntorch", Neuron(1.3, 0.8, "soft"), "reset is soft, and the tool's import makes hard or soft-late or soft-once"),
+    ("snntorch", Neuron(1.3, 0.8, "hard", v_init=0.5), "start at 0.5 thresholds (v_init), the tool's at 0"),
+    ("sinabs", CubaLIF(1.3, 0.8, "hard-late", current_leak=0.5), "hard-late, and the tool's import makes soft"),
+    ("sinabs", Integrator(0.5, current_leak=0.2), "its import takes an LI that leaks, without current"),
+    ("spikingjelly", Neuron(1.3, LAYERS / 6, "hard"), "its import takes one tau for a layer"),
+    ("spikingjelly", Neuron(1.3, 0.0, "hard"), "its leak is 0"),
+    ("spikingjelly", Neuron(1.3, 0.8, "hard", v_reset=0.1), "takes a v_reset of leaky neurons for their rest"),
+    ("rockpool", Neuron(1.3, 0.8, "soft", "several"), "its import reads no LIF and no IF, only CubaLIF"),
+    ("rockpool", CubaLIF(1.3, 0.8, "hard", current_leak=0.5), "reset is hard, and the tool's import makes soft"),
+    ("rockpool", CubaLIF(1.3, 0.8, "soft", "several"), "it has neurons without a synaptic current"),
+    ("spyx", Neuron(1.3, 0.8, "hard"), "reset is hard, and the tool's import makes soft-late"),
+    ("spyx", Neuron(1.3, 0.8, "soft-late"), "node l.1: a bias behind neurons, which send one step late there"),
+]  # fmt: skip
+
+
+FITTING = {
+    "sinabs": Neuron(1.0, 0.8, "soft", "several"),
+    "rockpool": CubaLIF(1.0, 0.8, "soft", "several", current_leak=0.5),
+    "spyx": Neuron(1.0, 0.8, "soft-late"),
+}
+
+
+@pytest.mark.parametrize(("tool", "node", "message"), REFUSED, ids=[f"{tool}: {why[:30]}" for tool, _, why in REFUSED])
+def test_what_a_tool_cannot_be_given(tool: str, node: Any, message: str, tmp_path: Path) -> None:
+    graph = network_for_tools("lif")
+    nodes = graph.nodes | {"n.0": FITTING.get(tool, Neuron(1.3, 0.8, "hard")), "n.1": node}
+    if tool == "spyx" and "bias" not in message:
+        nodes["l.1"] = Linear(np.ones((5, 9)))
+    with pytest.raises(ExportError) as refused:
+        write_for(dataclasses.replace(graph, nodes=nodes), tmp_path / "b.nir", tool)
+    assert message in str(refused.value) and str(refused.value).startswith(f"--for {tool}: node ")
+    assert len(str(refused.value)) <= 300 and "\n" not in str(refused.value)
     assert not (tmp_path / "b.nir").exists()
+
+
+@pytest.mark.parametrize(
+    ("tool", "message"),
+    [
+        ("lava-dl", "--for lava-dl: it has no import of .nir files; --target netx writes what its netx reads"),
+        ("nengo", "--for nengo: it has no import of .nir files"),
+        ("nir", "--for nir: it is no tool: leave out --for"),
+    ],
+)
+def test_tools_without_an_import(tool: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        write_for(network_for_tools("lif"), tmp_path / "b.nir", tool)
+    phased = dataclasses.replace(network_for_tools("if"), schedule="phased")
+    with pytest.raises(ExportError, match="--for norse: the network runs in the phased schedule"):
+        write_for(phased, tmp_path / "b.nir", "norse")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["this", "nirtools"])
+def test_files_for_every_tool_spike_there_as_here(environment: str, repository: Path, tmp_path: Path) -> None:
+    """benchmarks/nir_for.py and nir_opened.py, whose outcomes docs/nir.md shows: nothing differs, nothing fails."""
+    python, tools = Path(sys.executable), ["norse", "snntorch"]
+    if environment == "nirtools":
+        python = Path(os.environ.get("NEUROTOOL_NIRTOOLS", repository / "build" / "nirtools")) / "bin" / "python"
+        tools = ["sinabs", "spikingjelly", "rockpool", "spyx"]
+        if not python.exists():
+            pytest.skip(f"no {python}: make nir-tools installs it, or NEUROTOOL_NIRTOOLS names another environment")
+    scripts = repository / "benchmarks"
+    for command in ([sys.executable, scripts / "nir_for.py"], [python, scripts / "nir_opened.py"]):
+        subprocess.run([*command, tmp_path, *tools], check=True, capture_output=True)
+    outcomes = runpy.run_path(str(scripts / "nir_table.py"))["outcome_there"]
+    found = [outcomes(path) for path in sorted(tmp_path.glob("*.npz"))]
+    assert {one.tool for one in found if one.verdict == "right"} == set(tools)
+    assert [one for one in found if one.verdict not in ("right", "refused")] == []
 
 
 @pytest.mark.parametrize(("mechanism", "reset"), [("subtract", "soft-late"), ("zero", "hard-late")])

@@ -119,6 +119,10 @@ def test_delays_are_whole_numbers_of_steps(file: Path) -> None:
     assert np.array_equal(y[2:, 0], x[:-2, 0]) and not y[:2, 0].any() and np.array_equal(y[:, 1], x[:, 1])
     with pytest.raises(GraphError, match=r"node n0 \(Delay\): delay 0\.7 is no whole number of time steps of 0\.5"):
         read(file, chain(nir.Delay(full(1.0, 0.7)), shape=(2,), out=(2,)))
+    with pytest.raises(GraphError, match=r"node n0 \(Delay\): delay -1 is no whole number of time steps"):
+        read(file, chain(nir.Delay(full(1.0, -1.0)), shape=(2,), out=(2,)))
+    with pytest.raises(GraphError, match=r"delays of up to 2e\+12 steps of 2 values: the limit is 134217728 values"):
+        read(file, chain(nir.Delay(full(1.0, 1e12)), shape=(2,), out=(2,)))
 
 
 def test_a_threshold_has_no_memory(file: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.special import erf
 
 from neurotool.api.comparing import compare
@@ -23,6 +24,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.grid import to_grid
 from neurotool.train.pipeline import train
 
+QUIET = Console(quiet=True)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -135,10 +137,11 @@ def test_cutting_off_drives_changes_no_spike(make_student) -> None:
     assert cut > 0 and differing(graph, fixed, ids) < 0.01
 
 
-def test_trained_integer_aware_validate_agrees(make_plan, tmp_path: Path) -> None:
-    plan = make_plan("--integer-aware", output=str(tmp_path / "aware.ckpt"))
+@pytest.mark.slow
+def test_trained_with_it_validate_reports_the_same_spikes(make_plan, tmp_path: Path) -> None:
+    plan = make_plan("--integer-aware", output="aware.ckpt")
     assert plan.weight_bits == 8
-    train(plan)
+    train(plan, QUIET)
     model = open_model(tmp_path / "aware.ckpt")
     model.export(tmp_path / "aware.lava", "lava", samples=8)
     bundle = open_model(tmp_path / "aware.lava")
@@ -150,7 +153,7 @@ def test_trained_integer_aware_validate_agrees(make_plan, tmp_path: Path) -> Non
     assert compared.predictions_agreeing == compared.inputs
 
 
-def test_neurons_that_integers_only_approximate_are_refused(make_plan, tmp_path: Path) -> None:
+def test_neurons_that_integers_only_approximate_are_refused(make_plan) -> None:
     for option in (["--leak", "0.9"], ["--schedule", "concurrent"], ["--reset", "hard"]):
         with pytest.raises(ConfigError, match="--integer-aware: needs"):
-            train(make_plan("--integer-aware", *option, output=str(tmp_path / "no.ckpt")))
+            train(make_plan("--integer-aware", *option, output="no.ckpt"), QUIET)

@@ -64,6 +64,10 @@ def test_events_of_a_table(tmp_path: Path) -> None:
     assert np.array_equal(on_grid("a", content["a"], 3, 2, None), a)
     with pytest.raises(DataError, match=r"a has an event at time step 2: the network's are 0 … 1 \(--time-steps 3"):
         on_grid("a", content["a"], 2, 2, None)
+    for time in ("1e300", "-1"):
+        path.write_text(f"time,neuron\n{time},0\n")
+        with pytest.raises(DataError, match=r"an event at time step .*: the network's are 0 … 1$"):
+            on_grid("a", read_recording(path), 2, 2, None)
     with pytest.raises(DataError, match="a has an event at neuron 1: the network's are 0 … 0"):
         on_grid("a", content["a"], 3, 1, None)
 
@@ -92,6 +96,8 @@ def test_times_of_events_become_steps_without_rounding_down() -> None:
         ),
         ("time,neuron\n1,1" + "0" * 400 + "\n", "neuron is '1000"),
         ("time,neuron\n1,\0\n", "neuron is|NUL"),
+        ("time,neuron,neuron\n1,1,1\n", "a column occurs twice in time, neuron, neuron; rename one"),
+        ("time,neuron\n1,1,1\n", "line 2: more fields than the header's 2"),
     ],
 )
 def test_tables_that_are_no_events(tmp_path: Path, text: str, message: str) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import Trainer
 
 from neurotool.errors import ConfigError, TrainingError
-from neurotool.train import pipeline
+from neurotool.train import pipeline, running
 from neurotool.train.pipeline import train
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.run_folder import check_run, held, open_run
@@ -293,7 +293,7 @@ def test_an_output_that_appears_meanwhile_is_kept(make_plan: MakePlan, monkeypat
         (torch, "save", 1),  # while the state of an epoch is written
         (torch, "save", 3),
         (pipeline, "start_student", 1),
-        (pipeline, "save", 1),  # before the weights of a stage are kept
+        (running, "save", 1),  # before the weights of a stage are kept
         (pipeline, "write_config", 1),
     ],
 )

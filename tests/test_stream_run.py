@@ -93,7 +93,7 @@ def test_each_weight_is_on_the_chip_once() -> None:
 def checkpoint(write_untrained: Any, tmp_path: Path) -> Path:
     """A streaming student, untrained, that is heard: 2 steps a token, and an answer one token late."""
     student = make("hard", time_steps=2, lookahead=1, vocab_size=31)
-    path: Path = write_untrained(tmp_path / "stream.ckpt", student)
+    path: Path = write_untrained(tmp_path / "stream.ckpt", student, hidden_size=16)
     return path
 
 

@@ -17,7 +17,8 @@ from neurotool.evaluation import _add
 from neurotool.export.lower import lower
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.lava_runtime import compatibility
-from neurotool.lava_runtime.emulator import Emulator, entering
+from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.entering import entering
 from neurotool.lava_runtime.job import Job
 from neurotool.lava_runtime.run import run_jobs
 from neurotool.sentences import random_inputs

@@ -562,6 +562,12 @@ def test_macro_f1_by_hand() -> None:
     assert compute_metrics(task, np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]))["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
+def test_answers_that_are_no_numbers() -> None:
+    for logits in (np.array([[0.0, np.nan], [1.0, 0.0]]), np.array([[np.inf, 0.0], [1.0, 0.0]])):
+        with pytest.raises(DataError, match="the answers to 1 of 2 inputs are no numbers: the weights are too large"):
+            compute_metrics(two_classes("accuracy"), logits, np.array([1, 0]))
+
+
 def test_correlations_by_hand() -> None:
     task = Task("t", ("sentence",), (), ("pearson", "spearman"))
     labels = np.array([1.0, 2.0, 3.0, 4.0])

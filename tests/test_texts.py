@@ -26,6 +26,16 @@ def copy(tiny_teacher: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_text_without_tokens(tiny_teacher: Path) -> None:
+    """No special tokens, and a text that is nothing to the tokenizer."""
+    files = tokenizer_files(AutoTokenizer.from_pretrained(tiny_teacher))
+    made = json.dumps(json.loads(files["tokenizer.json"]) | {"post_processor": None})
+    tokenizer = tokenizer_from_files(files | {"tokenizer.json": made})
+    assert encode(tokenizer, [["good w1"]], 8).tokens["input_ids"][0]
+    with pytest.raises(DataError, match=r"the tokenizer gives no token for '   '; use another tokenizer"):
+        encode(tokenizer, [["good", "   "]], 8)
+
+
 def test_the_files_make_the_same_tokenizer(tiny_teacher: Path) -> None:
     theirs = AutoTokenizer.from_pretrained(tiny_teacher)
     ours = tokenizer_from_files(tokenizer_files(theirs))

@@ -73,6 +73,18 @@ def test_those_of_a_tool_are_what_its_file_sends(files: tuple[Path, Path], tmp_p
     assert np.array_equal(spikes.data[1], here.spikes["encoder.0.mix"]) and spikes.dt == 1e-3
 
 
+def test_those_of_a_tool_that_has_to_be_told(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """The import of sinabs resets soft; what is told beside the file makes it this network."""
+    network, texts = files
+    out = tmp_path / "sinabs.nir"
+    said = neurotool("export", network, "--for", "sinabs", "-o", out, "--with-inputs", 1, "--input", texts)
+    assert "MembraneReset" in said
+    vectors = tmp_path / "sinabs.expected.h5", "--input", tmp_path / "sinabs.inputs.h5"
+    told = "--reset", "hard", "--spikes", "binary", "--membrane", "exponential-unit", "--from", "sinabs"
+    assert "PASS" in neurotool("validate", out, *vectors, *told)
+    assert "FAIL" in neurotool("validate", out, *vectors, "--from", "sinabs", code=1)
+
+
 def test_what_has_none_is_said_and_nothing_is_written(files: tuple[Path, Path], tmp_path: Path) -> None:
     network, texts = files
     said = neurotool("export", network, "--target", "svg", "--with-inputs", 2, "--input", texts, code=2)

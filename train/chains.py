@@ -57,6 +57,7 @@ def start_from(path: Path, student: Student, tokenizer: PreTrainedTokenizerBase)
         raise ConfigError(f"--start-from {path}: its labels are {_labels(other.model)}, here {_labels(student)}")
     if other.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ConfigError(f"--start-from {path}: it reads other tokens than the teacher; give the teacher it had")
+    student.finish()  # as the other one is
     state = other.model.state_dict()
     for name, value in student.state_dict().items():
         if name.endswith("log_gain"):

@@ -300,7 +300,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
         )
     penalties = {"--rate-penalty": any(s.weights.rate for s in plan.stages), "--event-target": plan.event_target}
     for option, given in penalties.items():
-        if given and "spikes" in kind.config_class.lacks:
+        if given and "time_steps" in kind.config_class.lacks:
             raise ConfigError(f"{option}: student {plan.model_type} sends no spikes; leave it out")
     if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
         what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"

@@ -44,7 +44,7 @@ def spike_plan(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Trainin
         raise ConfigError(f"--input spikes: student {there.get('student')} reads text; give --student {STUDENT}")
     if "data" not in there:
         raise ConfigError("--input spikes: no --data; give a folder of recordings, train/CLASS.npz and so on")
-    options = {name: defaults.get(name) for name in OPTIONS} | DEFAULTS | there
+    options: dict[str, Any] = {name: defaults.get(name) for name in OPTIONS} | DEFAULTS | there
     if options["metric"] not in (None, "accuracy"):
         raise ConfigError(f"--metric {options['metric']}: classes of recordings are measured by accuracy; leave it out")
     weights = LossWeights(0.0, 0.0, 0.0, soft=0.0, hard=1.0, rate=options["rate_penalty"])
@@ -60,7 +60,7 @@ def spike_plan(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Trainin
         student=_student(options),
         stages=(stage,) if stage.epochs else (),
         **{name: options[name] for name in ("prune", "weight_bits", "weight_decay", "warmup", "accumulate", "seed")},
-        **{name: options[name] for name in ("run_folder",)},
+        run_folder=options["run_folder"],
         prune_scope=options["prune_scope"] or "layer",
         precision="bfloat16" if options["bf16"] else "float32",
         resume=bool(options["resume"]),

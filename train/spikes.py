@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import TrainingArguments
+from transformers import TrainerControl, TrainingArguments
 
 from neurotool.activity import Activity, LayerActivity
 from neurotool.evaluation import Evaluation
@@ -63,6 +63,7 @@ class SpikeTraining(nn.Module):
 class SpikeTrainer(ReproducibleTrainer):
     def __init__(self, trained: SpikeTraining, arguments: TrainingArguments, data: SpikeData) -> None:
         self.data, self.trained = data, trained
+        self.control: TrainerControl
         super().__init__(
             trained,
             arguments,
@@ -122,7 +123,8 @@ def evaluate_spikes(student: SpikeClassifier, recordings: Recordings, task: Task
     training, device = student.training, student.classifier.weight.device
     student.eval()
     steps = student.config.time_steps
-    activity, logits = Activity(steps, steps), []
+    activity = Activity(steps, steps)
+    logits: list[np.ndarray] = []
     for start in range(0, len(recordings.labels), AT_ONCE):
         spikes = torch.from_numpy(recordings.spikes[start : start + AT_ONCE]).float().to(device)
         output: SpikeOutput = student(spikes)

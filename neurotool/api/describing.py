@@ -76,6 +76,8 @@ def _checkpoint(checkpoint: Any) -> dict[str, Any]:
     config, training = checkpoint.config, checkpoint.training
     named = {
         "student": "model_type",
+        "reads": "input",
+        "channels": "channels",
         "layers": "num_hidden_layers",
         "hidden_size": "hidden_size",
         "heads": "num_attention_heads",

@@ -79,7 +79,7 @@ def export(
     else:
         report |= _WRITERS[target](model.graph, path, part, force)
     if with_inputs is not None:
-        report |= {"vectors": write_vectors(_reopened(path, for_tool), vectors, force)}
+        report |= {"vectors": write_vectors(_written(model, path, for_tool), vectors, force)}
     return report
 
 
@@ -108,13 +108,13 @@ def _for_tool(graph: Graph, path: Path, tool: str, force: bool) -> dict[str, Any
     return _described(graph, path) | {"told": told}
 
 
-def _reopened(path: Path, tool: str | None) -> Model:
+def _written(model: Model, path: Path, tool: str | None) -> Model:
     """What was written, as whoever reads it computes it."""
     if tool is None:
         return open_model(path)
-    from neurotool.export.for_tool import IMPORTS
+    from neurotool.export.for_tool import as_written
 
-    return open_model(path, tool=tool, reset=IMPORTS[tool].reset)
+    return Model(path, "NIR file", as_written(model.graph, tool))
 
 
 def check_options(

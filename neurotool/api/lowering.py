@@ -24,7 +24,8 @@ RANGE_BATCHES = 2
 
 def ranges(graph: Graph, texts: ModelInputs) -> dict[str, float]:
     """Largest |output| of every node on the first inputs."""
-    emulator, largest = in_time(graph, Emulator), dict[str, float]()
+    emulator: Any = in_time(graph, Emulator)
+    largest: dict[str, float] = {}
     for batch in texts.batches()[:RANGE_BATCHES]:
         for name, value in emulator.run(**batch, observe=True).largest.items():
             largest[name] = max(value, largest.get(name, 0))
@@ -43,7 +44,8 @@ class Errors:
         """Sent, and other than with real parameters; of networks without tokens, which are stepped in any case."""
 
     def run(self, batches: Iterable[dict[str, Any]]) -> "Errors":
-        exact, fixed = in_time(self.exact, Emulator), in_time(self.fixed, Emulator)
+        exact: Any = in_time(self.exact, Emulator)
+        fixed: Any = in_time(self.fixed, Emulator)
         record = () if self.exact.has_tokens else tuple(self.spikes)
         for batch in batches:
             a, b = (executor.run(**batch, record=record, observe=True) for executor in (exact, fixed))

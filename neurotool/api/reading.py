@@ -98,7 +98,7 @@ class SpikeReader:
     node: str
     shape: tuple[int, int]
     time_step: float | None
-    tokenizer: None = None
+    tokenizer: Any = None
     max_length: int = 1
 
     @classmethod

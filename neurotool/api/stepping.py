@@ -52,6 +52,8 @@ def tokens_in_time(
     if executor not in EXECUTORS:
         raise ConfigError(f"--executor {executor}: tokens are run one by one on {' or '.join(EXECUTORS)}")
     reader = model.reading()
+    if not isinstance(reader, TextReader):
+        raise ConfigError(f"{model.path}: reads spikes; --stream is for words: give recordings with --input")
     if len(reader.task.text_columns) != 1:
         raise ConfigError(f"{model.path}: reads pairs of texts; words of one text can be streamed")
     for text in _texts(reader, words, steps):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from neurotool.api.model import Model
+from neurotool.api.reading import TextReader
 from neurotool.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ class _Text:
     """One text, and the next after `end`."""
 
     def __init__(self, model: Model, student: "StreamingForSequenceClassification") -> None:
-        self.reader, self.student, self.tokenizer = model.reading(), student, model.reading().tokenizer
+        reader = model.reading()
+        assert isinstance(reader, TextReader)
+        self.reader, self.student, self.tokenizer = reader, student, reader.tokenizer
         self.before, self.behind = special_tokens(self.tokenizer)
         self.state: StreamState | None = None
 

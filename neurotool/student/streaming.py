@@ -27,6 +27,10 @@ from neurotool.texts import INPUTS
 
 READOUT = "readout"
 RESIDUAL = 0.5
+"""Of a block's input in its output's currents at first, a spike's on its own channel."""
+TAU_READOUT = 32.0
+"""Steps that the readout remembers at first. It adds up that many: until training is done, its weights are divided by
+half of them, so that a step of the optimiser changes an answer as little as it changes other currents."""
 TAU_MEM = 1.5
 """Steps that potentials last at first: what is to last longer is left to synaptic currents."""
 
@@ -99,7 +103,8 @@ class StreamingBlock(nn.Module):
         width, wide, norm = config.hidden_size, config.intermediate_size, config.training_norm
 
         def neurons(size: int, synapse: bool) -> CubaLIFLayer:
-            return CubaLIFLayer(size, reset=config.reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
+            reset = config.dynamics.reset
+            return CubaLIFLayer(size, reset=reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
 
         self.mixing = Driven(f"{name}.mixing", {"linear": width}, neurons(width, True), norm)
         self.intermediate = Driven(f"{name}.intermediate", {"linear": width}, neurons(wide, False), norm)
@@ -126,12 +131,12 @@ class StreamingForSequenceClassification(Student):
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
         self.embedding_neurons = CubaLIFLayer(
-            config.hidden_size, reset=config.reset, synapse=False, learn_threshold=False, tau_mem=TAU_MEM
+            config.hidden_size, reset=config.dynamics.reset, synapse=False, learn_threshold=False, tau_mem=TAU_MEM
         )
         self.blocks = nn.ModuleList(StreamingBlock(config, f"encoder.{i}") for i in range(config.num_hidden_layers))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.integrator = LIReadout(config.num_labels, tau=32.0)
+        self.integrator = LIReadout(config.num_labels, tau=TAU_READOUT)
         self.post_init()
         self._place_embeddings()
         self.embeddings.position_embeddings.weight.requires_grad_(False)
@@ -218,7 +223,11 @@ class StreamingForSequenceClassification(Student):
             s = hand_on(fire(block.output, fire(block.intermediate, mixed), s))
         if output.rates is not None:
             output.hidden = tuple(hidden)
-        return self.integrator(self.classifier(self.dropout(s)))[0]
+        return self.integrator(self.classifier(self.dropout(s)) * self._readout_gain)[0]
+
+    @property
+    def _readout_gain(self) -> float:
+        return 2 / TAU_READOUT if self.config.training_norm else 1.0
 
     def readout(self, last: Tensor, attention_mask: Tensor) -> Tensor:
         """The potentials (batch, steps, labels) after the last step of each text: (batch, labels)."""
@@ -253,11 +262,14 @@ class StreamingForSequenceClassification(Student):
                 mixed = fire(block.mixing.name, block.mixing.neurons, block.mixing.current(s))
                 wide = fire(block.intermediate.name, block.intermediate.neurons, block.intermediate.current(mixed))
                 s = fire(block.output.name, block.output.neurons, block.output.current(wide, s))
-            logits, readout = self.integrator.step(self.classifier(s), readout)
+            logits, readout = self.integrator.step(self.classifier(s) * self._readout_gain, readout)
+        assert readout is not None
         return logits, StreamState(neurons, readout)
 
     @torch.no_grad()
     def finish(self) -> None:
+        self.classifier.weight.mul_(self._readout_gain)
+        self.classifier.bias.mul_(self._readout_gain)
         for layer in self.modules():
             if isinstance(layer, Driven):
                 layer.fold()
@@ -270,8 +282,8 @@ class StreamingForSequenceClassification(Student):
         for one in inputs:
             ids, types, mask = (torch.as_tensor(one[name])[None] for name in INPUTS)
             current = nn.functional.pad(self.embed(ids, types) * mask[..., None], (0, 0, 0, self.config.lookahead))
-            values, mask = (np.repeat(array(x)[0], steps, 0) for x in (current, self.lasting(mask)))
-            entered.append({"values": {INPUT: values}, "attention_mask": mask.astype(np.int64)})
+            values, real = (np.repeat(array(x)[0], steps, 0) for x in (current, self.lasting(mask)))
+            entered.append({"values": {INPUT: values}, "attention_mask": real.astype(np.int64)})
         return entered
 
     def to_graph(self) -> Graph:
