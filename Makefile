@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := train export lava_runtime energy
-# Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
 DEMO := model.ckpt
+# Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
 NO_DEPS := lava-nc lava-dl neurobench norse snntorch
 
 .PHONY: install test test-slow test-all lint format types demo demo-short results nir-tools clean

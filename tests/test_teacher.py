@@ -318,6 +318,11 @@ def test_tensors_of_another_kind(copy: Path) -> None:
         assert reason in refusal(copy), name
 
 
+def test_an_adapter_beside_the_weights(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    assert "has an adapter (adapter_config.json), which is not applied: merge it into the weights" in refusal(copy)
+
+
 def test_config_fields_that_are_not_honoured(copy: Path) -> None:
     for field, value in (("position_embedding_type", "relative_key"), ("quantization_config", {"bits": 4})):
         config = (copy / "config.json").read_text()

@@ -107,6 +107,11 @@ def _files(name: str, location: str) -> list[str]:
             location, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )
 
+    if find("adapter_config.json"):
+        raise TeacherError(
+            f"teacher {name}: has an adapter (adapter_config.json), which is not applied: merge it into the weights "
+            "(PEFT's merge_and_unload), or remove it"
+        )
     if whole := find("model.safetensors"):
         return [whole]
     index = find("model.safetensors.index.json")

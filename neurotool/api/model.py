@@ -165,7 +165,10 @@ class Model:
         """How it reads text, or labelled spikes. Raises ConfigError where it does neither."""
         if self.reader is not None:
             return self.reader
-        if self.kind == "NIR file" or (self.kind == "bundle" and steps_per_token(self.graph) is not None):
+        streams = steps_per_token(self.graph) is not None
+        if self.kind == "NIR file" and not streams and not self.graph.has_tokens:
+            raise ConfigError(f"{self.path}: reads no text: leave out texts and --data, give recordings with --input")
+        if self.kind == "NIR file" or (self.kind == "bundle" and streams):
             raise ConfigError(f"{self.path}: holds no tokenizer; name a .ckpt that does with --tokenizer")
         what = "a part of the network reads arrays" if self.kind == "part" else "the bundle holds no tokenizer"
         raise ConfigError(f"{self.path}: {what}: leave out texts and --data")
