@@ -7,9 +7,7 @@ multiply-accumulates of the teacher from its shape. State is what must be kept u
 currents of the student, keys and values of the teacher's attention. --write puts the table between its two markers.
 """
 
-import time
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -27,8 +25,8 @@ from neurotool.tasks import load_examples
 
 LENGTHS = (16, 64, 256, 1024, 4096)
 HEADER = (
-    "| tokens | synaptic operations a token | updates a token | values kept | ms a token | teacher: MACs a token | "
-    "values kept |\n|---|---|---|---|---|---|---|"
+    "| tokens | synaptic operations a token | updates a token | values kept | teacher: MACs a token | "
+    "values kept |\n|---|---|---|---|---|---|"
 )
 
 
@@ -54,17 +52,6 @@ def counted(model: Model, ids: list[int]) -> Counts:
     return count(graph, activity, events_of_activity(graph, activity))
 
 
-def seconds_a_token(model: Model, ids: list[int]) -> float:
-    """Of stepping through all of them, one thread."""
-    assert model.student is not None
-    student: Any = model.student.model
-    state, started = None, time.perf_counter()
-    with torch.inference_mode():
-        for token in ids:
-            _, state = student.step(torch.tensor([token]), state)
-    return (time.perf_counter() - started) / len(ids)
-
-
 def row(model: Model, ids: list[int]) -> str:
     assert model.student is not None
     counts, n = counted(model, ids), len(ids)
@@ -80,7 +67,7 @@ def row(model: Model, ids: list[int]) -> str:
     updates = counts.total().updates
     return (
         f"| {n:,} | {counts.synaptic_operations / n:,.0f} | {updates / n:,.0f} | {kept:,} | "
-        f"{1000 * seconds_a_token(model, ids):.2f} | {teacher.total('dense').macs / n:,.0f} | {attended:,} |"
+        f"{teacher.total('dense').macs / n:,.0f} | {attended:,} |"
     )
 
 

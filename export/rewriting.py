@@ -129,8 +129,8 @@ class _Rewritten(GraphBuilder):
 
     def _move_behind(self, name: str) -> None:
         """Its sources are new: a node comes after all it reads."""
-        for of in (self.nodes, self.inputs):
-            of[name] = of.pop(name)  # type: ignore[index]
+        self.nodes[name] = self.nodes.pop(name)
+        self.inputs[name] = self.inputs.pop(name)
 
 
 def _one_threshold(build: _Rewritten, name: str, node: Node, sources: tuple[str, ...]) -> None:

@@ -343,4 +343,4 @@ class _Run:
             rows = spikes.reshape(len(spikes), -1).astype(np.float64, copy=False)
             events = rows.sum(1)
             operations = rows @ np.broadcast_to(reach, spikes.shape[1:]).ravel() if np.ndim(reach) else events * reach
-        return tuple(each.reshape(-1, self.batch).sum(0).astype(np.int64) for each in (events, operations))  # type: ignore[return-value]
+        return tuple(each.reshape(-1, self.batch).sum(0).astype(np.int64) for each in (events, operations))

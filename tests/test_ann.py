@@ -64,7 +64,7 @@ def test_copied_from_its_teacher_it_is_the_teachers_encoder() -> None:
     [
         ("classes", ()),
         ("pairs", ("--inner-epochs", "2", "--epochs", "20", "--pooling", "cls")),
-        ("classes", ("--hidden-size", "16", "--heads", "2", "--epochs", "12", "--bf16", "--dropout", "0.1")),
+        ("classes", ("--hidden-size", "16", "--heads", "2", "--epochs", "20", "--bf16", "--dropout", "0.1")),
     ],
     ids=str,
 )

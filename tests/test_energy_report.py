@@ -186,7 +186,7 @@ def test_an_old_checkpoint_names_the_way_out(
         (["--reset", "soft"], "foreign .nir"),
         (["--data", " "], "empty"),
         (["--data", "two\ttexts"], "has 2 part(s)"),
-        (["--tokenizer", "x.ckpt"], "for a .nir"),
+        (["--tokenizer", "x.ckpt"], "for files without one"),
         (["--cost-model", "loihi2", "--cost-model", "loihi2"], "twice"),
         (["--cost-model", "loihi2", "--dense-cost-model", "horowitz-45nm", "--across-technologies"], "no energy"),
         (["--cost-model", "loihi2", "--numbers", "fp32"], "int8"),

@@ -200,7 +200,7 @@ def _soft(file: h5py.File, name: str) -> None:
         (_soft, "is a link to '/node'"),
         (_circle, "is the same object as another name"),
         (_bomb, "declares 4 TB, which the file does not hold"),
-        (_packed, r"brings what the file declares to 80 MB: the limit is \d+ MB"),
+        (_packed, r"brings what the file declares to 80 MB: \d+ MB is the limit"),
         (_elsewhere, "lies in another file"),
         (_virtual, "lies in another file"),
     ],

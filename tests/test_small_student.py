@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import neurotool
+from neurotool.checkpoint import read_checkpoint
 from neurotool.cli.main import cli
 
 TEXTS = ["a moving and very funny film", "a dull and lifeless mess with no laughs"]
@@ -46,7 +47,7 @@ def test_it_accounts_for_its_energy(small: Path) -> None:
 
 def test_the_card_is_of_this_checkpoint(small: Path) -> None:
     card = (small / "README.md").read_text("utf-8")
-    record = neurotool.open(small / "film.ckpt").checkpoint.training
+    record = read_checkpoint(small / "film.ckpt").training
     stated = re.search(r"student, float32 \| ([\d.]+) %", card)
     assert stated is not None and float(stated[1]) == pytest.approx(100 * record["metrics"]["accuracy"], abs=0.05)
     assert f"{record['data']['train_size']} training sentences" in card and f"seed {record['seed']}" in card

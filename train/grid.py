@@ -46,8 +46,8 @@ def to_grid(student: Student) -> None:
             module.bias.copy_(_rounded(module.bias, 2.0**lowest / student.config.time_steps))
     for layer in student.neuron_layers.values():
         threshold = layer.v_threshold.double()
-        unit = 2.0 ** (threshold.log2().floor() + 1 - THRESHOLD_BITS)
-        rounded = (threshold / unit).round() * unit
+        units = 2.0 ** (threshold.log2().floor() + 1 - THRESHOLD_BITS)
+        rounded = (threshold / units).round() * units
         if layer.log_gain.ndim:
             layer.log_gain.copy_((rounded / layer.base.double()).log())
         else:

@@ -244,10 +244,13 @@ class ReproducibleTrainer(Trainer):
         return EpochOrder(texts, batch_size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.check_weights()
+        super().save_model(output_dir, _internal_call)
+
+    def check_weights(self) -> None:
         for name, weights in self.model.named_parameters():
             if not torch.isfinite(weights).all():
                 raise self.diverged(f"{name} is not finite after step {self.state.global_step}")
-        super().save_model(output_dir, _internal_call)
 
     def diverged(self, what: str) -> TrainingError:
         return TrainingError(
@@ -322,6 +325,7 @@ class DistillationTrainer(ReproducibleTrainer):
         training is in bfloat16: thresholds turn small differences into spikes (a point of accuracy on SST-2)."""
         if self.task is None or self.eval_dataset is None:
             return {}
+        self.check_weights()
         result = evaluate(self.distiller.measured, self.eval_dataset, self.processing_class, self.task)
         metrics = {f"eval_{k}": v for k, v in result.metrics.items()}
         if result.activity.layers:

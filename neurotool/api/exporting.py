@@ -68,7 +68,7 @@ def export(
     if with_inputs is not None:
         check_vectors(model, path, force)
         vectors = model.samples(data, with_inputs, given).first(with_inputs)  # before anything is written
-    report = {"output": str(path), "target": target}
+    report: dict[str, Any] = {"output": str(path), "target": target}
     if target in LOWERED:
         if target == "netx":  # it holds layers that read spikes
             given = replace(given, kind="spikes")

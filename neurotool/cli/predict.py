@@ -20,7 +20,7 @@ from neurotool.errors import ConfigError, DataError
 Examples:
   neurotool predict model.ckpt "a moving film" "a waste of time"
   neurotool predict model.ckpt - < sentences.txt
-  neurotool predict model.ckpt --stream          # a streaming student answers as you write
+  neurotool predict model.ckpt --stream    # answers as you write
   neurotool predict model.lava "a moving film"
   neurotool predict model.nir "a moving film" --tokenizer model.ckpt
   neurotool predict model.ckpt "$(printf 'first text\\tsecond text')"

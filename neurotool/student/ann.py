@@ -2,7 +2,7 @@
 encoder with the readout of the other students; distilled in the same way it shows what spikes cost in accuracy."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ class AnnForSequenceClassification(Student):
     def _run(
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
-        hidden, key_mask, run = [current], mask.bool()[:, None, None, :], self.fused or AnnLayer.forward
+        hidden, key_mask = [current], mask.bool()[:, None, None, :]
+        run: Callable[..., Any] = self.fused or AnnLayer.forward
         for layer in self.layers:
             x, of_layer = run(layer, hidden[-1], key_mask, read is not None)
             hidden.append(x)

@@ -54,7 +54,8 @@ class SpikeBertBlock(GradientCheckpointingLayer):
 
         def spikes(part: str, x: Tensor) -> Tensor:
             linear, norm, neurons = self._of(part)
-            if linear is None:
+            if linear is None or norm is None:  # the attention's, of which the norm is an option
+                assert linear is None
                 return emit(neurons, x if norm is None else norm(x))
             if isinstance(emit, Unrolled):
                 return emit.normed(neurons, norm, spike_linear(x, linear))

@@ -117,7 +117,7 @@ class _NormedSpikes(torch.autograd.Function):
         for some, gradient, out in zip(*(_in_cache(x, ctx.time_steps) for x in whole), strict=True):
             drive, mean, deviation = _normed(some, weight, bias, v_threshold, ctx.eps)
             to_normed = _to_drive(_steps(drive, ctx.dynamics)[0], gradient, ctx.dynamics)
-            if v_threshold is not None:
+            if to_threshold is not None:
                 to_normed /= v_threshold
                 to_threshold -= (to_normed * drive).sum_to_size(v_threshold.shape)
             parts = torch.ops.aten.native_layer_norm_backward(
