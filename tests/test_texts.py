@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from neurotool.errors import DataError
+from neurotool.header import try_tokenizer
 from neurotool.texts import INPUTS, as_utf8, encode, load_tokenizer, longest, pad, tokenizer_files, tokenizer_from_files
 from neurotool.train.plan import TrainingPlan
 
@@ -34,6 +35,17 @@ def test_a_text_without_tokens(tiny_teacher: Path) -> None:
     assert encode(tokenizer, [["good w1"]], 8).tokens["input_ids"][0]
     with pytest.raises(DataError, match=r"the tokenizer gives no token for '   '; use another tokenizer"):
         encode(tokenizer, [["good", "   "]], 8)
+
+
+def test_a_segment_that_the_network_lacks(tiny_teacher: Path) -> None:
+    """In the template of single texts, or in that of pairs."""
+    files = tokenizer_files(AutoTokenizer.from_pretrained(tiny_teacher))
+    for template in ("single", "pair"):
+        made = json.loads(files["tokenizer.json"])
+        next(part["Sequence"] for part in made["post_processor"][template] if "Sequence" in part)["type_id"] = 7
+        tokenizer = tokenizer_from_files(files | {"tokenizer.json": json.dumps(made)})
+        with pytest.raises(ValueError, match=r"it gives token \d+ of 1000, segment 7 of 2"):
+            try_tokenizer(tokenizer, 1000, 2)
 
 
 def test_the_files_make_the_same_tokenizer(tiny_teacher: Path) -> None:
