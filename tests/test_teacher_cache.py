@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from neurotool.checkpoint import read_checkpoint
 from neurotool.errors import TeacherError
 from neurotool.evaluation import batches
 from neurotool.tasks import load_data, tokenise
@@ -98,8 +99,8 @@ def test_without_room_nothing_is_written(
 
 
 def test_training_asks_once_and_learns_the_same(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The teacher is asked in batches of 64, once; and the student is as good as without, within four texts of forty:
-    other rounding of what the teacher says flips spikes, and with them answers near the border."""
+    """The teacher is asked in batches of 64, once. Where batches of other sizes round otherwise, single spikes flip,
+    and with them answers to texts near the border; the mean loss of all steps hardly changes."""
     options = ("--relation-weight", "1", "--epochs", "2")
     without = train(make_plan(*options, output="without.ckpt"), QUIET)
     batches_asked = 0
@@ -115,6 +116,9 @@ def test_training_asks_once_and_learns_the_same(make_plan: MakePlan, monkeypatch
     assert batches_asked == 1 + 1 + 2  # where the student starts, a text for the sizes, and 100 texts in batches of 64
     second = train(make_plan(*options, "--cache-teacher", output="second.ckpt"), QUIET)
     assert batches_asked == 4 + 1 + 1
-    metrics = [result.student.metrics["accuracy"] for result in (without, first, second)]
+    results = (without, first, second)
+    losses = [read_checkpoint(result.output).training["stages"][-1]["history"][-1]["train_loss"] for result in results]
+    assert losses[1] == losses[2] == pytest.approx(losses[0], rel=0.02)
+    metrics = [result.student.metrics["accuracy"] for result in results]
     assert metrics[1] == metrics[2] == pytest.approx(metrics[0], abs=0.1)
     assert min(metrics) >= 0.75

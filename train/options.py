@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,50 +116,22 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
     if options["attention_norm"] and options["attention_v_threshold"] is None:
         options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
+    as_given = {field.name: options[field.name] for field in fields(TrainingPlan) if field.name in options}
     return TrainingPlan(
-        output=options["output"],
-        teacher=options["teacher"],
-        task=options["task"] or "demo",
-        data=options["data"],
-        metric=options["metric"],
-        text_columns=None if options["text_columns"] is None else tuple(options["text_columns"]),
-        label_column=options["label_column"],
-        corpus=options["corpus"],
-        max_texts=options["max_texts"],
-        corpus_length=options["corpus_length"],
-        model_type=RECIPES[kind].model_type,
-        student=_student(options),
-        init=options["init"],
-        layer_map=options["layer_map"],
-        max_shift=options["max_shift"],
-        stages=_stages(options),
-        teacher_epochs=options["teacher_epochs"],
-        teacher_learning_rate=options["teacher_learning_rate"],
-        max_length=options["max_length"],
-        augment=options["augment"],
-        start_from=None if options["start_from"] is None else Path(options["start_from"]),
-        start_teaches=options["start_teaches"],
-        event_target=options["event_target"],
-        prune=options["prune"],
-        prune_scope=options["prune_scope"] or "layer",
-        weight_penalty=options["weight_penalty"],
-        weight_bits=options["weight_bits"] or (8 if options["integer_aware"] else None),
-        relu_penalty=options["relu_penalty"],
-        relu_shift=options["relu_shift"],
-        integer_aware=options["integer_aware"],
-        weight_decay=options["weight_decay"],
-        warmup=options["warmup"],
-        ema=options["ema"],
-        precision="bfloat16" if options["bf16"] else "float32",
-        compile=options["compile"],
-        gradient_checkpointing=options["gradient_checkpointing"],
-        cache_teacher=options["cache_teacher"],
-        accumulate=options["accumulate"],
-        seed=options["seed"],
-        run_folder=options["run_folder"],
-        resume=options["resume"],
-        force=options["force"],
-        settings=settings,
+        **as_given
+        | {
+            "task": options["task"] or "demo",
+            "text_columns": None if options["text_columns"] is None else tuple(options["text_columns"]),
+            "model_type": RECIPES[kind].model_type,
+            "student": _student(options),
+            "stages": _stages(options),
+            "input": "tokens",
+            "start_from": None if options["start_from"] is None else Path(options["start_from"]),
+            "prune_scope": options["prune_scope"] or "layer",
+            "weight_bits": options["weight_bits"] or (8 if options["integer_aware"] else None),
+            "precision": "bfloat16" if options["bf16"] else "float32",
+            "settings": settings,
+        }
     )
 
 
