@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,7 +14,9 @@ def averaged(student: Student, decay: float) -> AveragedModel:
     that a short run is not an average of its beginning."""
 
     def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+        share = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+        for average, weight in zip(averaged, weights, strict=True):  # some may be shared out, which no one call takes
+            average.lerp_(weight, share)
 
     return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
 

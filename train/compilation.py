@@ -18,7 +18,7 @@ def fuse_student(plan: TrainingPlan, student: Student, steps: int, console: Cons
 
     Raises ConfigError where it was asked for and cannot be.
     """
-    possible = student.can_fuse and not plan.gradient_checkpointing
+    possible = student.can_fuse and not plan.gradient_checkpointing and not plan.fsdp
     if plan.compile == "off" or (plan.compile == "auto" and (steps < PAYS_FROM or not possible)):
         return
     if not possible:

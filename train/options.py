@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.1,
     "compile": "auto",
     "seed": 42,
-    **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher"), False),
+    **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher", "fsdp"), False),
     **dict.fromkeys(("start_teaches", "integer_aware", "resume", "force"), False),
 }
 """Of what does not depend on the student (recipes.py) or the teacher."""
@@ -48,7 +48,9 @@ WITHOUT_DEFAULT: dict[str, type] = {
     ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     "time_step": float,
-    **dict.fromkeys(("event_target", "prune", "weight_penalty", "relu_penalty", "relu_shift", "ema"), float),
+    **dict.fromkeys(
+        ("event_target", "prune", "weight_penalty", "relu_penalty", "relu_shift", "ema", "layer_decay"), float
+    ),
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
     **dict.fromkeys(("kernel_sizes", "layer_map", "text_columns"), tuple),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from accelerate import PartialState
 from rich.console import Console
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
@@ -42,6 +43,7 @@ from neurotool.train.record import describe_data, describe_run, describe_teacher
 from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
+from neurotool.train.sharding import shard, whole
 from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, shift_relu
 from neurotool.train.spikes import SpikeTraining, evaluate_spikes
 from neurotool.train.teacher import (
@@ -111,14 +113,15 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     config = configure_student(plan, loaded.model.config, data.task)
     taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
     layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
-    texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
+    device = training_arguments(plan, plan.stages[-1], data.task).device  # from here on processes know each other
+    with PartialState().local_main_process_first():  # the others find in the cache what it tokenised
+        texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     identity = identify_run(plan, data, loaded, texts)
     open_run(plan, identity)
     opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
     model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
-    device = training_arguments(plan, plan.stages[-1], data.task).device
     model.to(device)
     teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
@@ -135,6 +138,8 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     of_stages = [(stage, texts.corpus if stage.name == "general" else task_texts) for stage in plan.stages]
     steps = sum(math.ceil(len(of_stage) / stage.batch_size) * stage.epochs for stage, of_stage in of_stages if of_stage)
     fuse_student(plan, distiller.student, int(steps), console)
+    if plan.fsdp:
+        shard(distiller, list(dict.fromkeys((distiller.student, distiller.measured))))
     stages: list[dict[str, Any]] = []
     for stage, of_stage in of_stages:
         if stage.epochs and of_stage is not None:
@@ -143,7 +148,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
             )
             distiller.end_stage()
     distiller.compressor.finish()
-    student = distiller.student.eval()
+    student = whole(distiller.student).eval()
     student.finish()
     if plan.relu_shift:
         shift_relu(student, plan.relu_shift)
@@ -391,7 +396,8 @@ def run_stage(
     arguments, kept = training_arguments(plan, stage, measured), None
     if plan.cache_teacher and measured and stage.weights.teacher_needed:
         asked = distiller.asked(teacher.depth)
-        kept = keep_outputs(teacher, texts, tokenizer, *asked, plan.precision == "bfloat16", console)
+        with PartialState().local_main_process_first():
+            kept = keep_outputs(teacher, texts, tokenizer, *asked, plan.precision == "bfloat16", console)
     trainer = DistillationTrainer(
         distiller,
         teacher,
@@ -401,6 +407,7 @@ def run_stage(
         validation if measured else None,
         measured,
         kept,
+        plan.layer_decay,
     )
     seconds = run_trainer(trainer, plan, stage, console)
     keep_stage(plan, stage, trainer)

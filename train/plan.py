@@ -65,6 +65,7 @@ class TrainingPlan:
     ema: decay of a moving average of the weights, which is what is measured and kept.
     compile: auto, on or off, see compilation.py. cache_teacher: see teacher_cache.py. batch sizes are global: the sum
     over processes, and over the `accumulate` parts that each process works off one after the other.
+    fsdp: processes share out parameters and optimiser (sharding.py). layer_decay: of learning rates (rates.py).
     input: tokens, or spikes: recordings (neurotool/spike_data.py), which have no teacher, and whose times are in steps
     of `time_step`; `student` then holds values of a SpikeClassifierConfig.
     settings: the options that made the plan, for run.toml (options.py).
@@ -111,11 +112,18 @@ class TrainingPlan:
     gradient_checkpointing: bool = False
     cache_teacher: bool = False
     accumulate: int = 1
+    fsdp: bool = False
+    layer_decay: float | None = None
     seed: int = 42
     run_folder: Path | None = None
     resume: bool = False
     force: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def processes(self) -> int:
+        """Of torchrun; 1 without it."""
+        return int(os.environ.get("WORLD_SIZE", 1))
 
     @property
     def folder(self) -> Path:
@@ -144,6 +152,8 @@ class TrainingPlan:
             for number in value if isinstance(value, tuple | list) else (value,):
                 if name in RANGES:
                     check_range(name, number, name)
+        if self.fsdp:
+            self._check_fsdp()
         folder = self.output.parent
         if self.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             kind = "its folder cannot be written to" if folder.is_dir() else "its folder does not exist"
@@ -151,6 +161,24 @@ class TrainingPlan:
             raise ConfigError(f"{self.output}: {kind}; give a file in an existing folder with -o")
         if self.output.exists():
             self._check_output()
+
+    def _check_fsdp(self) -> None:
+        if self.processes == 1:
+            raise ConfigError(
+                "--fsdp: one process has none to share with; start several with torchrun, or leave it out"
+            )
+        without = {
+            "--prune": self.prune,
+            "--weight-penalty": self.weight_penalty,
+            "--weight-bits or --integer-aware": self.weight_bits,  # reads whole matrices, as the two above do
+            "--event-target": self.event_target,
+            "--relu-penalty": self.relu_penalty,
+            "--feedback": self.student.get("feedback"),  # passes are as many as a process's own texts need
+            "--compile on": self.compile == "on",  # compiled layers read their weights where they were
+            "--student streaming": self.model_type == "streaming",  # batch norms, which are each process's own
+        }
+        if refused := [option for option, given in without.items() if given not in (None, False)]:
+            raise ConfigError(f"--fsdp: does not go with {refused[0]}; leave out one of them")
 
     def _check_output(self) -> None:
         """--force replaces files, and none that the run reads."""
@@ -165,6 +193,6 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """What determines the result, as JSON values; what a path has that is not UTF-8 is replaced."""
         values = asdict(self)
-        for name in ("output", "run_folder", "resume", "force", "settings"):
+        for name in ("output", "run_folder", "resume", "force", "settings", "fsdp"):
             del values[name]
         return json.loads(as_utf8(json.dumps(values, default=str, ensure_ascii=False)))

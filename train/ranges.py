@@ -71,6 +71,7 @@ RANGES = {
     "relu_shift": Range(0, 65536),
     "dead_zone": Range(0, 65536),
     "ema": _SHARE,
+    "layer_decay": Range(0, 1, without_low=True),
     "seed": Range(0, 2**32, without_high=True),
 }
 """By the names of TrainingPlan, StagePlan and the student's configuration; weight: of every loss."""

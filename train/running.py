@@ -1,7 +1,6 @@
 """One run of a Trainer: its settings, its progress and log, Ctrl-C, and the checkpoint it goes on from."""
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -27,6 +26,9 @@ from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import ShowProgress, say
 from neurotool.train.run_folder import check_state
 from neurotool.train.trainer import StopOnInterrupt, is_first_process
+
+PATIENCE = 24 * 3600
+"""Seconds that processes wait for the first one, which tokenises a corpus."""
 
 
 def run_trainer(trainer: Trainer, plan: TrainingPlan, stage: StagePlan, console: Console) -> float:
@@ -88,10 +90,11 @@ def finished_before(plan: TrainingPlan, stage: StagePlan, trained: nn.Module, co
 
 def keep_stage(plan: TrainingPlan, stage: StagePlan, trainer: Trainer) -> None:
     """The result of a stage takes the place of the states to resume it from. Raises TrainingError."""
+    state = trainer.accelerator.unwrap_model(trainer.model).state_dict()  # by all: one that is shared out is gathered
     if is_first_process():
         try:
             with replacing(_finished(plan, stage), force=True, error_type=TrainingError) as temporary:
-                temporary.write_bytes(save(trainer.accelerator.unwrap_model(trainer.model).state_dict()))
+                temporary.write_bytes(save(state))
         except TrainingError as error:
             raise TrainingError(f"{error}; free some room, then the same command with --resume goes on") from error
         shutil.rmtree(plan.state_folder / stage.name, ignore_errors=True)
@@ -178,7 +181,7 @@ def _check_checkpoint(checkpoint: Path, trainer: Trainer | None) -> None:
 
 def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) -> TrainingArguments:
     """Trainer settings of a stage; without a task nothing is evaluated and the last state is kept."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = plan.processes
     parts = processes * plan.accumulate
     if stage.batch_size % parts:
         by = f"{processes} processes" + (f" times --accumulate {plan.accumulate}" if plan.accumulate > 1 else "")
@@ -208,6 +211,7 @@ def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) 
         use_cpu=use_cpu,
         dataloader_pin_memory=not use_cpu,
         ddp_backend="gloo" if use_cpu and processes > 1 else None,
+        ddp_timeout=PATIENCE,
         ddp_find_unused_parameters=not stage.weights.reach_every_parameter,
         seed=plan.seed,
         save_total_limit=2,

@@ -14,7 +14,6 @@ from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -32,6 +31,8 @@ from neurotool.train.averaging import Average, averaged
 from neurotool.train.chains import StudentTeacher
 from neurotool.train.compression import Compressor
 from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
+from neurotool.train.rates import parameter_groups
+from neurotool.train.sharding import ShardableTrainer
 from neurotool.train.sparsity import EventTarget, Ramp, RisingPenalty, measure_density, split_thresholds
 from neurotool.train.teacher import NOTHING_TAUGHT, Teacher, TeacherOutput
 from neurotool.train.teacher_cache import POSITION, KeptOutputs
@@ -222,7 +223,7 @@ class EpochOrder(Sampler[int]):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-class ReproducibleTrainer(Trainer):
+class ReproducibleTrainer(ShardableTrainer):
     """A Trainer whose batches are those of EpochOrder, and which stops at a loss and never saves weights that are not
     finite. rate_option: the option of `neurotool train` that sets its learning rate."""
 
@@ -245,10 +246,12 @@ class ReproducibleTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self.check_weights()
-        super().save_model(output_dir, _internal_call)
+        state = self.model.state_dict()  # by all processes, in case it is gathered
+        if self.args.should_save:
+            self._save(output_dir, state)
 
     def check_weights(self) -> None:
-        for name, weights in self.model.named_parameters():
+        for name, weights in self.model.state_dict().items():
             if not torch.isfinite(weights).all():
                 raise self.diverged(f"{name} is not finite after step {self.state.global_step}")
 
@@ -272,6 +275,7 @@ class DistillationTrainer(ReproducibleTrainer):
         validation: datasets.Dataset | None = None,
         task: Task | None = None,
         kept: KeptOutputs | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         if kept is not None:
             train_dataset = train_dataset.add_column(POSITION, range(len(train_dataset)))
@@ -290,6 +294,7 @@ class DistillationTrainer(ReproducibleTrainer):
         self.teacher = teacher.to(arguments.device)
         self.kept = kept
         self.task = task
+        self.layer_decay = 1.0 if layer_decay is None else layer_decay
         if task is None:
             self.rate_option = "--general-learning-rate"
         else:
@@ -297,12 +302,16 @@ class DistillationTrainer(ReproducibleTrainer):
         self._terms: dict[str, Tensor] = {}
         self.control: TrainerControl
 
-    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+    def create_optimizer(self, *_: Any, **__: Any) -> torch.optim.Optimizer:
         """Thresholds learn faster where messages are penalised: they are what decides how many are sent."""
-        optimizer: torch.optim.Optimizer = super().create_optimizer(*arguments, **options)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        decayed, decay = self.get_decay_parameter_names(self.model), self.layer_decay
+        rate, weight_decay = self.args.learning_rate, self.args.weight_decay
+        student = self.distiller.student
+        self.optimizer = kind(parameter_groups(self.model, student, decayed, rate, weight_decay, decay), **options)
         if self.distiller.events is not None:
-            split_thresholds(optimizer, self.distiller.student)
-        return optimizer
+            split_thresholds(self.optimizer, student)
+        return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         labels = inputs.pop("labels", None)

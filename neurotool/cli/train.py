@@ -266,6 +266,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
 @_with_default("--max-length", type=int, help="Tokens; longer texts are cut.")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
+@click.option(
+    "--layer-decay", type=float, help="Learning rates fall by this factor a layer from the head down, e.g. 0.8."
+)
 @_with_default("--warmup", type=float, help="Share of the steps.")
 @click.option("--ema", type=float, help="Decay of a moving average of the weights, which is kept, e.g. 0.99.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast.")
@@ -284,6 +287,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     is_flag=True,
     help="Ask the teacher once a text and keep the answers in a file, about 10 to 20 KB a token.",
 )
+@click.option("--fsdp", is_flag=True, help="Processes of torchrun share out parameters and optimiser: less memory.")
 @_with_default("--seed", type=int, help="Of everything random.")
 @click.option(
     "--run-folder",

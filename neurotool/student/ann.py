@@ -43,7 +43,7 @@ class AnnForSequenceClassification(Student):
         self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
     ) -> Tensor:
         hidden, key_mask = [current], mask.bool()[:, None, None, :]
-        run: Callable[..., Any] = self.fused or AnnLayer.forward
+        run: Callable[..., Any] = self.fused or AnnLayer.__call__
         for layer in self.layers:
             x, of_layer = run(layer, hidden[-1], key_mask, read is not None)
             hidden.append(x)

@@ -42,9 +42,12 @@ class SpikingBertLayer(EncoderLayer):
             neurons = NeuronLayer(name, config.v_threshold, config.learn_v_threshold, dynamics, own)
             self.add_module(f"{place}_neurons", neurons)
 
-    def forward(self, s: Tensor, mask: Tensor, emit: Emission, read: list[Attention] | None = None) -> Tensor:
-        """As EncoderLayer, on what the previous neuron layer sent."""
-        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), read)
+    def forward(
+        self, s: Tensor, mask: Tensor, emit: Emission, with_attention: bool = False
+    ) -> tuple[Tensor, list[Attention]]:
+        """As EncoderLayer, on what the previous neuron layer sent. On request also what the attention reads."""
+        read: list[Attention] | None = [] if with_attention else None
+        return self.run(s, mask, lambda place, current: emit(self.neurons(place), current), read), read or []
 
     def neurons(self, place: str) -> NeuronLayer:
         neurons: NeuronLayer = getattr(self, f"{place}_neurons")
@@ -177,7 +180,9 @@ class SpikingBertForSequenceClassification(Student):
             fed_back = current if self.feedback is None or state is None else current + self.feedback(state)
             s = emit(self.embedding_neurons, fed_back)
             for layer in self.layers:
-                s = layer(s, key_mask, emit, read)
+                s, of_layer = layer(s, key_mask, emit, read is not None)
+                if read is not None:
+                    read += of_layer
             return s
 
         return sweep
