@@ -100,11 +100,12 @@ def test_sharing_changes_no_loss(
         for held in zip(*(rank[number]["held"].values() for rank in seen), strict=True):
             parameters, averages = zip(*held, strict=True)
             assert max(parameters) < 0.55 * sum(parameters), name
-            assert averages == parameters, name
+            for trained, averaged in zip(parameters, averages, strict=True):  # stages without labels leave the head
+                assert 0.99 * trained < averaged <= trained, name
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_alone_and_an_unshared_one_shared(
+def test_a_stopped_run_goes_on_alone_and_shared_out(
     run_options: RunOptions,
     make_plan: Callable[..., Any],
     two_processes: Callable[..., Any],
