@@ -100,7 +100,7 @@ def test_sharing_changes_no_loss(
         for held in zip(*(rank[number]["held"].values() for rank in seen), strict=True):
             parameters, averages = zip(*held, strict=True)
             assert max(parameters) < 0.55 * sum(parameters), name
-            for trained, averaged in zip(parameters, averages, strict=True):  # none of what no loss of the stage reaches
+            for trained, averaged in zip(parameters, averages, strict=True):  # but of what no loss reaches
                 assert 0.9 * trained < averaged <= trained, name
 
 
