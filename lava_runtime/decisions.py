@@ -24,7 +24,7 @@ Counts = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Decision:
-    """head: the node whose `IntegerArithmetic.unfinished` is compared; between: the nodes from there to the neurons.
+    """head: the node whose `IntegerArithmetic.unfinished` is compared; between: a GELU in between, or none.
 
     count = base + number of `rising` limits that are reached + number of `falling` ones that are not; each (width,).
     """
@@ -58,12 +58,11 @@ def decisions(integers: IntegerArithmetic) -> dict[str, Decision]:
 def _decision(integers: IntegerArithmetic, name: str) -> Decision | None:
     graph, node = integers.graph, integers.neuron(name)
     most = node.counts_to(graph.time_steps)
-    head, between = graph.source(name, "x"), list[str]()
-    while isinstance(graph.nodes[head], Gelu) and not integers.fixed(head).fraction:
-        between.insert(0, head)
-        head = graph.source(head, "x")
+    head, between = graph.source(name, "x"), tuple[str, ...]()
+    if type(graph.nodes[head]) is Gelu and not integers.fixed(head).fraction:
+        head, between = graph.source(head, "x"), (head,)
     chain = (head, *between)
-    if len(between) > 1 or not _alone(graph, name, chain) or isinstance(node, GradedNeuron):
+    if not _alone(graph, name, chain) or isinstance(node, GradedNeuron):
         return None
     if most * (2 if node.signed else 1) > MOST_LEVELS or any(integers.fixed(one).bound > LIMIT for one in chain):
         return None
@@ -77,23 +76,19 @@ def _decision(integers: IntegerArithmetic, name: str) -> Decision | None:
 
     def counted(x: np.ndarray) -> np.ndarray:
         x = driven(x)
-        for one in between:
-            x = integers.at_port(name, 0, nonlinear.gelu(x))
-        return integers.closed_form(name, x)
+        return integers.closed_form(name, integers.at_port(name, 0, nonlinear.gelu(x)) if between else x)
 
     width = graph.shapes()[head][-1]
     lowest = -np.broadcast_to(farthest, (width,))
     turn = _first(lambda x: driven(x) >= nonlinear.GELU_TURNS, lowest, 1 - lowest) if between else lowest
     levels = np.arange(-most + 1 if node.signed else 1, most + 1)[:, None]
     shape = len(levels), width
-    rising = _first(
-        lambda x: counted(x) >= levels, np.broadcast_to(turn, shape), np.broadcast_to(1 - lowest, shape)
-    )
+    rising = _first(lambda x: counted(x) >= levels, np.broadcast_to(turn, shape), np.broadcast_to(1 - lowest, shape))
     falling = _first(lambda x: counted(x) < levels, np.broadcast_to(lowest, shape), np.broadcast_to(turn, shape))
     always = (rising == falling).all(1)
     return Decision(
         head,
-        tuple(between),
+        between,
         int(levels[0, 0]) - 1 + int(always.sum()),
         rising[~always & (rising <= -lowest).any(1)].astype(np.float64),
         falling[~always & (falling > lowest).any(1)].astype(np.float64),

@@ -122,6 +122,8 @@ class IntegerArithmetic(Arithmetic):
     def largest_unfinished(self, name: str) -> np.ndarray | None:
         """What |unfinished| does not exceed, (width,) or one number; None where that is not known."""
         node, fixed = self.graph.nodes[name], self.fixed(name)
+        if INTEGER_FORMS.of(name, node) not in (_synapse, _layer_norm):
+            return None
         if isinstance(node, LayerNorm):
             return np.array((2 * math.isqrt(len(node.weight)) + 2) << (fixed.fraction or NORM_BITS))
         if not isinstance(self.graph.nodes[self.graph.inputs[name][-1]], Neuron):

@@ -98,8 +98,8 @@ def integer_sqrt(x: np.ndarray) -> np.ndarray:
 
 
 def normalised(x: np.ndarray, epsilon: int) -> np.ndarray:
-    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0. Whole numbers
-    in float64.
+    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0. In
+    float64, whole.
 
     With a root r of 2 and more the error is below (1/2 + 3/2 |y|) / (r - 3/2) and 1.5 units of 2^-12: x needs units so
     small that rows deviate by many. |x| must be below 2^24.

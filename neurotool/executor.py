@@ -115,9 +115,7 @@ class Run:
 
     def rows(self, rows: np.ndarray) -> "Run":
         """Some inputs, or all in another order."""
-        kept = {
-            kind: {key: x[rows] for key, x in getattr(self, kind).items()} for kind in (*COUNTS, "sent", *PER_NODE)
-        }
+        kept = {kind: {key: x[rows] for key, x in getattr(self, kind).items()} for kind in (*COUNTS, "sent", *PER_NODE)}
         return Run(logits=None if self.logits is None else self.logits[rows], largest=self.largest, **kept)
 
     def one(self, i: int) -> Simulation:
