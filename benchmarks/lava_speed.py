@@ -3,7 +3,7 @@
     python benchmarks/lava_speed.py [MODEL.ckpt] [--tokens 32] [--batch-size 5] [--messages spikes|graded]
 
 Random tokens without padding; the student in fixed point. Without a checkpoint: the untrained student of
-emulator_speed.py. Lava runs one sentence, then a batch of them in the same number of processes; what a further one takes
+emulator_speed.py. Lava runs one sentence, then a batch of them in one set of processes; what a further one takes
 is the difference, divided. The clock counts what else the machine does, processor time does not. Memory is the sum over
 all processes of the worker's session of the proportional set size (Linux), in which shared pages are counted once.
 """
