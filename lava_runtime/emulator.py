@@ -8,10 +8,12 @@ in threads.
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from neurotool.executor import COUNTS, Record, Run, joined
 from neurotool.graph import Graph, Input, Neuron, Node, Readout, Stateful, Synapse
 from neurotool.graph.nodes import State, sizes
 from neurotool.lava_runtime.arithmetic import Arithmetic
+from neurotool.lava_runtime.decisions import Decision, decisions
 from neurotool.lava_runtime.entering import Entering, entering
 from neurotool.lava_runtime.floating import FloatArithmetic
 from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
@@ -56,6 +59,7 @@ class Emulator:
     def __init__(self, graph: Graph, overflow: Overflow = "error") -> None:
         self.graph, self.shapes, self.spiking = graph, graph.shapes(), graph.spiking
         self.arithmetic = arithmetic(graph, overflow)
+        self.decisions: dict[str, Decision] | None = None  # found when a batch is worth it
 
     def run(
         self,
@@ -68,14 +72,19 @@ class Emulator:
     ) -> Run:
         """Run a batch: see `Executor.run`. record: steps through every window; observe: keep rates and largest."""
         inputs = entering(self.graph, input_ids, attention_mask, token_type_ids, values or {})
-        at_once = self._inputs_at_once(inputs.real.shape[1])
+        seen = bool(record) or observe
+        real = np.ones_like(inputs.real) if seen or not self.graph.has_tokens else inputs.real
+        lengths = real.shape[1] - real[:, ::-1].argmax(1)  # what lies beyond is padding that nobody looks at
+        parts = list(self._parts(lengths))
+        decided = self._decisions(record, observe) if len(parts) > 1 else {}
 
-        def part(start: int) -> Run:
-            return _Run(self, inputs.rows(slice(start, start + at_once)), record, observe, at_once).run()
+        def part(rows: np.ndarray) -> Run:
+            tokens = int(lengths[rows[0]])
+            some = inputs.rows(rows).cut(tokens) if tokens < real.shape[1] else inputs.rows(rows)
+            return _Run(self, some, record, observe, self._inputs_at_once(tokens), decided).run()
 
-        starts = range(0, len(inputs.real), at_once)
-        with _several_threads(len(starts)) as over:
-            return joined(list(over(part, starts)))
+        with _several_threads(len(parts)) as over:
+            return joined(list(over(part, parts))).rows(np.argsort(np.concatenate(parts)))
 
     def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
         """See `Executor.drive`."""
@@ -87,6 +96,23 @@ class Emulator:
         node = self.graph.nodes[layer]
         assert isinstance(node, Neuron)
         return np.stack([membrane.step(drive) for _ in range(self.graph.time_steps)]).astype(node.spike_type)
+
+    def _decisions(self, record: Record, observe: bool) -> dict[str, Decision]:
+        """Those whose nodes nobody looks at."""
+        if observe or record is True or not isinstance(self.arithmetic, IntegerArithmetic):
+            return {}
+        if self.decisions is None:
+            self.decisions = decisions(self.arithmetic)
+        seen = set(record or ())
+        return {name: d for name, d in self.decisions.items() if seen.isdisjoint((d.head, *d.between, name))}
+
+    def _parts(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of inputs that are run together, the longest first."""
+        order = np.argsort(-lengths, kind="stable")
+        while len(order):
+            together = self._inputs_at_once(int(lengths[order[0]]))
+            yield order[:together]
+            order = order[together:]
 
     def _inputs_at_once(self, tokens: int) -> int:
         if self.graph.has_tokens:
@@ -128,16 +154,32 @@ def _several_threads(parts: int) -> Iterator[Any]:
     if threads <= 1:
         yield map
         return
-    from threadpoolctl import threadpool_limits  # Lava's worker, which runs one program by one, goes without
-
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+    with _thread_pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         yield pool.map
 
 
-class _Run:
-    """Of a part of a batch. at_once: rows that nodes work off together."""
+@cache
+def _thread_pools() -> Any:
+    """Those of the libraries that are loaded; finding them takes as long as running some texts."""
+    from threadpoolctl import ThreadpoolController  # Lava's worker, which runs one program by one, goes without
 
-    def __init__(self, emulator: Emulator, inputs: Entering, record: Record, observe: bool, at_once: int) -> None:
+    return ThreadpoolController()
+
+
+class _Run:
+    """Of a part of a batch. at_once: rows that nodes work off together. decided: neuron layers that are."""
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        inputs: Entering,
+        record: Record,
+        observe: bool,
+        at_once: int,
+        decided: Mapping[str, Decision] = MappingProxyType({}),
+    ) -> None:
+        self.decided, self.heads = decided, {decision.head for decision in decided.values()}
+        self.between = {name for decision in decided.values() for name in decision.between}
         self.graph, self.arithmetic, self.inputs = emulator.graph, emulator.arithmetic, inputs
         self.shapes, self.spiking = emulator.shapes, emulator.spiking
         self.phased = self.graph.schedule == "phased"
@@ -197,6 +239,13 @@ class _Run:
 
     def _signal(self, name: str, t: range, at_ports: tuple[Signal, ...]) -> Signal:
         node = self.graph.nodes[name]
+        if name in self.heads:
+            assert isinstance(self.arithmetic, IntegerArithmetic)
+            return Signal(self.arithmetic.unfinished(name, self.context, *(signal.value for signal in at_ports)))
+        if name in self.between:
+            return at_ports[0]
+        if name in self.decided:
+            return self._counted(self.decided[name].counts(at_ports[0].value).astype(np.float32))
         match node:
             case Input():
                 return self._enter(name, node, t)
@@ -236,6 +285,13 @@ class _Run:
         if not self.graph.has_tokens:
             return Signal(value, sent, sent if once else (sent != 0).astype(sent.dtype))
         return Signal(value, sent.sum(-1, keepdims=True), np.count_nonzero(sent, -1, keepdims=True))
+
+    @staticmethod
+    def _counted(value: np.ndarray) -> Signal:
+        """Spikes of tokens that are whole numbers in float32: BLAS adds them up, and all sums are small."""
+        sizes, ones = np.abs(value).reshape(-1, value.shape[-1]), np.ones(value.shape[-1], np.float32)
+        numbers = (each.reshape(*value.shape[:-1], 1) for each in (sizes @ ones, np.minimum(sizes, 1) @ ones))
+        return Signal(value, *numbers)
 
     def _window(self, name: str, drive: np.ndarray) -> Signal:
         shape, drive, node = drive.shape, self.arithmetic.at_port(name, 0, drive), self.arithmetic.neuron(name)
@@ -337,8 +393,8 @@ class _Run:
         """How many spikes each input's rows hold, and how many accumulations these cause."""
         if self.graph.has_tokens:
             spikes = spikes.astype(np.int64) * self.context.real[..., None]
-            both = spikes, spikes * reach
-            events, operations = (each.reshape(len(spikes), -1).sum(1) for each in both)
+            events = spikes.reshape(len(spikes), -1).sum(1)
+            operations = (spikes * reach).reshape(len(spikes), -1).sum(1) if np.ndim(reach) else events * reach
         else:  # whole numbers in float64, for which there is a product that is fast
             rows = spikes.reshape(len(spikes), -1).astype(np.float64, copy=False)
             events = rows.sum(1)

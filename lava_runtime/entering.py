@@ -23,6 +23,11 @@ class Entering:
         ids, values = ({name: x[rows] for name, x in arrays.items()} for arrays in (self.ids, self.values))
         return Entering(ids, values, self.real[rows])
 
+    def cut(self, tokens: int) -> "Entering":
+        """The first tokens of each input."""
+        ids = {name: x[:, :tokens] for name, x in self.ids.items()}
+        return Entering(ids, {name: x[..., :tokens, :] for name, x in self.values.items()}, self.real[:, :tokens])
+
     def context(self, times: int = 1) -> Context:
         """Of the inputs; times: so many batches of them, one behind another."""
         if times == 1:

@@ -1,8 +1,10 @@
 """Fixed-point arithmetic: exactly what a chip with 24-bit states and messages computes.
 
-Signals are int32 arrays: messages have 24 bits. What needs more on the way is int64.
+Signals are int32 arrays: messages have 24 bits. What needs more on the way is int64. Counts of spikes may be float32,
+which is what products need.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -45,6 +47,7 @@ from neurotool.graph import (
 from neurotool.graph.fixed_point import (
     DECAY_BITS,
     LIMIT,
+    NORM_BITS,
     RATE_BITS,
     STATE_BITS,
     dead_zone,
@@ -72,36 +75,82 @@ class IntegerArithmetic(Arithmetic):
         super().__init__(graph)
         self.overflow = overflow
         self.one_step = 1
-        self._in_float32 = cache(self._with_float32_weight)
+        self._in_float32, self._largest_sums = cache(self._with_float32_weight), cache(self._sums_of_neurons)
 
     def compute(self, name: str, node: Node, context: Context, *x: np.ndarray) -> np.ndarray:
         return INTEGER_FORMS.of(name, node)(self, name, node, context, *x)
 
     def sums(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
-        """BLAS has no integers: in the smallest float that holds every partial sum exactly.
+        return self.whole(name, self.products(name, context, *x))
+
+    def whole(self, name: str, y: np.ndarray) -> np.ndarray:
+        """`products` in integers."""
+        return y.astype(np.int32 if y.dtype == np.float32 and self.fixed(name).bound < 2**31 else np.int64)
+
+    def products(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
+        """BLAS has no integers: whole numbers in the smallest float that holds every partial sum exactly.
 
         Raises OverflowingError where none does.
         """
-        node, fixed = self.graph.nodes[name], self.fixed(name)
+        node, known = self.graph.nodes[name], self._largest_sums(name)
         assert isinstance(node, Synapse)
-        most = node.largest_sum(*x)
+        most = int(known.max()) if known is not None else node.largest_sum(*x)
         if most > 2**53:
             raise OverflowingError(
                 f"sums of products reach {most}, more than float64 holds exactly: use smaller weights"
             )
-        number, whole = (np.float32, np.int32) if most <= 2**24 else (np.float64, np.int64)
-        y = self._in_float32(name).sums(context, *(value.astype(number, copy=False) for value in x)).astype(whole)
-        if fixed.exponents is None or not fixed.exponents.any():
-            return y
-        assert isinstance(node, Weighted)
-        return (y if fixed.bound < 2**31 else y.astype(np.int64)) << node.per_output(fixed.exponents)
+        number = np.float32 if most <= 2**24 else np.float64
+        return self._in_float32(name).sums(context, *(value.astype(number, copy=False) for value in x))
+
+    def unfinished(self, name: str, context: Context, *x: np.ndarray) -> np.ndarray:
+        """Whole numbers, in floats, that `finished` takes one by one, and in their order, to what a node gives: the
+        sums of a Synapse; what a LayerNorm divides, with the signs of its weights."""
+        node = self.graph.nodes[name]
+        x = tuple(self.at_port(name, port, value) for port, value in enumerate(x))
+        if not isinstance(node, LayerNorm):
+            return self.products(name, context, *x)
+        y = _normalised(self, name, node, x[0]).astype(np.float64, copy=False)
+        return y * np.where(node.weight < 0, -1, 1) if (node.weight < 0).any() else y
+
+    def finished(self, name: str, y: np.ndarray) -> np.ndarray:
+        """See `unfinished`."""
+        node, bias = self.graph.nodes[name], self.bias(name)
+        if isinstance(node, LayerNorm):
+            return _with_weight(self, name, node, np.where(node.weight < 0, -y, y))
+        return y if bias is None else y + bias
+
+    def largest_unfinished(self, name: str) -> np.ndarray | None:
+        """What |unfinished| does not exceed, (width,) or one number; None where that is not known."""
+        node, fixed = self.graph.nodes[name], self.fixed(name)
+        if INTEGER_FORMS.of(name, node) not in (_synapse, _layer_norm):
+            return None
+        if isinstance(node, LayerNorm):
+            return np.array((2 * math.isqrt(len(node.weight)) + 2) << (fixed.fraction or NORM_BITS))
+        if not isinstance(self.graph.nodes[self.graph.inputs[name][-1]], Neuron):
+            return None
+        if isinstance(node, MatMul):
+            return np.array(fixed.bound)
+        sums = self._largest_sums(name)
+        return sums if sums is None or fixed.exponents is None else sums << fixed.exponents.astype(np.int64)
+
+    def _sums_of_neurons(self, name: str) -> np.ndarray | None:
+        """What no |partial sum| of mantissas exceeds, for each output of a node with weights that reads neurons, which
+        send no more than they can; None of others, whose input has to be seen."""
+        node, source = self.graph.nodes[name], self.graph.inputs[name][0]
+        if not isinstance(node, Weighted) or not isinstance(self.graph.nodes[source], Neuron):
+            return None
+        multiplier, shift = self.fixed(name).rescale[0]
+        rows = np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1)
+        return rows * rescaled(self._bound(source), multiplier, shift)
 
     def at_port(self, name: str, port: int, x: np.ndarray) -> np.ndarray:
         fixed = self.fixed(name)
         multiplier, shift = fixed.rescale[port]
         wide = self._bound(self.graph.inputs[name][port]) * multiplier >= 2**30 or shift > 30
-        x = rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
         node = self.graph.nodes[name]
+        if x.dtype == np.float32 and not (isinstance(node, Synapse) and (multiplier, shift) == (1, 0)):
+            x = x.astype(np.int32)
+        x = rescaled(x.astype(np.int64) if wide else x, multiplier, shift)
         return np.clip(x, -node.v_threshold, node.v_threshold) if fixed.clips and isinstance(node, Neuron) else x
 
     def checked(self, name: str, y: np.ndarray) -> np.ndarray:
@@ -146,8 +195,12 @@ class IntegerArithmetic(Arithmetic):
         return min(self.fixed(name).bound, LIMIT + 1)  # wrapping gives -2^23, too
 
     def _with_float32_weight(self, name: str) -> Any:
-        node = self.graph.nodes[name]
-        return replace(node, weight=node.weight.astype(np.float32)) if isinstance(node, Weighted) else node
+        """The node, its weight with the exponents of its rows."""
+        node, exponents = self.graph.nodes[name], self.fixed(name).exponents
+        if not isinstance(node, Weighted):
+            return node
+        rows = 1 if exponents is None else 2 ** exponents.astype(np.float32).reshape(-1, *[1] * (node.weight.ndim - 1))
+        return replace(node, weight=node.weight.astype(np.float32) * rows)
 
 
 class IntegerMembrane:
@@ -282,7 +335,11 @@ def _pooled(integers: IntegerArithmetic, name: str, node: SumPool2d, context: Co
 
 
 def _synapse(integers: IntegerArithmetic, name: str, node: Synapse, context: Context, *x: np.ndarray) -> np.ndarray:
-    sums, bias = integers.sums(name, context, *x), integers.bias(name)
+    sums, bias = integers.products(name, context, *x), integers.bias(name)
+    if bias is not None and integers.fixed(name).bound <= 2**24 and integers.largest_unfinished(name) is not None:
+        sums += bias.astype(sums.dtype)
+        bias = None
+    sums = integers.whole(name, sums)
     return sums if bias is None else sums + bias
 
 
@@ -294,8 +351,16 @@ def _softmax(integers: IntegerArithmetic, name: str, node: Softmax, context: Con
 
 
 def _layer_norm(integers: IntegerArithmetic, name: str, node: LayerNorm, context: Context, x: np.ndarray) -> np.ndarray:
-    fixed, epsilon = integers.fixed(name), int(node.epsilon)
-    y = precise.normalised(x, epsilon, fixed.fraction) if fixed.fraction else nonlinear.normalised(x, epsilon)
+    return _with_weight(integers, name, node, _normalised(integers, name, node, x).astype(np.int64, copy=False))
+
+
+def _normalised(integers: IntegerArithmetic, name: str, node: LayerNorm, x: np.ndarray) -> np.ndarray:
+    fraction, epsilon = integers.fixed(name).fraction, int(node.epsilon)
+    return precise.normalised(x, epsilon, fraction) if fraction else nonlinear.normalised(x, epsilon)
+
+
+def _with_weight(integers: IntegerArithmetic, name: str, node: LayerNorm, y: np.ndarray) -> np.ndarray:
+    fixed = integers.fixed(name)
     y = rescaled(y * node.weight, 1, fixed.shift) + node.bias
     return np.clip(y, -LIMIT, LIMIT) if fixed.clips else y
 

@@ -31,7 +31,7 @@ def exponential(x: np.ndarray) -> np.ndarray:
 
 # Both functions have few different values: they are looked up.
 _EXPONENTIAL_STARTS = -_LN2 * 23  # below this it is 0
-_EXPONENTIAL = exponential(np.arange(_EXPONENTIAL_STARTS, 1)).astype(np.int32)
+_EXPONENTIAL = exponential(np.arange(_EXPONENTIAL_STARTS, 1)).astype(np.float64)
 
 
 def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
@@ -39,13 +39,15 @@ def softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
 
     Error below 0.8 % and one unit, 2^-15, for up to 2^13 columns.
     """
-    lowest = np.iinfo(x.dtype).min
-    largest = x.max(-1, keepdims=True, where=readable, initial=lowest)
-    below = np.clip(x - largest, _EXPONENTIAL_STARTS, 0)
-    e = _EXPONENTIAL[below - _EXPONENTIAL_STARTS] * readable
-    reciprocal = 2**_EXP_RECIPROCAL // e.sum(-1, keepdims=True, dtype=np.int64)
-    shift = _EXP_RECIPROCAL - PROBABILITY_BITS
-    return (e * reciprocal + (1 << (shift - 1))) >> shift
+    if readable.all():
+        largest = x.max(-1, keepdims=True)
+    else:
+        largest = x.max(-1, keepdims=True, where=readable, initial=np.iinfo(x.dtype).min)
+    e = _EXPONENTIAL.take(np.subtract(x, largest + _EXPONENTIAL_STARTS, dtype=np.int64), mode="clip") * readable
+    reciprocal = 2**_EXP_RECIPROCAL // e.sum(-1, keepdims=True).astype(np.int64)
+    e *= reciprocal * 2.0 ** (PROBABILITY_BITS - _EXP_RECIPROCAL)  # below 2^46 of these units: floats are exact
+    e += 0.5
+    return e.astype(np.int32)  # which rounds down
 
 
 def shift_softmax(x: np.ndarray, readable: np.ndarray) -> np.ndarray:
@@ -84,6 +86,8 @@ def polynomial_gelu(x: np.ndarray) -> np.ndarray:
 
 
 _GELU = polynomial_gelu(np.arange(-_ERF_B, _ERF_B + 1)).astype(np.int32)
+GELU_TURNS = int(_GELU.argmin()) - _ERF_B
+"""Up to here `gelu` does not rise, from here on it does not fall (a test looks at every value)."""
 
 
 def integer_sqrt(x: np.ndarray) -> np.ndarray:
@@ -94,16 +98,21 @@ def integer_sqrt(x: np.ndarray) -> np.ndarray:
 
 
 def normalised(x: np.ndarray, epsilon: int) -> np.ndarray:
-    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0.
+    """(x - mean) / sqrt(var + epsilon) over the last axis, NORM_BITS fraction bits; 0 where the root is 0. In
+    float64, whole.
 
     With a root r of 2 and more the error is below (1/2 + 3/2 |y|) / (r - 3/2) and 1.5 units of 2^-12: x needs units so
     small that rows deviate by many. |x| must be below 2^24.
     """
     n = x.shape[-1]
-    centred = x - (2 * x.sum(-1, keepdims=True, dtype=np.int64) + n) // (2 * n)
+    mean = (2 * x.sum(-1, keepdims=True, dtype=np.int64) + n) // (2 * n)
+    centred = x - mean.astype(np.float64)  # whole numbers: floats have products that are fast
     squares = np.einsum("...i,...i->...", centred, centred)[..., None]
-    deviation = integer_sqrt(squares // n + epsilon)
-    # One division a token: elements are multiplied with the reciprocal.
+    if squares.max(initial=0) >= 2**53:  # and below that all of these are exact
+        squares = np.einsum("...i,...i->...", x - mean, x - mean)[..., None]
+    deviation = integer_sqrt(squares.astype(np.int64) // n + epsilon)
+    # One division a token: elements are multiplied with the reciprocal. |centred| < 2 sqrt(n) deviation: exact, too.
     reciprocal = np.where(deviation > 0, 2**_NORM_RECIPROCAL // np.maximum(deviation, 1), 0)
-    shift = _NORM_RECIPROCAL - NORM_BITS
-    return (centred * reciprocal + (1 << (shift - 1))) >> shift
+    centred *= reciprocal * 2.0 ** (NORM_BITS - _NORM_RECIPROCAL)
+    centred += 0.5
+    return np.floor(centred, out=centred)

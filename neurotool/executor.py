@@ -113,6 +113,11 @@ class Run:
                 setattr(self, kind, {name: x for name, x in getattr(self, kind).items() if name in names})
         return self
 
+    def rows(self, rows: np.ndarray) -> "Run":
+        """Some inputs, or all in another order."""
+        kept = {kind: {key: x[rows] for key, x in getattr(self, kind).items()} for kind in (*COUNTS, "sent", *PER_NODE)}
+        return Run(logits=None if self.logits is None else self.logits[rows], largest=self.largest, **kept)
+
     def one(self, i: int) -> Simulation:
         """What the i-th input did."""
         per_node = ({name: x[i] for name, x in getattr(self, kind).items()} for kind in PER_NODE)
