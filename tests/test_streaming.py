@@ -113,6 +113,23 @@ def test_token_by_token_is_the_whole_text(kind: str) -> None:
                 torch.testing.assert_close(answers[n - 1 + student.config.lookahead], whole, rtol=0, atol=1e-12)
 
 
+@each_kind
+def test_a_texts_answers_are_those_of_its_prefixes(kind: str) -> None:
+    """With a lookahead an answer knows the tokens behind its own, where the text goes on."""
+    student = make(kind).double()
+    late = student.config.lookahead
+    with torch.inference_mode():
+        output = student(IDS, MASK)
+        state, stepped = None, []
+        for token in IDS.T:
+            logits, state = student.step(token, state)
+            stepped.append(logits)
+    assert output.answers.shape == (3, 9, student.config.num_labels)
+    torch.testing.assert_close(output.answers[0, : 9 - late], torch.stack(stepped)[late:, 0], rtol=0, atol=1e-12)
+    for row, length in enumerate(MASK.sum(1)):
+        torch.testing.assert_close(output.answers[row, length - 1], output.logits[row], rtol=0, atol=0)
+
+
 def test_a_narrower_student_has_the_main_directions_of_the_teachers_words() -> None:
     """Words that are alike to the teacher are alike to it; each channel differs by about a threshold between words."""
     student = make()

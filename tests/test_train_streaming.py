@@ -37,6 +37,7 @@ def streaming_plan(run_options: Callable[..., list[str]]) -> MakePlan:
         ("classes", ()),
         ("classes", ("--hidden-size", "20", "--reset", "soft", "--steps-per-token", "2", "--bf16")),
         ("classes", ("--hidden-weight", "1", "--embedding-weight", "1", "--lookahead", "2", "--dropout", "0.1")),
+        ("classes", ("--prefix-weight", "1", "--soft-weight", "0", "--hard-weight", "0", "--ema", "0.9")),
         ("pairs", ()),
         ("scores", ()),
     ],
@@ -71,6 +72,8 @@ def test_what_a_streaming_student_lacks(streaming_plan: MakePlan, options: tuple
 
 
 def test_the_others_have_no_lookahead(make_plan: MakePlan) -> None:
+    with pytest.raises(ConfigError, match="--prefix-weight: student spikingbert answers once a text; leave it out"):
+        run(make_plan("--prefix-weight", "1"), Console(quiet=True))
     with pytest.raises(ConfigError, match="--lookahead 2: student spikingbert has no such setting; leave it out"):
         run(make_plan("--lookahead", "2"), Console(quiet=True))
 

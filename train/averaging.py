@@ -12,12 +12,16 @@ from neurotool.student import Student
 
 def averaged(student: Student, decay: float) -> AveragedModel:
     """A copy of the student that takes an exponential moving average of its weights; the first steps count for less, so
-    that a short run is not an average of its beginning."""
+    that a short run is not an average of its beginning. What norms have counted is averaged with them: the mean of a
+    current is linear in the weights."""
 
     def update(averaged: Any, weights: Any, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, weights, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+        else:
+            torch._foreach_copy_(averaged, weights)
 
-    return AveragedModel(student, multi_avg_fn=update).requires_grad_(False)
+    return AveragedModel(student, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
 
 
 class Average(TrainerCallback):

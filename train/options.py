@@ -181,6 +181,7 @@ def _stages(options: Mapping[str, Any]) -> "tuple[StagePlan, ...]":
     prediction = LossWeights(
         **{name: weight * options["inner_share"] for name, weight in taught.items()},
         soft=options["soft_weight"],
+        prefix=options["prefix_weight"],
         hard=options["hard_weight"],
         rate=options["rate_penalty"],
         temperature=options["temperature"],

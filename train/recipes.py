@@ -31,6 +31,7 @@ BASE: dict[str, Any] = {
     "hidden_weight": 1.0,
     "attention_weight": 0.01,
     "soft_weight": 1.0,
+    "prefix_weight": 0.0,
     "hard_weight": 0.5,
     "general_soft_weight": 1.0,
     "inner_share": 1.0,

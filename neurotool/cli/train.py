@@ -235,6 +235,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_with_default("--relation-weight", type=float, help="How alike its queries, keys, values are.")
 @_by_student("--inner-share", type=float, help="Share of the four above in prediction.")
 @_by_student("--soft-weight", type=float, help="Teacher's logits.")
+@_by_student("--prefix-weight", type=float, help="Of them, for the answer after every token: streaming.")
 @_by_student("--hard-weight", type=float, help="True labels.")
 @_with_default("--temperature", type=float, help="Of the teacher's logits.")
 @_with_default("--rate-penalty", type=float, help="Weight of the mean spiking rate.")

@@ -122,6 +122,7 @@ class StreamingForSequenceClassification(Student):
     base_model_prefix = "streaming"
     config: StreamingConfig
     supports_attention_loss = False
+    answers_every_token = True
     hands_on_rates = False
     shares = ("vocab_size", "type_vocab_size")
     layers: tuple[nn.Module, ...] = ()
@@ -223,7 +224,9 @@ class StreamingForSequenceClassification(Student):
             s = hand_on(fire(block.output, fire(block.intermediate, mixed), s))
         if output.rates is not None:
             output.hidden = tuple(hidden)
-        return self.integrator(self.classifier(self.dropout(s)) * self._readout_gain)[0]
+        potentials: Tensor = self.integrator(self.classifier(self.dropout(s)) * self._readout_gain)[0]
+        output.answers = potentials[:, (late + 1) * steps - 1 :: steps]
+        return potentials
 
     @property
     def _readout_gain(self) -> float:
