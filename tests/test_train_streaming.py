@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from neurotool.api.describing import MEANINGLESS, SETTINGS
 from neurotool.cli.main import cli
 from neurotool.cli.train import train
 from neurotool.errors import ConfigError
+from neurotool.student import STUDENTS
 from neurotool.student.serialise import load_student
 from neurotool.train.options import plan_from
 from neurotool.train.pipeline import train as run
@@ -78,6 +80,12 @@ def test_the_others_have_no_lookahead(make_plan: MakePlan) -> None:
         run(make_plan("--lookahead", "2"), Console(quiet=True))
 
 
+def test_what_a_student_lacks_is_not_shown() -> None:
+    lacking = {kind: set(student.config_class.lacks) & set(SETTINGS.values()) for kind, student in STUDENTS.items()}
+    named = {kind: {SETTINGS[name] for name in MEANINGLESS.get(kind, ())} for kind in STUDENTS}
+    assert named == lacking
+
+
 def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_path: Path) -> None:
     """evaluate, predict, stream, export, validate and energy, each on the command line."""
     plan = streaming_plan("--lookahead", "1", "--epochs", "2")
@@ -110,6 +118,8 @@ def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_pat
     told("validate", model, model, "--executor", "torch,emulator", "--data", data, "--samples", "4")
     told("export", model, "--target", "lava", "-o", str(tmp_path / "model.lava"), "--samples", "8")
     assert "steps per token" in told("show", nir_file)
+    shown = json.loads(told("show", model, "--json"))
+    assert shown["lookahead"] == 1 and not {"heads", "spikes", "leak"} & shown.keys()
     stored, anew = (
         json.loads(told("energy", "report", model, "--format", "json", *more)) for more in ((), ("--data", data))
     )

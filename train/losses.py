@@ -3,7 +3,6 @@ over texts, so that neither padding nor the split of a batch over processes chan
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

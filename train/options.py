@@ -44,7 +44,7 @@ WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("input", "tau_syn", "tau_mem"), str),
     **dict.fromkeys(("data", "start_from", "run_folder"), Path),
     **dict.fromkeys(
-        ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "max_texts", "weight_bits"), int
+        ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "taps", "max_texts", "weight_bits"), int
     ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     "time_step": float,
@@ -162,6 +162,7 @@ def _student(options: Mapping[str, Any]) -> dict[str, Any]:
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
         "lookahead": options["lookahead"],
+        "taps": options["taps"],
         "pooling": options["pooling"],
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],

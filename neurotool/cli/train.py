@@ -197,6 +197,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--kernel-sizes", callback=_kernel_sizes, help="snn-textcnn: tokens of each.  [default: 3,4,5]")
 @click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
 @click.option("--lookahead", type=int, help="streaming: tokens by which the answer comes later.  [default: 0]")
+@click.option("--taps", type=int, help="streaming: earlier tokens that are read directly, too.  [default: 0]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(
