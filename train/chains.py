@@ -23,14 +23,8 @@ _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {n
 """Options of the command, and the settings of the other student that are their defaults."""
 _PLANNED = ("event_target", "prune", "prune_scope", "weight_bits", "integer_aware")
 _FIXED = (
-    "model_type",
-    "spikes",
-    "schedule",
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "intermediate_size",
-    "taps",
+    *("model_type", "spikes", "schedule", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"),
+    *("taps",),
 )
 """What the next student has in common with the one it starts from."""
 

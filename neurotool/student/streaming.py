@@ -3,8 +3,8 @@
 Tokens enter in time, k steps each, as the currents that the host looks up for them. What remembers earlier tokens are
 the synaptic currents of CubaLIF neurons, which fade at a rate learned for each channel, and the integrators of the
 readout, whose potentials answer after every token; taps, if asked for, read single earlier tokens as well. Nothing but
-Linear, LIF, CubaLIF, LI and, for taps, Delay: networks of which NIR has a node for each part, and which chips run as they
-are.
+Linear, LIF, CubaLIF, LI and, for taps, Delay: networks of which NIR has a node for each part, and which chips run as
+they are.
 """
 
 import copy
@@ -103,8 +103,8 @@ def _later(spikes: Tensor, steps: int) -> Tensor:
 
 
 class TextDropout(nn.Dropout):
-    """Takes away the same channels in all steps of a text (batch, steps, width): what changed from step to step, neurons
-    with a memory would average (Gal and Ghahramani, arXiv 1512.05287)."""
+    """Takes away the same channels in all steps of a text (batch, steps, width): what changed from step to step,
+    neurons with a memory would average (Gal and Ghahramani, arXiv 1512.05287)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * super().forward(x.new_ones(len(x), 1, x.shape[-1])) if self.training and self.p else x
