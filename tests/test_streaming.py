@@ -127,6 +127,7 @@ def test_a_texts_answers_are_those_of_its_prefixes(kind: str) -> None:
             logits, state = student.step(token, state)
             stepped.append(logits)
     assert output.answers.shape == (3, 9, student.config.num_labels)
+    assert torch.equal(output.hidden[0], output.rates["embedding"][:, late:])  # what a teacher's states are held to
     torch.testing.assert_close(output.answers[0, : 9 - late], torch.stack(stepped)[late:, 0], rtol=0, atol=1e-12)
     for row, length in enumerate(MASK.sum(1)):
         torch.testing.assert_close(output.answers[row, length - 1], output.logits[row], rtol=0, atol=0)
