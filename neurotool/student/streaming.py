@@ -124,7 +124,7 @@ class StreamingBlock(nn.Module):
 
         self.reach = [config.time_steps * (tap + 1) for tap in range(config.taps)]
         read = ["linear", *(f"tap{tap + 1}" for tap in range(config.taps))]
-        self.mixing = Driven(f"{name}.mixing", dict.fromkeys(read, width), neurons(width, True), norm)
+        self.mixing = Driven(f"{name}.mixing", {kind: width for kind in read}, neurons(width, True), norm)
         self.intermediate = Driven(f"{name}.intermediate", {"linear": width}, neurons(wide, False), norm)
         self.output = Driven(f"{name}.output", {"linear": wide, "residual": width}, neurons(width, False), norm)
 

@@ -210,7 +210,8 @@ class StreamExecutor:
         """What taps read, (1, steps, width)."""
         found = {}
         for name in self.graph.of_type(Delay):
-            sent, late = spikes[self.graph.source(name, "x")], cast(Delay, self.graph.nodes[name]).steps
+            sent = spikes[self.graph.source(name, "x")]
+            late = int(cast(Delay, self.graph.nodes[name]).steps)
             found[name] = np.pad(sent, ((0, 0), (late, 0), (0, 0)))[:, : sent.shape[1]]
         return found
 
