@@ -123,8 +123,8 @@ class StreamingBlock(nn.Module):
             return CubaLIFLayer(size, reset=reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
 
         self.reach = [config.time_steps * (tap + 1) for tap in range(config.taps)]
-        read = ["linear", *(f"tap{tap + 1}" for tap in range(config.taps))]
-        self.mixing = Driven(f"{name}.mixing", {kind: width for kind in read}, neurons(width, True), norm)
+        read = {"linear": width} | {f"tap{tap + 1}": width for tap in range(config.taps)}
+        self.mixing = Driven(f"{name}.mixing", read, neurons(width, True), norm)
         self.intermediate = Driven(f"{name}.intermediate", {"linear": width}, neurons(wide, False), norm)
         self.output = Driven(f"{name}.output", {"linear": wide, "residual": width}, neurons(width, False), norm)
 
