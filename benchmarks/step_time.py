@@ -24,6 +24,8 @@ from neurotool.student import (
     SpikeBertForSequenceClassification,
     SpikingBertConfig,
     SpikingBertForSequenceClassification,
+    StreamingConfig,
+    StreamingForSequenceClassification,
 )
 from neurotool.train.memory import keep_freed_memory
 
@@ -38,6 +40,7 @@ VARIANTS = {
     "concurrent T=16": {"time_steps": 16, "schedule": "concurrent"},
     "spikebert T=4": {"time_steps": 4},
     "spikebert T=4 checkpointed": {"time_steps": 4},
+    "streaming": {},
 }
 
 
@@ -46,6 +49,8 @@ def build(name: str, shape: dict) -> torch.nn.Module:
     options = VARIANTS[name]
     if options is None:
         return BertForSequenceClassification(BertConfig(**shape, attn_implementation="sdpa"))
+    if name == "streaming":
+        return StreamingForSequenceClassification(StreamingConfig(**options | shape))
     if not name.startswith("spikebert"):
         return SpikingBertForSequenceClassification(SpikingBertConfig(**options | shape))
     student = SpikeBertForSequenceClassification(SpikeBertConfig(**shape, **options))

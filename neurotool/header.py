@@ -71,6 +71,7 @@ _OTHER_CONFIG: dict[str, Check] = {
     "hidden_dropout_prob": number(0, 1),
     "attention_probs_dropout_prob": number(0, 1),
     "initializer_range": number(0, 1e6),
+    "taps": whole(0, 10_000),
 }
 _CONFIG_OF: dict[str, dict[str, Check]] = {
     "spikingbert": {"feedback": boolean, "feedback_sweeps": whole(1, 10_000)},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
+from neurotool.train.losses import attention_loss, hidden_loss, prefix_loss, relation_loss, soft_label_loss
 
 
 def test_hidden_loss_by_hand() -> None:
@@ -80,6 +80,26 @@ def test_soft_labels_are_smallest_at_the_teacher() -> None:
 
 def test_regression_compares_scores() -> None:
     assert soft_label_loss(torch.tensor([[1.0], [4.0]]), torch.tensor([[0.0], [2.0]]), 5.0).item() == 2.5
+
+
+def test_prefix_loss_by_hand() -> None:
+    """Text 1 has read 1/3 and 2/3 of the weight, text 2 has one token: errors 1 and 4, and 9; scores, and two classes
+    whose logits are sure of the first and of neither."""
+    scores, mask = torch.tensor([[[1.0], [2.0]], [[3.0], [99.0]]]), torch.tensor([[1, 1], [1, 0]])
+    assert prefix_loss(scores, torch.zeros(2, 1), mask).item() == pytest.approx(((1 + 2 * 4) / 3 + 9) / 2)
+    sure, unsure = [100.0, 0.0], [0.0, 0.0]
+    answers, teacher = torch.tensor([[unsure, sure], [unsure, unsure]]), torch.tensor([sure, unsure])
+    loss = prefix_loss(answers, teacher, mask).item()
+    assert loss == pytest.approx((math.log(2) / 3 + 0 * 2 / 3 + math.log(2)) / 2)
+
+
+def test_the_last_prefix_is_the_whole_text() -> None:
+    answers, teacher = torch.randn(3, 1, 4), torch.randn(3, 4)
+    loss = prefix_loss(answers, teacher, torch.ones(3, 1, dtype=torch.long), 2.0)
+    torch.testing.assert_close(loss, soft_label_loss(answers[:, 0], teacher, 2.0))
+    assert soft_label_loss(answers[:, 0], teacher).item() == pytest.approx(
+        F.cross_entropy(answers[:, 0], teacher.softmax(-1)).item()
+    )
 
 
 def cases(texts: int, tokens: int) -> dict[str, tuple[Any, Tensor, Tensor]]:

@@ -18,9 +18,11 @@ from neurotool.api.model import open_model
 from neurotool.checkpoint import read_checkpoint, write_checkpoint
 from neurotool.cli.main import cli
 from neurotool.errors import CheckpointError, ConfigError, DataError
+from neurotool.export.lower import lower
 from neurotool.graph import CubaLIF, Neuron
 from neurotool.inputs import Given
 from neurotool.lava_runtime.emulator import Emulator
+from neurotool.lava_runtime.network import Network
 from neurotool.recordings import Events, read_recording
 from neurotool.simulate import simulate
 from neurotool.spike_data import load_recordings, load_spikes
@@ -97,6 +99,24 @@ def test_student_and_graph_are_equal(tau_syn: float | None, per_channel: bool) -
             layers |= {name} if sent.any() else set()
         np.testing.assert_allclose(there.analog["readout"][-1], output.logits[0].detach().numpy(), rtol=1e-12)
     assert layers == {"encoder.0", "encoder.1"}
+
+
+@pytest.mark.parametrize(("v_threshold", "stock"), [(1 + 2**-11, {"encoder.1"}), (1.0, set())])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["shared", "per channel"])
+def test_lavas_own_lif_stands_in_for_layers_that_it_can_say(
+    per_channel: bool, v_threshold: float, stock: set[str]
+) -> None:
+    """Those that share their time constants, and whose threshold is 64 k + 1 units, 2049 here: Lava has no finer ones,
+    and the potential of what fades takes any value. The first layer reads an Input, which may send -1."""
+    student = small(per_channel=per_channel, v_threshold=v_threshold, learn_v_threshold=False)
+    with torch.no_grad():
+        for layer in student.spiking_layers:
+            for decay in (layer.neurons.synapse, layer.neurons.membrane):
+                decay.logit.add_(0.3 * torch.rand_like(decay.logit))
+    graph, spikes = student.to_graph(), early_or_late(2, True, 1)
+    seen = Emulator(graph).run(values={"spikes": spikes}, observe=True)
+    network = Network(lower(graph, seen.largest))
+    assert set(network.stock) == (set() if per_channel else stock)
 
 
 @pytest.mark.parametrize("tau_syn", ["learned", "none"])

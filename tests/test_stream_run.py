@@ -1,11 +1,13 @@
 """Networks that take their tokens in time, run token by token on emulator and Lava, on a chip, and on its clock."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from streaming_graphs import INPUT, streaming_graph, token_currents
 from test_streaming import make
@@ -66,6 +68,33 @@ def test_a_network_that_answers_at_the_end_is_no_stream(make_student: Any) -> No
 def test_pieces_of_a_run() -> None:
     assert pieces(8, None, 0) == [8] and pieces(8, None, 2) == [10]
     assert pieces(8, 3, 0) == [3, 3, 2] and pieces(8, 2, 1) == [3, 2, 2, 2]
+
+
+def tapped(fixed: bool) -> tuple[Graph, dict[str, np.ndarray], Run]:
+    """As `network`, of a student whose blocks read two earlier tokens directly."""
+    student = make(taps=2, time_steps=PIECE)
+    graph = replace(student.to_graph(), time_steps=8)
+    ids = torch.randint(1, 30, (1, 8 // PIECE), generator=torch.Generator().manual_seed(2))
+    currents = student.embed(ids).detach().numpy().repeat(PIECE, 1)
+    whole = Emulator(graph).run(values={INPUT: currents}, record=True, observe=True)
+    if fixed:
+        graph = lower(graph, whole.largest)
+        whole = Emulator(graph).run(values={INPUT: currents}, record=True)
+    return graph, {INPUT: currents[0]}, whole
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_taps_go_on_where_they_stopped(fixed: bool) -> None:
+    graph, values, whole = tapped(fixed)
+    assert whole.events["encoder.0.mixing.tap2", "x"].sum() > 0
+    stream = EmulatedStream(graph)
+    compare([stream.send({INPUT: x}, PIECE) for x in values[INPUT][::PIECE]], whole)
+
+
+@needs_lava
+def test_taps_on_lava() -> None:
+    graph, values, whole = tapped(True)
+    compare([run for run, _ in stream_on_lava(graph, values, PIECE, timeout=300)], whole)
 
 
 @needs_lava

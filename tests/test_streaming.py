@@ -19,6 +19,7 @@ from neurotool.lava_runtime.emulator import Emulator
 from neurotool.simulate import Interpreter
 from neurotool.streams import INPUT, Streamed, per_token
 from neurotool.student import StreamingConfig, StreamingForSequenceClassification
+from neurotool.student.dynamics import Decay
 from neurotool.student.tracing import StreamExecutor
 from neurotool.validate import compare
 
@@ -34,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "hard": {},
     "soft, two steps a token": {"reset": "soft", "time_steps": 2},
     "late": {"lookahead": 2},
+    "taps, two steps a token": {"taps": 2, "time_steps": 2},
 }
 IDS = torch.randint(1, 30, (3, 9), generator=torch.Generator().manual_seed(1))
 MASK = torch.tensor([[1] * 9, [1] * 6 + [0] * 3, [1] * 7 + [0] * 2])
@@ -113,6 +115,24 @@ def test_token_by_token_is_the_whole_text(kind: str) -> None:
                 torch.testing.assert_close(answers[n - 1 + student.config.lookahead], whole, rtol=0, atol=1e-12)
 
 
+@each_kind
+def test_a_texts_answers_are_those_of_its_prefixes(kind: str) -> None:
+    """With a lookahead an answer knows the tokens behind its own, where the text goes on."""
+    student = make(kind).double()
+    late = student.config.lookahead
+    with torch.inference_mode():
+        output = student(IDS, MASK)
+        state, stepped = None, []
+        for token in IDS.T:
+            logits, state = student.step(token, state)
+            stepped.append(logits)
+    assert output.answers.shape == (3, 9, student.config.num_labels)
+    assert torch.equal(output.hidden[0], output.rates["embedding"][:, late:])  # what a teacher's states are held to
+    torch.testing.assert_close(output.answers[0, : 9 - late], torch.stack(stepped)[late:, 0], rtol=0, atol=1e-12)
+    for row, length in enumerate(MASK.sum(1)):
+        torch.testing.assert_close(output.answers[row, length - 1], output.logits[row], rtol=0, atol=0)
+
+
 def test_a_narrower_student_has_the_main_directions_of_the_teachers_words() -> None:
     """Words that are alike to the teacher are alike to it; each channel differs by about a threshold between words."""
     student = make()
@@ -159,8 +179,13 @@ def test_operations_are_those_of_tokens_side_by_side(kind: str) -> None:
     with torch.inference_mode():
         _add(activity, student(IDS, MASK, output_spike_counts=True), student.lasting(MASK), per_neuron=False)
     fast = count(graph, activity, events_of_activity(graph, activity))
-    slow = count(graph, *measure(student.to_graph(), texts(student)))
-    assert fast.total() == slow.total()
+    activity_of_steps, events = measure(student.to_graph(), texts(student))
+    slow = count(graph, activity_of_steps, events)
+    if student.config.taps:  # what the last tokens send reaches no tap before the end, and is counted as if it did
+        assert slow.synaptic_operations < fast.synaptic_operations < 1.2 * slow.synaptic_operations
+        assert fast.total().updates == slow.total().updates
+    else:
+        assert fast.total() == slow.total()
     assert fast.activity.tokens == MASK.sum() + 3 * student.config.lookahead
 
 
@@ -171,5 +196,22 @@ def test_a_mask_with_holes_and_a_text_too_long_are_refused() -> None:
         executor.run(values={INPUT: np.zeros((1, 3, 16))}, attention_mask=np.array([[1, 0, 1]]))
     with pytest.raises(DataError, match="17 steps: the network runs for 1 … 16"):
         executor.run(values={INPUT: np.zeros((1, 17, 16))})
-    with pytest.raises(ConfigError, match="lookahead is -1"):
-        make(lookahead=-1)
+    for name in ("lookahead", "taps"):
+        with pytest.raises(ConfigError, match=f"{name} is -1"):
+            make(**{name: -1})
+
+
+def test_taps_read_single_earlier_tokens() -> None:
+    """With all other ways over time cut, the answer to a token is that of it and of the taps before it, by hand."""
+    student = make(taps=2, num_hidden_layers=1).double()
+    block = student.blocks[0]
+    with torch.no_grad():
+        for layer in student.modules():
+            if isinstance(layer, Decay):
+                layer.logit.fill_(-1e4)  # nothing is kept of a step
+        output = student(IDS, MASK)
+        ours = output.rates["encoder.0.mixing"][0]
+        sent = output.rates["embedding"][0]
+        maps = [block.mixing.maps[name] for name in ("linear", "tap1", "tap2")]
+        by_hand = maps[0](sent) + sum(torch.cat([0 * sent[:n], sent[:-n]]) @ maps[n].weight.T for n in (1, 2))
+    assert torch.equal(ours, (by_hand >= 1).double()) and 0 < ours.mean() < 1

@@ -12,6 +12,7 @@ import torch
 from streaming_graphs import INPUT, READOUT, streaming_graph, token_currents
 from test_streaming import make, texts
 
+from neurotool.errors import ExportError
 from neurotool.executor import Simulation
 from neurotool.export.chains import as_chain, walked_in_order
 from neurotool.export.nir import write_for, write_nir
@@ -23,13 +24,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 """The tools' deprecation warnings are not ours."""
 
 
+TAPS = "student with taps"
 KINDS = ("residual as an edge", "one threshold and decay for a layer", "residual with weights", "student")
 
 
 def network(kind: str) -> tuple[Graph, np.ndarray]:
     """A network and the currents of a sentence, (steps, width)."""
-    if kind == "student":
-        student = make()
+    if kind.startswith("student"):
+        student = make(taps=2 if kind == TAPS else 0)
         graph, values = student.to_graph(), texts(student)[0]["values"][INPUT]
         return graph, np.pad(values, [(0, graph.time_steps - len(values)), (0, 0)])
     graph = streaming_graph(each=kind != KINDS[1], weighted=kind == KINDS[2])
@@ -121,7 +123,27 @@ class Stepped(torch.nn.Module):
         return spikes.to(x.dtype), (i, torch.where(spikes, torch.from_numpy(node.v_reset), v))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+class Delayed(torch.nn.Module):
+    """NIR's Delay, for nirtorch: what arrived so many steps before, at first nothing."""
+
+    def __init__(self, node: nir.Delay) -> None:
+        super().__init__()
+        (self.steps,) = {int(steps) for steps in node.delay}
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        waiting = [*(state or [torch.zeros_like(x)] * self.steps), x]
+        return waiting[0], waiting[1:]
+
+
+@pytest.mark.parametrize("tool", ["norse", "snntorch", "sinabs"])
+def test_taps_are_refused_where_no_import_knows_a_delay(tool: str, tmp_path: Path) -> None:
+    graph, _ = network(TAPS)
+    with pytest.raises(ExportError, match=f"--for {tool}: node encoder.0.mixing.delay1: .*Delay"):
+        write_for(graph, tmp_path / "for.nir", tool)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, TAPS])
 def test_the_standard_nodes_alone_spike_as_here_through_nirtorch(kind: str, tmp_path: Path) -> None:
     """No metadata are read: dt is 1, and the rest is NIR's own text."""
     nirtorch = pytest.importorskip("nirtorch")
@@ -131,7 +153,7 @@ def test_the_standard_nodes_alone_spike_as_here_through_nirtorch(kind: str, tmp_
     write_nir(graph, tmp_path / "ours.nir")
     content = nir.read(tmp_path / "ours.nir")
     kinds: dict[Any, Any] = {kind: lambda node: Stepped(node, 1.0) for kind in (nir.LIF, nir.CubaLIF, nir.LI)}
-    kinds[nir.Affine] = affine
+    kinds |= {nir.Affine: affine, nir.Delay: Delayed}
     module, layers = nirtorch.nir_to_torch(content, kinds, dtype=torch.float64), graph.of_type(Neuron)
     there, _ = stepped(module, currents, [*layers, READOUT])
     for name in layers:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from rich.console import Console
 
+from neurotool.api.describing import MEANINGLESS, SETTINGS
 from neurotool.cli.main import cli
 from neurotool.cli.train import train
 from neurotool.errors import ConfigError
+from neurotool.student import STUDENTS
 from neurotool.student.serialise import load_student
 from neurotool.train.options import plan_from
 from neurotool.train.pipeline import train as run
@@ -37,6 +40,8 @@ def streaming_plan(run_options: Callable[..., list[str]]) -> MakePlan:
         ("classes", ()),
         ("classes", ("--hidden-size", "20", "--reset", "soft", "--steps-per-token", "2", "--bf16")),
         ("classes", ("--hidden-weight", "1", "--embedding-weight", "1", "--lookahead", "2", "--dropout", "0.1")),
+        ("classes", ("--taps", "2", "--dropout", "0.1")),
+        ("classes", ("--prefix-weight", "1", "--soft-weight", "0", "--hard-weight", "0", "--ema", "0.9")),
         ("pairs", ()),
         ("scores", ()),
     ],
@@ -47,9 +52,9 @@ def test_a_streaming_student_learns(streaming_plan: MakePlan, kind: str, options
     assert next(iter(result.student.metrics.values())) >= 0.7
     model = load_student(result.output).model
     assert not model.config.training_norm
-    assert {type(node).__name__ for node in model.to_graph().nodes.values()} == {
-        *("Input", "Neuron", "Linear", "CubaLIF", "Add", "Integrator")
-    }
+    nodes = {type(node).__name__ for node in model.to_graph().nodes.values()}
+    assert nodes - {"Delay"} == {"Input", "Neuron", "Linear", "CubaLIF", "Add", "Integrator"}
+    assert ("Delay" in nodes) == ("--taps" in options)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,7 @@ def test_a_streaming_student_learns(streaming_plan: MakePlan, kind: str, options
         (("--pooling", "cls"), "pooling is cls: a streaming student answers from an integrator"),
         (("--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
         (("--lookahead", "-1"), "lookahead is -1: it must be 0 to 1024"),
+        (("--taps", "65"), "taps is 65: it must be 0 to 64"),
         (("--event-target", "0.2"), "--event-target: with schedule concurrent there are no single windows"),
         (("--attention-weight", "1"), "--attention-weight, --relation-weight: student streaming has no softmax"),
     ],
@@ -71,8 +77,33 @@ def test_what_a_streaming_student_lacks(streaming_plan: MakePlan, options: tuple
 
 
 def test_the_others_have_no_lookahead(make_plan: MakePlan) -> None:
+    with pytest.raises(ConfigError, match="--prefix-weight: student spikingbert answers once a text; leave it out"):
+        run(make_plan("--prefix-weight", "1"), Console(quiet=True))
     with pytest.raises(ConfigError, match="--lookahead 2: student spikingbert has no such setting; leave it out"):
         run(make_plan("--lookahead", "2"), Console(quiet=True))
+
+
+def test_it_starts_as_the_one_it_starts_from(streaming_plan: MakePlan, tmp_path: Path) -> None:
+    """Without learning it is the same network, of the same shape; another shape is refused."""
+    first = run(streaming_plan("--hidden-size", "20", "--taps", "1", "--lookahead", "1"), Console(quiet=True))
+    options = ("--start-from", str(first.output), "--epochs", "1", "--dropout", "0.2")
+    files = {"-o": tmp_path / "second.ckpt", "--run-folder": tmp_path / "second"}
+    more = (*options, *(str(part) for option in files.items() for part in option))
+    second = run(streaming_plan(*more, "--learning-rate", "1e-12"), Console(quiet=True))
+    ours, theirs = (load_student(result.output).model for result in (second, first))
+    assert (ours.config.hidden_size, ours.config.taps, ours.config.lookahead) == (20, 1, 1)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], rtol=1e-5, atol=1e-6)
+    assert second.student.metrics == first.student.metrics
+    with pytest.raises(ConfigError, match="its taps is 1, here 2; they must be the same"):
+        run(streaming_plan(*more, "--taps", "2", "--force"), Console(quiet=True))
+
+
+def test_what_a_student_lacks_is_not_shown() -> None:
+    lacking = {kind: set(student.config_class.lacks) & set(SETTINGS.values()) for kind, student in STUDENTS.items()}
+    named = {kind: {SETTINGS[name] for name in MEANINGLESS.get(kind, ())} for kind in STUDENTS}
+    assert named == lacking
 
 
 def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_path: Path) -> None:
@@ -107,6 +138,8 @@ def test_a_trained_student_is_asked_everything(streaming_plan: MakePlan, tmp_pat
     told("validate", model, model, "--executor", "torch,emulator", "--data", data, "--samples", "4")
     told("export", model, "--target", "lava", "-o", str(tmp_path / "model.lava"), "--samples", "8")
     assert "steps per token" in told("show", nir_file)
+    shown = json.loads(told("show", model, "--json"))
+    assert shown["lookahead"] == 1 and not {"heads", "spikes", "leak"} & shown.keys()
     stored, anew = (
         json.loads(told("energy", "report", model, "--format", "json", *more)) for more in ((), ("--data", data))
     )

@@ -3,7 +3,6 @@ over texts, so that neither padding nor the split of a batch over processes chan
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -55,7 +54,20 @@ def _mean_per_text(values: Tensor, counts: Tensor) -> Tensor:
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross-entropy against the teacher's softened distribution, or MSE of scores where there is one output."""
+    return _soft_labels(student, teacher, temperature).mean()
+
+
+def prefix_loss(answers: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """`soft_label_loss` of the answer after every token, answers: (batch, tokens, labels), against the teacher's to the
+    whole text (batch, labels); each counts as much as the share of the text that it has read."""
+    each = _soft_labels(answers, teacher[:, None].expand_as(answers), temperature)
+    read = mask.cumsum(1) * mask
+    return _mean_per_text(each * read, read.sum(1))
+
+
+def _soft_labels(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Of each answer: (…,) of logits (…, labels)."""
     if student.shape[-1] == 1:
-        return F.mse_loss(student.float(), teacher.float())
+        return (student.float() - teacher.float()).square().squeeze(-1)
     target = torch.softmax(teacher.float() / temperature, -1)
-    return F.cross_entropy(student.float() / temperature, target) * temperature**2
+    return -(target * torch.log_softmax(student.float() / temperature, -1)).sum(-1) * temperature**2

@@ -44,7 +44,7 @@ WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("input", "tau_syn", "tau_mem"), str),
     **dict.fromkeys(("data", "start_from", "run_folder"), Path),
     **dict.fromkeys(
-        ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "max_texts", "weight_bits"), int
+        ("hidden_size", "intermediate_size", "heads", "channels", "lookahead", "taps", "max_texts", "weight_bits"), int
     ),
     **dict.fromkeys(("attention_v_threshold", "attention_scale", "v_init", "dead_zone"), float),
     "time_step": float,
@@ -164,6 +164,7 @@ def _student(options: Mapping[str, Any]) -> dict[str, Any]:
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],
         "lookahead": options["lookahead"],
+        "taps": options["taps"],
         "pooling": options["pooling"],
         "hidden_dropout_prob": options["dropout"],
         "attention_probs_dropout_prob": options["dropout"],
@@ -183,6 +184,7 @@ def _stages(options: Mapping[str, Any]) -> "tuple[StagePlan, ...]":
     prediction = LossWeights(
         **{name: weight * options["inner_share"] for name, weight in taught.items()},
         soft=options["soft_weight"],
+        prefix=options["prefix_weight"],
         hard=options["hard_weight"],
         rate=options["rate_penalty"],
         temperature=options["temperature"],

@@ -322,6 +322,8 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
         raise ConfigError(
             f"--attention-weight, --relation-weight: student {plan.model_type} has no softmax to compare; give 0"
         )
+    if any(stage.weights.prefix for stage in plan.stages) and not kind.answers_every_token:
+        raise ConfigError(f"--prefix-weight: student {plan.model_type} answers once a text; leave it out")
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
         raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
     if plan.init == "teacher":

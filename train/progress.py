@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_SHOWN = ("loss", "hidden", "attention", "relations", "soft", "hard", "spiking_rate", "events_per_synapse")
+_SHOWN = ("loss", "hidden", "attention", "relations", "soft", "prefix", "hard", "spiking_rate", "events_per_synapse")
 """Of what is logged, besides the shares of active neurons."""
 
 

@@ -46,6 +46,7 @@ RANGES = {
     "kernel_sizes": Range(1, 1024),
     "channels": Range(1, 16384),
     "lookahead": Range(0, 1024),
+    "taps": Range(0, 64),
     "hidden_dropout_prob": _SHARE,
     "attention_probs_dropout_prob": _SHARE,
     "max_shift": _SHARE,

@@ -31,6 +31,7 @@ BASE: dict[str, Any] = {
     "hidden_weight": 1.0,
     "attention_weight": 0.01,
     "soft_weight": 1.0,
+    "prefix_weight": 0.0,
     "hard_weight": 0.5,
     "general_soft_weight": 1.0,
     "inner_share": 1.0,
@@ -75,7 +76,7 @@ RECIPES = {
         _UNROLLED
         | dict.fromkeys(_NEURONS)
         | {"schedule": "concurrent", "time_steps": 1, "reset": "hard", "embedding_weight": 0.0, "hidden_weight": 0.0}
-        | {"general_soft_weight": 0.0, "learning_rate": 1e-3},
+        | {"general_soft_weight": 0.0, "prefix_weight": 1.0, "learning_rate": 1e-3},
     ),
     "ann": Recipe("ann", "the same network without spikes", dict.fromkeys(_NEURONS)),
     # T, threshold and leak: arXiv 2406.19230 and its code.

@@ -30,7 +30,7 @@ from neurotool.tasks import Task
 from neurotool.train.averaging import Average, averaged
 from neurotool.train.chains import StudentTeacher
 from neurotool.train.compression import Compressor
-from neurotool.train.losses import attention_loss, hidden_loss, relation_loss, soft_label_loss
+from neurotool.train.losses import attention_loss, hidden_loss, prefix_loss, relation_loss, soft_label_loss
 from neurotool.train.rates import parameter_groups
 from neurotool.train.sharding import ShardableTrainer
 from neurotool.train.sparsity import EventTarget, Ramp, RisingPenalty, measure_density, split_thresholds
@@ -44,7 +44,8 @@ class LossWeights:
 
     embedding, hidden: states behind the embedding and the layers; attention: pre-softmax scores; relations: of
     queries, keys and values; soft: the teacher's
-    logits at `temperature`; hard: the true labels; rate: the mean spiking rate, a penalty on energy.
+    logits at `temperature`; prefix: the same of the answer after every token; hard: the true labels; rate: the mean
+    spiking rate, a penalty on energy.
     """
 
     embedding: float = 1.0
@@ -52,13 +53,14 @@ class LossWeights:
     attention: float = 1.0
     relations: float = 0.0
     soft: float = 1.0
+    prefix: float = 0.0
     hard: float = 0.5
     rate: float = 0.0
     temperature: float = 1.0
 
     @property
     def teacher_needed(self) -> bool:
-        return bool(self.embedding or self.hidden or self.attention_needed or self.soft)
+        return bool(self.embedding or self.hidden or self.attention_needed or self.soft or self.prefix)
 
     @property
     def attention_needed(self) -> bool:
@@ -68,7 +70,7 @@ class LossWeights:
     def reach_every_parameter(self) -> bool:
         """Whether every trained parameter gets a gradient: the linear map of hidden states, and the head, need a term
         that reads them."""
-        return bool(self.embedding and self.hidden and (self.soft or self.hard))
+        return bool(self.embedding and self.hidden and (self.soft or self.prefix or self.hard))
 
 
 CHOOSES = "eval_chooses"
@@ -181,6 +183,8 @@ class Distiller(nn.Module):
             terms["relations"] = torch.stack(each).mean()
         if weights.soft:
             terms["soft"] = soft_label_loss(output.logits, taught.logits, weights.temperature)
+        if weights.prefix:
+            terms["prefix"] = prefix_loss(output.answers, taught.logits, mask, weights.temperature)
         if weights.hard and labels is not None:
             terms["hard"] = classification_loss(output.logits, labels)
         if weights.rate:

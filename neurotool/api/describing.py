@@ -72,25 +72,36 @@ def _bundle(bundle: Any) -> dict[str, Any]:
     return about
 
 
+SETTINGS = {
+    "student": "model_type",
+    "reads": "input",
+    "channels": "channels",
+    "layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "time_steps": "time_steps",
+    "lookahead": "lookahead",
+    "taps": "taps",
+    "schedule": "schedule",
+    "spikes": "spikes",
+    "leak": "leak",
+    "reset": "reset",
+    "tokens": "max_position_embeddings",
+    "vocabulary": "vocab_size",
+}
+MEANINGLESS = {
+    "ann": ("time_steps", "schedule", "spikes", "leak", "reset"),
+    "snn-textcnn": ("layers", "heads", "intermediate_size"),
+    "streaming": ("heads", "spikes", "leak"),
+}
+"""What the configuration of a kind of student has and does not use (`lacks` of its class, which is slow to import)."""
+
+
 def _checkpoint(checkpoint: Any) -> dict[str, Any]:
     config, training = checkpoint.config, checkpoint.training
-    named = {
-        "student": "model_type",
-        "reads": "input",
-        "channels": "channels",
-        "layers": "num_hidden_layers",
-        "hidden_size": "hidden_size",
-        "heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "time_steps": "time_steps",
-        "schedule": "schedule",
-        "spikes": "spikes",
-        "leak": "leak",
-        "reset": "reset",
-        "tokens": "max_position_embeddings",
-        "vocabulary": "vocab_size",
-    }
-    about = {name: config[key] for name, key in named.items() if key in config}
+    without = MEANINGLESS.get(config["model_type"], ())
+    about = {name: config[key] for name, key in SETTINGS.items() if key in config and name not in without}
     about["weights"] = sum(tensor.size for tensor in checkpoint.tensors.values())
     plan, task, teacher = (training.get(name, {}) for name in ("plan", "task", "teacher"))
     about |= {name: plan[name] for name in ("max_length",) if name in plan}

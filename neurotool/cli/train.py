@@ -197,6 +197,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--kernel-sizes", callback=_kernel_sizes, help="snn-textcnn: tokens of each.  [default: 3,4,5]")
 @click.option("--channels", type=int, help="snn-textcnn: of each convolution.  [default: 100]")
 @click.option("--lookahead", type=int, help="streaming: tokens by which the answer comes later.  [default: 0]")
+@click.option("--taps", type=int, help="streaming: earlier tokens that are read directly, too.  [default: 0]")
 @click.option("--v-init", type=float, help="Potential before a window, in thresholds.  [default: 0.5, ternary 0]")
 @click.option("--feedback", is_flag=True, help="Feed the last layer's rate back to the first.")
 @click.option(
@@ -235,6 +236,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_with_default("--relation-weight", type=float, help="How alike its queries, keys, values are.")
 @_by_student("--inner-share", type=float, help="Share of the four above in prediction.")
 @_by_student("--soft-weight", type=float, help="Teacher's logits.")
+@_by_student("--prefix-weight", type=float, help="Of them, for the answer after every token: streaming.")
 @_by_student("--hard-weight", type=float, help="True labels.")
 @_with_default("--temperature", type=float, help="Of the teacher's logits.")
 @_with_default("--rate-penalty", type=float, help="Weight of the mean spiking rate.")

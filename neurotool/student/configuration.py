@@ -183,6 +183,7 @@ class StreamingConfig(StudentConfig):
     """The streaming student: tokens in time.
 
     time_steps: steps of a token. lookahead: tokens of silence behind a text, by which the answer comes later.
+    taps: earlier tokens whose spikes the neurons with a memory read directly, each by weights of its own.
     training_norm: batch norms of the currents, which training folds into the weights when it is done.
     """
 
@@ -197,14 +198,16 @@ class StreamingConfig(StudentConfig):
     time_steps: int = 1
     reset: str = "hard"
     lookahead: int = 0
+    taps: int = 0
     training_norm: bool = True
 
     def check(self) -> None:
         super().check()
         if self.pooling != "mean":
             raise ConfigError(f"pooling is {self.pooling}: a {self.model_type} student answers from an integrator")
-        if self.lookahead < 0:
-            raise ConfigError(f"lookahead is {self.lookahead}: it must be at least 0 tokens")
+        for name in ("lookahead", "taps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 0 tokens")
 
     def check_layers(self) -> None:
         at_least("num_hidden_layers", self.num_hidden_layers, 1)

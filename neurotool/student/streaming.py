@@ -2,8 +2,9 @@
 
 Tokens enter in time, k steps each, as the currents that the host looks up for them. What remembers earlier tokens are
 the synaptic currents of CubaLIF neurons, which fade at a rate learned for each channel, and the integrators of the
-readout, whose potentials answer after every token. Nothing but Linear, LIF, CubaLIF and LI: networks of which NIR has a
-node for each part, and which chips run as they are.
+readout, whose potentials answer after every token; taps, if asked for, read single earlier tokens as well. Nothing but
+Linear, LIF, CubaLIF, LI and, for taps, Delay: networks of which NIR has a node for each part, and which chips run as
+they are.
 """
 
 import copy
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.executor import Inputs
-from neurotool.graph import Add, Graph, GraphBuilder, Input
+from neurotool.graph import Add, Delay, Graph, GraphBuilder, Input
 from neurotool.streams import INPUT, LOGITS, STEPS_PER_TOKEN
 from neurotool.student.building import array, linear_node
 from neurotool.student.configuration import StreamingConfig
@@ -40,10 +41,12 @@ def ignore(name: str, spikes: Tensor) -> None:
 
 
 class StreamState(NamedTuple):
-    """What is kept between tokens: of each neuron layer, and the potentials of the readout (batch, labels)."""
+    """What is kept between tokens: of each neuron layer, the potentials of the readout (batch, labels), and what each
+    block read in the steps that its taps reach, (batch, steps, width), the latest last."""
 
     neurons: dict[str, NeuronState]
     readout: Tensor
+    taps: dict[str, Tensor]
 
 
 class Driven(nn.Module):
@@ -88,10 +91,23 @@ class Driven(nn.Module):
     def add_to(self, build: GraphBuilder, *sources: str) -> str:
         """The node of the neurons, behind those of the maps and of their sum."""
         current = ""
-        for (kind, linear), source in zip(self.maps.items(), sources, strict=True):
+        for n, ((kind, linear), source) in enumerate(zip(self.maps.items(), sources, strict=True)):
             node = build.add(f"{self.name}.{kind}", linear_node(cast(nn.Linear, linear)), source)
-            current = build.add(f"{self.name}.sum", Add(), current, node) if current else node
+            current = build.add(f"{self.name}.sum{n if n > 1 else ''}", Add(), current, node) if n else node
         return build.add(self.name, self.neurons.node(), current)
+
+
+def _later(spikes: Tensor, steps: int) -> Tensor:
+    """(batch, steps, width), as it is so many steps later, what was not yet there being silent."""
+    return nn.functional.pad(spikes, (0, 0, steps, 0))[:, : spikes.shape[1]]
+
+
+class TextDropout(nn.Dropout):
+    """Takes away the same channels in all steps of a text (batch, steps, width): what changed from step to step,
+    neurons with a memory would average (Gal and Ghahramani, arXiv 1512.05287)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * super().forward(x.new_ones(len(x), 1, x.shape[-1])) if self.training and self.p else x
 
 
 class StreamingBlock(nn.Module):
@@ -106,7 +122,9 @@ class StreamingBlock(nn.Module):
             reset = config.dynamics.reset
             return CubaLIFLayer(size, reset=reset, synapse=synapse, learn_threshold=False, tau_mem=TAU_MEM)
 
-        self.mixing = Driven(f"{name}.mixing", {"linear": width}, neurons(width, True), norm)
+        self.reach = [config.time_steps * (tap + 1) for tap in range(config.taps)]
+        read = {"linear": width} | {f"tap{tap + 1}": width for tap in range(config.taps)}
+        self.mixing = Driven(f"{name}.mixing", read, neurons(width, True), norm)
         self.intermediate = Driven(f"{name}.intermediate", {"linear": width}, neurons(wide, False), norm)
         self.output = Driven(f"{name}.output", {"linear": wide, "residual": width}, neurons(width, False), norm)
 
@@ -122,6 +140,7 @@ class StreamingForSequenceClassification(Student):
     base_model_prefix = "streaming"
     config: StreamingConfig
     supports_attention_loss = False
+    answers_every_token = True
     hands_on_rates = False
     shares = ("vocab_size", "type_vocab_size")
     layers: tuple[nn.Module, ...] = ()
@@ -134,7 +153,7 @@ class StreamingForSequenceClassification(Student):
             config.hidden_size, reset=config.dynamics.reset, synapse=False, learn_threshold=False, tau_mem=TAU_MEM
         )
         self.blocks = nn.ModuleList(StreamingBlock(config, f"encoder.{i}") for i in range(config.num_hidden_layers))
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = TextDropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.integrator = LIReadout(config.num_labels, tau=TAU_READOUT)
         self.post_init()
@@ -219,11 +238,13 @@ class StreamingForSequenceClassification(Student):
         s = hand_on(noted("embedding", self.embedding_neurons(x)[0]))
         for module in self.blocks:
             block = cast(StreamingBlock, module)
-            mixed = fire(block.mixing, s)
+            mixed = fire(block.mixing, s, *(_later(s, steps) for steps in block.reach))
             s = hand_on(fire(block.output, fire(block.intermediate, mixed), s))
         if output.rates is not None:
             output.hidden = tuple(hidden)
-        return self.integrator(self.classifier(self.dropout(s)) * self._readout_gain)[0]
+        potentials: Tensor = self.integrator(self.classifier(self.dropout(s)) * self._readout_gain)[0]
+        output.answers = potentials[:, (late + 1) * steps - 1 :: steps]
+        return potentials
 
     @property
     def _readout_gain(self) -> float:
@@ -247,7 +268,7 @@ class StreamingForSequenceClassification(Student):
     ) -> tuple[Tensor, StreamState]:
         """`step` of the currents (batch, width) of a token; zeros are a token of silence. sent: is called with what
         each neuron layer sends in each step, (batch, width)."""
-        neurons = {} if state is None else dict(state.neurons)
+        neurons, taps = ({}, {}) if state is None else (dict(state.neurons), dict(state.taps))
         readout = None if state is None else state.readout
 
         def fire(name: str, layer: CubaLIFLayer, current: Tensor) -> Tensor:
@@ -259,12 +280,18 @@ class StreamingForSequenceClassification(Student):
             s = fire("embedding", self.embedding_neurons, current)
             for module in self.blocks:
                 block = cast(StreamingBlock, module)
-                mixed = fire(block.mixing.name, block.mixing.neurons, block.mixing.current(s))
+                before = [s]
+                if block.reach:
+                    rest = s.new_zeros(len(s), block.reach[-1], s.shape[-1])
+                    kept = taps.get(block.mixing.name, rest)
+                    before += [kept[:, -steps] for steps in block.reach]
+                    taps[block.mixing.name] = torch.cat([kept[:, 1:], s[:, None]], 1)
+                mixed = fire(block.mixing.name, block.mixing.neurons, block.mixing.current(*before))
                 wide = fire(block.intermediate.name, block.intermediate.neurons, block.intermediate.current(mixed))
                 s = fire(block.output.name, block.output.neurons, block.output.current(wide, s))
             logits, readout = self.integrator.step(self.classifier(s) * self._readout_gain, readout)
         assert readout is not None
-        return logits, StreamState(neurons, readout)
+        return logits, StreamState(neurons, readout, taps)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -296,7 +323,8 @@ class StreamingForSequenceClassification(Student):
         s = build.add("embedding", self.embedding_neurons.node(), s)
         for module in self.blocks:
             block = cast(StreamingBlock, module)
-            wide = block.intermediate.add_to(build, block.mixing.add_to(build, s))
+            delays = (build.add(f"{block.mixing.name}.delay{n}", Delay(n), s) for n in block.reach)
+            wide = block.intermediate.add_to(build, block.mixing.add_to(build, s, *delays))
             s = block.output.add_to(build, wide, s)
         answer = build.add(f"{READOUT}.linear", linear_node(self.classifier), s)
         answer = build.add(READOUT, self.integrator.node(), answer)

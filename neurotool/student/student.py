@@ -25,7 +25,8 @@ class StudentOutput(ModelOutput):
     attention reads them; only on request. spike_counts: spikes that each neuron sent during the run, same shapes as the
     rates; with feedback also those that entered node "feedback"; only on request. active_counts: the windows in which
     each neuron sent any spike; only where a run has several, else they are those with a spike count. messages: how many
-    neurons of a layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule."""
+    neurons of a layer send anything, differentiable, (batch, tokens); only on request, and of the phased schedule.
+    answers: logits after each token, (batch, tokens, labels), of a student that has them."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -35,6 +36,7 @@ class StudentOutput(ModelOutput):
     spike_counts: SpikeCounts | None = None
     active_counts: SpikeCounts | None = None
     messages: dict[str, Tensor] | None = None
+    answers: Tensor | None = None
 
 
 class Student(PreTrainedModel):
@@ -49,6 +51,7 @@ class Student(PreTrainedModel):
     classifier: nn.Linear
     supports_attention_loss = True
     """Whether it has attention of the teacher's kind, with a softmax."""
+    answers_every_token = False
     hands_on_rates = True
     """Whether what its layers hand on is read by a linear map as hidden states are; else spikes, or sums of them."""
     shares: tuple[str, ...] = (

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from neurotool.errors import DataError
 from neurotool.executor import Record, Run, joined, sent_in_passes, unstacked
-from neurotool.graph import Neuron
+from neurotool.graph import Delay, Neuron
 from neurotool.streams import DRIVEN_STEPS, INPUT
 from neurotool.student.dynamics import Decay
 from neurotool.student.emission import Membranes, NeuronLayer, Recorded, WindowSpikes
@@ -203,8 +203,17 @@ class StreamExecutor:
             spikes=spikes,
             potentials={name: _array(state.neurons[name].u) for name in spikes},
             sent={name: sent_in_passes(x, len(currents), has_tokens=False) for name, x in spikes.items()},
-            analog={READOUT: _array(torch.stack(answers, 1))},
+            analog={READOUT: _array(torch.stack(answers, 1))} | self._delayed(spikes),
         )
+
+    def _delayed(self, spikes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What taps read, (1, steps, width)."""
+        found = {}
+        for name in self.graph.of_type(Delay):
+            sent = spikes[self.graph.source(name, "x")]
+            late = int(cast(Delay, self.graph.nodes[name]).steps)
+            found[name] = np.pad(sent, ((0, 0), (late, 0), (0, 0)))[:, : sent.shape[1]]
+        return found
 
     def _rate(self, name: str, spikes: np.ndarray) -> np.ndarray:
         node = self.graph.nodes[name]
