@@ -83,6 +83,11 @@ class Numbers:
                 if dt is None or not laws:
                     break
                 if len(value[0]) and not any(_keeps(law, dt, value) for law in laws):
+                    if step := next(filter(None, (self._time_step(law, numbers) for law in laws if law.dt)), None):
+                        return (
+                            f"the file's numbers fit a time step of {step:g} ({laws[0].text}), and {dt:g} is "
+                            f"{f'that of --from {tool}' if tool else 'told'}: --time-step {step:g} says the file's"
+                        )
                     told = f"--from {tool} and the time step {dt:.6g} mean" if tool else f"the time step {dt:.6g} means"
                     pointed = self.points_at()
                     found = f"r {value[1][0]:.6g}" if pointed is None else pointed[0]

@@ -313,7 +313,8 @@ def first_difference(result: Comparison, graph: Graph) -> Difference | None:
     return found[0] if found else None
 
 
-def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
+def beyond(result: Comparison, rounding: float, scale: float, floor: float = 1.0) -> list[str]:
+    """Problems. rounding: relative to the largest value of an output, at least `floor`, and to `scale` for logits."""
     problems = []
     for name, layer in result.layers.items():
         if layer.differing > result.tolerance * layer.compared:
@@ -323,7 +324,7 @@ def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
     for name, output in result.outputs.items():
         if not output.values:
             problems.append(f"{name}: the output could not be compared")
-        elif not output.max_difference <= result.tolerance + rounding * max(1.0, output.largest):
+        elif not output.max_difference <= result.tolerance + rounding * max(floor, output.largest):
             problems.append(f"{name}: outputs differ by up to {output.max_difference:.3g}")
     if not (result.max_logit_difference or 0.0) <= result.tolerance + rounding * scale:
         problems.append(f"logits differ by up to {result.max_logit_difference:.3g}")

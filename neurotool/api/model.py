@@ -12,10 +12,10 @@ from neurotool.api.executors import Settings, make_executor
 from neurotool.api.reading import ModelInputs, Reader, SpikeReader, Text, TextReader
 from neurotool.errors import BundleError, ConfigError, DataError, GraphError
 from neurotool.executor import Executor, Record, Run, stacked, unstacked
-from neurotool.graph import Embedding, Graph, Input, Neuron
+from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron
 from neurotool.graph.names import in_group
 from neurotool.graph.part import part
-from neurotool.inputs import Given, InputKind, fitted, with_kinds
+from neurotool.inputs import Given, InputKind, fitted, steps_said, with_kinds
 from neurotool.sentences import random_inputs
 from neurotool.streams import longest_text, steps_per_token
 from neurotool.texts import longest, tokenizer_from_files
@@ -104,6 +104,11 @@ class Model:
         if self.graph.fixed_point:
             raise ConfigError(
                 f"-T {time_steps}: {self.path} holds integers made for T = {self.graph.time_steps}; export the "
+                "checkpoint with -T"
+            )
+        if self.graph.of_type(GradedNeuron):
+            raise ConfigError(
+                f"-T {time_steps}: {self.path} holds messages that count T = {self.graph.time_steps} steps; export the "
                 "checkpoint with -T"
             )
         return replace(self, graph=replace(self.graph, time_steps=time_steps))
@@ -222,7 +227,8 @@ class Model:
         if executor == "torch" and self.student is not None:
             from neurotool.evaluation import predict
 
-            return predict(self.student.model, self.student.tokenizer, columns, self.reading().max_length)[0]
+            model, tokenizer, longest = self.student.model, self.student.tokenizer, self.reading().max_length
+            return predict(model, tokenizer, columns, longest, self.time_steps)[0]
         logits = self.run(columns, executor, record=False).logits
         if logits is None:
             raise ConfigError(f"{self.path}: the network has no readout and predicts nothing")
@@ -284,9 +290,13 @@ def open_model(
         return opened.at(time_steps)
     from neurotool.export.nir import read_nir
 
-    graph = read_nir(path, time_steps=time_steps or given.time_steps(), **conventions)
+    content = given.read() if given.files and time_steps is None else {}
+    graph = read_nir(path, time_steps=time_steps or steps_said(content), **conventions)
+    if steps_said(content) != steps_said(content, graph):  # of constant inputs of several axes
+        graph = read_nir(path, **conventions)
     reader = None if tokenizer is None else _reader(Path(tokenizer), graph)
-    return Model(path, "NIR file", graph, reader)
+    opened = Model(path, "NIR file", graph, reader)
+    return opened if time_steps == graph.time_steps else opened.at(time_steps)
 
 
 def _option(convention: str) -> str:
