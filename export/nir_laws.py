@@ -85,8 +85,8 @@ class Numbers:
                 if len(value[0]) and not any(_keeps(law, dt, value) for law in laws):
                     if step := next(filter(None, (self._time_step(law, numbers) for law in laws if law.dt)), None):
                         return (
-                            f"the file's numbers fit a time step of {step:g} ({laws[0].text}), and {dt:g} is "
-                            f"{f'that of --from {tool}' if tool else 'told'}: --time-step {step:g} says the file's"
+                            f"the file's numbers fit a time step of {step:g} ({laws[0].text}), and it is read with {dt:g}"
+                            f"{f', as --from {tool} has it unless told' if tool else ''}: --time-step {step:g} says so"
                         )
                     told = f"--from {tool} and the time step {dt:.6g} mean" if tool else f"the time step {dt:.6g} means"
                     pointed = self.points_at()

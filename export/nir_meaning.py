@@ -100,11 +100,11 @@ def _ask(
     """Raises GraphError, which names all that is open and the command that would do."""
     missing: list[tuple[str, str]] = []
     if time_steps is None:
-        missing.append(("how long to run", "--time-steps T"))
+        missing.append(("how long to run", "-T STEPS"))
     silent = [f"{name[:24]} ({type(node).__name__})" for name, node in nodes.items()
               if isinstance(node, _FIRING) and "reset" not in node.metadata]  # fmt: skip
     if rules.reset is None and silent:
-        missing.append((f"how neurons reset, such as {silent[0]}", "--reset soft or hard"))
+        missing.append((f"how neurons reset, such as {silent[0]}", "--reset soft|hard"))
     timed = any(isinstance(node, _TIMED) for node in nodes.values())
     charged = any(isinstance(node, (nir.IF, nir.I)) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
     if rules.time_step is None and (timed or (charged and not rules.unit_charge)):
@@ -114,7 +114,7 @@ def _ask(
     if not missing:
         return
     what, how = zip(*missing, strict=True)
-    steps = " --time-steps 100" if time_steps is None else ""
+    steps = " -T 100" if time_steps is None else ""
     hint = ""
     if tool is None and len(missing) > (time_steps is None):
         text, tools = numbers.points_at() or ("", ())

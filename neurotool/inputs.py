@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from neurotool.errors import DataError
+from neurotool.errors import ConfigError, DataError
 from neurotool.executor import Inputs
 from neurotool.graph import TOKENS, Embedding, Graph, Input
 from neurotool.graph.nodes import sizes
@@ -109,6 +109,8 @@ def fitted(graph: Graph, given: Mapping[str, Any] | Any) -> Inputs:
 def with_kinds(graph: Graph, values: Mapping[str, np.ndarray], kind: InputKind | None) -> Graph:
     """The graph with every Input said to hold spikes or currents: as `kind` says, else as the file does, else spikes
     where all values are 0 or 1."""
+    if kind not in (None, *get_args(InputKind)):
+        raise ConfigError(f"input kind {kind!r}: choose one of {', '.join(get_args(InputKind))}")
     nodes = dict(graph.nodes)
     for name in graph.of_type(Input):
         node = graph.nodes[name]
@@ -171,9 +173,10 @@ def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
             break
     else:
         raise DataError(f"{name} has shape {found}, wanted is {_wanted(graph, name)}{_other_time(found, shape, size)}")
+    x = x.astype(np.float64) if x.dtype.kind == "b" or x.dtype == np.float16 else x
     if not (np.isfinite(x) & (np.abs(x) <= LARGEST)).all():
         raise DataError(f"{name} has values that are not finite, or beyond {LARGEST:g}")
-    return x.astype(np.float64) if x.dtype.kind in "b" else x
+    return x
 
 
 def _tokens(name: str, x: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.errors import DataError, NeurotoolWarning
+from neurotool.errors import DataError, NeurotoolWarning, listing
 from neurotool.executor import Executor, Inputs, runs
 from neurotool.graph import Graph, Neuron
 from neurotool.graph.nodes import sizes
@@ -77,7 +77,9 @@ def _found(graph: Graph, recorded: Content) -> dict[str, Any]:
     found = {node: kept[key] for name, node in ends.items() if (key := of_node(kept, name))}
     found |= {name: kept[key] for name in known if (key := of_node(kept, name))}
     if not found:
-        raise DataError(f"nothing is recorded of {', '.join(known)}: there is {', '.join(recorded)}")
+        raise DataError(
+            f"nothing is recorded of {listing(known)}: there is {listing(recorded)}; name arrays as the layers are"
+        )
     return {name: found[name] for name in known if name in found}
 
 

@@ -278,10 +278,8 @@ def open_model(
     not fit the kind of file.
     """
     path = Path(path)
-    options = [_option(name) for name, value in conventions.items() if value not in (None, False)]
     if path.is_dir() or not is_nir(path):
-        if options:
-            raise ConfigError(f"{path}: {options[0]} is for foreign .nir files; this file says it itself, leave it out")
+        refuse_conventions(path, conventions)
         opened = _open_bundle(path) if path.is_dir() else _open_checkpoint(path)
         if tokenizer is not None:
             if opened.reader is not None:
@@ -299,8 +297,12 @@ def open_model(
     return opened if time_steps == graph.time_steps else opened.at(time_steps)
 
 
-def _option(convention: str) -> str:
-    return "--from" if convention == "tool" else f"--{convention.replace('_', '-')}"
+def refuse_conventions(path: Path, conventions: Mapping[str, Any]) -> None:
+    """Raises ConfigError where something is told of a file that is no .nir file."""
+    for name, value in conventions.items():
+        if value is not None and value is not False:
+            option = "--from" if name == "tool" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{path}: {option} is for foreign .nir files; this file says it itself, leave it out")
 
 
 def is_nir(path: Path) -> bool:
@@ -317,6 +319,8 @@ def is_nir(path: Path) -> bool:
 def _reader(checkpoint: Path, graph: Graph) -> Reader:
     """How a checkpoint reads, for another file's graph. Raises ConfigError where the two do not fit."""
     reader = _open_checkpoint(checkpoint).reading()
+    if isinstance(reader, TextReader) and not graph.of_type(Embedding) and steps_per_token(graph) is None:
+        raise ConfigError(f"--tokenizer {checkpoint}: the network reads no text, but {', '.join(graph.of_type(Input))}")
     if isinstance(reader, SpikeReader):
         return SpikeReader.of(graph, reader.task, reader.training)
     if (reader.entering is None) != (steps_per_token(graph) is None):
