@@ -20,7 +20,7 @@ import click
 from table import write
 
 from neurotool.activity import Activity
-from neurotool.energy.comparison import FAIR, TWIN, ZERO_SKIPPING
+from neurotool.energy.comparison import FAIR, QUANTISING, TWIN, ZERO_SKIPPING
 from neurotool.energy.costs import ARITHMETIC, MEMORY, load_cost_model
 from neurotool.energy.counts import Counts, count, events_of_activity
 from neurotool.energy.report import build_report
@@ -38,6 +38,7 @@ RIVALS = {
     "batched: skipping": (MEMORY, "int8", "batched", ZERO_SKIPPING, False),
     "output-stationary: fair": (MEMORY, "int8", "output-stationary", FAIR, False),
     "output-stationary: skipping": (MEMORY, "int8", "output-stationary", ZERO_SKIPPING, False),
+    "output-stationary: skipping, its quantisers counted": (MEMORY, "int8", "output-stationary", QUANTISING, False),
     "hybrid: fair": (MEMORY, "int8", "output-stationary", FAIR, True),
     "hybrid: skipping": (MEMORY, "int8", "output-stationary", ZERO_SKIPPING, True),
 }

@@ -3,7 +3,7 @@ cell leaves its checkpoint and its figures, shape and activity (JSON) and is not
 goes on. So the table can be filled in several sittings.
 
     python benchmarks/table.py DATA FOLDER [--config FILE] [--jobs N] [--minutes M] [--students A,B] [--data-sets A,B]
-                                [--write FILE] [--latex FILE]
+                                [--seeds A,B] [--write FILE] [--latex FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
 unfinished runs. Ctrl-C stops it, --minutes too, and the same command goes on. The config (benchmarks/table.json) names
@@ -218,6 +218,7 @@ def _names(known: dict[str, Any], chosen: str | None, option: str) -> list[str]:
 @click.option("--options", default="", help="Further options of `neurotool train`, for all cells.")
 @click.option("--students", help="Only these, comma-separated.")
 @click.option("--data-sets", help="Only these, comma-separated.")
+@click.option("--seeds", help="Only these, comma-separated.")
 @click.option(
     "--write", "file", type=click.Path(exists=True, path_type=Path), help="Markdown file to put the table in."
 )
@@ -231,6 +232,7 @@ def main(
     options: str,
     students: str | None,
     data_sets: str | None,
+    seeds: str | None,
     file: Path | None,
     tex: Path | None,
 ) -> None:
@@ -244,6 +246,9 @@ def main(
         _names(settings["students"], students, "--students"),
         _names(settings["data"], data_sets, "--data-sets"),
     )
+    known = {str(cell.seed): cell.seed for cell in wanted}
+    chosen = [known[name] for name in _names(known, seeds, "--seeds")]
+    wanted = [cell for cell in wanted if cell.seed in chosen]
     folder.mkdir(parents=True, exist_ok=True)
     seconds = math.inf if minutes is None else 60 * minutes
     found = fill(wanted, jobs, data, folder, settings["energy"], seconds, settings["seed_by_seed"])

@@ -12,6 +12,7 @@ from neurotool.energy.operations import Operations
 from neurotool.energy.priced import Priced
 from neurotool.energy.report import Report
 from neurotool.energy.rules import rule_in_words
+from neurotool.energy.setting import SKIPPING
 
 COLUMNS = (
     "account", "cost_model", "numbers", "side", "dataflow", "node", "kind", "mode", "rule", "operation", "count",
@@ -35,7 +36,8 @@ def _accounts(report: Report) -> Iterator[tuple[str, Priced, str]]:
     own = {account.label: account for account in report.all_accounts}
     for account in own.values():
         side = "hybrid" if account.modes else account.network
-        yield account.label, account, {"dense": "dense twin", "zero-skipping": "zero-skipping twin"}.get(side, side)
+        twin = not account.modes and account.network in ("dense", *SKIPPING)
+        yield account.label, account, f"{side} twin" if twin else side
     for pair in report.comparisons:
         if pair.dense.counts.graph is not report.counts.graph:
             yield pair.rival_label, pair.dense, pair.rival

@@ -7,14 +7,14 @@ from neurotool.energy.dataflow import Dataflow
 from neurotool.energy.priced import Priced
 from neurotool.errors import ConfigError
 
-TWIN, FAIR, ZERO_SKIPPING, REUSE, TEACHER, OTHER = (
-    "twin", "fair rival", "zero-skipping", "reuse", "teacher", "other",
+TWIN, FAIR, ZERO_SKIPPING, QUANTISING, REUSE, TEACHER, OTHER = (
+    "twin", "fair rival", "zero-skipping", "quantising", "reuse", "teacher", "other",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Per inference. rival: in words; kind: TWIN, FAIR, ZERO_SKIPPING, REUSE, TEACHER or OTHER."""
+    """Per inference. rival: in words; kind: one of those above."""
 
     rival: str
     spiking: Priced

@@ -11,7 +11,7 @@ import numpy as np
 
 from neurotool.energy.counts import NodeCount
 from neurotool.energy.operations import OPERATIONS, Operations, Work
-from neurotool.energy.rules import Network
+from neurotool.energy.setting import SKIPPING, Network
 from neurotool.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -39,8 +39,8 @@ class Constant:
 @dataclass(frozen=True)
 class NumberFormat:
     """bits: of a weight, a value (activation, message) and a state (potential, sum), and of the widest state that may
-    be needed, where that is another. Formats whose names begin with int hold integers: their multiplier shrinks with
-    the bits of its operands."""
+    be needed, where that is another; of an activation, what neurons send, where other values have more. Formats whose
+    names begin with int hold integers: their multiplier shrinks with the bits of its operands."""
 
     name: str
     bits: dict[str, int]
@@ -49,6 +49,11 @@ class NumberFormat:
     @property
     def integer(self) -> bool:
         return self.name.startswith("int")
+
+    @property
+    def narrow(self) -> float:
+        """Bits of an activation in units of those of other values."""
+        return self.bits.get("activation", self.bits["value"]) / self.bits["value"]
 
     @property
     def widest_state(self) -> int:
@@ -131,6 +136,9 @@ class CostModel:
             kind: sum(numbers.constants[constant].value * times for constant, times in parts.items())
             for kind, parts in self.operations.items()
         }
+        if node.arrived.events and "macs" in prices and numbers.narrow != 1:  # its multiplier alone shrinks
+            multiply = numbers.constants["multiply"].value * self.operations["macs"].get("multiply", 0)
+            prices["macs"] -= multiply * (1 - numbers.narrow)
         if "payload_products" in prices and numbers.integer:
             prices["payload_products"] *= node.payload_bits / numbers.bits["value"]
         if self.memory is not None:
@@ -147,7 +155,7 @@ def _accesses(
     memory: Memory, node: NodeCount, numbers: NumberFormat, network: Network, widest: bool
 ) -> dict[str, float]:
     sizes, bits = node.sizes, numbers.bits
-    met = sizes.operand if network in ("spiking", "zero-skipping") else sizes.weights
+    met = sizes.operand if network == "spiking" or network in SKIPPING else sizes.weights
     # The operand of a product of activations is one of them.
     weight = memory.access(met * (b := bits["value" if node.kind == "MatMul" else "weight"]) / 8, b)
     value = memory.access(sizes.values * bits["value"] / 8, bits["value"])
@@ -156,8 +164,8 @@ def _accesses(
     return {
         "weight_reads": weight,
         "lookups": weight,
-        "value_reads": value,
-        "value_writes": value,
+        "value_reads": value * (numbers.narrow if node.arrived.events else 1),
+        "value_writes": value * (numbers.narrow if node.spiking.updates else 1),
         "state_reads": state,
         "state_writes": state,
         "addresses": memory.address_add.value,
@@ -213,12 +221,15 @@ def price_operations(model: CostModel, work: Work, prices: dict[str, float]) -> 
     return Energy(grains(work.total), sum(grains(work.driven).values()), tuple(model.unpriced(work.total)))
 
 
-def quantised(model: CostModel, bits: int) -> NumberFormat:
+def quantised(model: CostModel, bits: int, alone: bool = False) -> NumberFormat:
     """Activations of `bits` bits times 8-bit weights, for the fair rival of a T-step rate code.
 
-    The multiplier shrinks with the product of its operands' bits (derived); the accumulator stays.
+    The multiplier shrinks with the product of its operands' bits (derived); the accumulator stays. alone: other values,
+    what norms and softmax read and write and what matrices hand on, keep 8 bits.
     """
     int8 = model.format("int8")
+    if alone:
+        return NumberFormat(f"int{bits}×8, values int8", int8.bits | {"activation": bits}, int8.constants)
     multiply = int8.constants["multiply"]
     scaled = Constant(
         multiply.value * bits / 8, multiply.unit, multiply.node, multiply.voltage, multiply.source, "derived"

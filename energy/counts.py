@@ -185,6 +185,7 @@ class _Counting:
         if self.active is not None:
             there = {port: self.active[name, port] for port in spiking.at_ports if (name, port) in self.active}
             settings["zero-skipping"] = replace(dense, network="zero-skipping", runs=runs, arriving=there)
+            settings["quantising"] = replace(settings["zero-skipping"], network="quantising")
         return settings
 
     def _payload_bits(self, source: str) -> int:

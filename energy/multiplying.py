@@ -6,7 +6,7 @@ As in `neurotool.energy.rules`, the first sentence of a docstring is the rule, a
 from dataclasses import replace
 
 from neurotool.energy.operations import Operations, Work
-from neurotool.energy.setting import Setting
+from neurotool.energy.setting import SKIPPING, Setting
 from neurotool.graph import Conv1d, Conv2d, Linear, MatMul, Readout
 
 
@@ -37,7 +37,7 @@ def _driven(setting: Setting) -> Operations:
     flow, port = setting.dataflow, setting.driver
     arrived, all_ports = setting.arriving[port], setting.arriving.values()
     spikes, active = arrived.synaptic_operations, arrived.active_operations
-    if setting.network == "zero-skipping":
+    if setting.network in SKIPPING:
         read = sum(each.active for each in all_ports)
         return Operations(macs=active, weight_reads=active, addresses=active, value_reads=read) + sums(setting, active)
     messages = spikes if flow.order == "spike" else active

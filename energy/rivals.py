@@ -2,7 +2,8 @@
 
 1. The dense multiplier array: the twin of equal size, or in integers the *fair rival*, whose activations have as many
    bits as say what a neuron's spikes say in a window (Yan et al., arXiv 2409.08290).
-2. The zero-skipping network with these very activations and bits. A phased student computes the same function.
+2. The zero-skipping network with these very activations and bits. A phased student computes the same function. Its
+   quantisers, which make activations of few bits, are free, as elsewhere, or counted as a neuron that does the same.
 3. The dense array with each weight read once a text, and the spiking network with the same reuse.
 4. The teacher, and networks that are named.
 """
@@ -11,7 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neurotool.energy.comparison import FAIR, OTHER, REUSE, TEACHER, TWIN, ZERO_SKIPPING, Comparison, compare
+from neurotool.energy.comparison import (
+    FAIR,
+    OTHER,
+    QUANTISING,
+    REUSE,
+    TEACHER,
+    TWIN,
+    ZERO_SKIPPING,
+    Comparison,
+    compare,
+)
 from neurotool.energy.costs import CostModel, NumberFormat, quantised
 from neurotool.energy.counts import Counts, count_bits, rate_bits
 from neurotool.energy.dataflow import BATCHED, DATAFLOWS, GRADED, OUTPUT_STATIONARY, SPIKE, Dataflow
@@ -126,6 +137,9 @@ def pairs(sides: Sides, numbers: str | None, chosen: list[Dataflow] | None) -> I
         if counts.knows_active:
             words = f"{_SKIPPING} of {bits} bits"
             yield sides.pair(words, ZERO_SKIPPING, flow, integers, fewer, "zero-skipping")
+            if counts.graph.schedule == "phased":
+                words = "the same, quantisers counted and other values of 8 bits"
+                yield sides.pair(words, QUANTISING, flow, integers, quantised(dense, bits, alone=True), "quantising")
         yield from _reusing(sides, flow, integers, fewer)
         if sides.teacher is not None and plain.name != "int8":
             yield sides.pair("its teacher in int8", TEACHER, flow, integers, dense.format("int8"), rival=sides.teacher)

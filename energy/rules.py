@@ -77,6 +77,8 @@ def _neuron(node: Neuron, setting: Setting) -> Work:
     Where leak is 0 no potential is kept. Where the spikes of a window go together, its potential is read and written
     once; in registers it is not, as a window starts afresh. In the concurrent schedule potentials live on.
     """
+    if setting.network == "quantising":
+        return _quantiser(setting)
     if setting.network != "spiking":
         return Work()
     spikes, active = setting.sent
@@ -92,6 +94,13 @@ def _neuron(node: Neuron, setting: Setting) -> Work:
         state_writes=kept,
     )
     return Work(always, Operations(resets=spikes, value_writes=active if _together(setting) else spikes))
+
+
+def _quantiser(setting: Setting) -> Work:
+    """What makes an activation of few bits: as much as a graded neuron of one step. A product with 1 / scale, a
+    rounding add and a comparison with the largest level; it is read, and written where it is not 0."""
+    n = setting.elements * setting.runs
+    return Work(Operations(updates=n, multiplies=n, value_reads=n), Operations(value_writes=setting.sent[1]))
 
 
 def _together(setting: Setting) -> bool:
@@ -110,6 +119,8 @@ def _kept(setting: Setting, leak: float | np.ndarray) -> int:
 def _graded_neuron(node: GradedNeuron, setting: Setting) -> Work:
     """As a neuron of one step, and a product, which turns its drive into levels; a comparison more for a dead zone."""
     work = _neuron(node, setting)
+    if setting.network != "spiking":
+        return work
     n = work.always.updates
     return replace(work, always=work.always + Operations(multiplies=n * (node.levels > 1), compares=n * node.silences))
 

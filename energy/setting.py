@@ -11,10 +11,14 @@ from neurotool.energy.dataflow import LEMAIRE, Dataflow
 from neurotool.graph import Shape
 from neurotool.simulate import SynapseEvents
 
-Network = Literal["spiking", "dense", "zero-skipping", "dense mode"]
+Network = Literal["spiking", "dense", "zero-skipping", "quantising", "dense mode"]
 """spiking: as it is. dense: its twin with graded activations, run once. zero-skipping: that twin with these very
-activations, which multiplies only those that are not 0. dense mode: what a node of the spiking network does where it
+activations, which multiplies only those that are not 0. quantising: the same, and what makes these activations of
+whatever it is given is counted, too. dense mode: what a node of the spiking network does where it
 reads counts and multiplies all of them."""
+
+
+SKIPPING: tuple[Network, ...] = ("zero-skipping", "quantising")
 
 
 @dataclass(frozen=True)

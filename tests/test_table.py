@@ -102,6 +102,19 @@ def test_a_checkpoint_of_other_options_is_not_measured(table: ModuleType, tmp_pa
         table.result(cell, tmp_path, tmp_path)
 
 
+def test_only_the_seeds_that_are_named(
+    table: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "table.json"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    asked: list[int] = []
+    monkeypatch.setattr(table, "fill", lambda wanted, *_: asked.extend(cell.seed for cell in wanted) or {})
+    run(table, data, tmp_path / "cells", "--config", config, "--seeds", "2")
+    assert set(asked) == {2}
+    refused = run(table, data, tmp_path / "cells", "--config", config, "--seeds", "7")
+    assert refused.exit_code == 2 and "'7' is not in the config: 1, 2" in " ".join(refused.output.split())
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_the_table(data: Path, tmp_path: Path, repository: Path) -> None:
     config = tmp_path / "table.json"
