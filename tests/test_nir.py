@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import graphs, random_input
 
+from neurotool.api.model import open_model
 from neurotool.cli.main import cli
 from neurotool.errors import ConfigError, ExportError, GraphError
+from neurotool.export.conventions import Conventions
 from neurotool.export.drawing import layout
+from neurotool.export.from_nir import from_nir
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.export.to_nir import expressible, to_nir
 from neurotool.graph import (
@@ -208,6 +212,59 @@ def test_conventions_in_metadata(file: Path) -> None:
     assert read_nir(file) == read_nir(file, reset="hard", time_step=1.0, time_steps=6, fires=">=")
     with pytest.warns(UserWarning, match=r"told reset soft, but the file's metadata say hard"):
         assert read_nir(file, reset="soft").nodes["lif"].reset == "soft"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"fires": "≥"}, "fires is '≥': choose one of >, >="),
+        ({"dt": -1.0}, "time_step is -1.0: it must be above 0"),
+        ({"dt": float("nan")}, "time_step is nan"),
+        ({"time_steps": 2.7}, "time_steps is 2.7: a whole number is wanted"),
+        ({"reset": "Hard"}, "reset is 'Hard': choose one of soft, hard"),
+    ],
+)
+def test_metadata_that_mean_nothing(metadata: dict[str, Any], message: str, file: Path) -> None:
+    nir.write(file, foreign(nir.Linear(np.eye(2)), leaky(), **metadata))
+    with pytest.raises(GraphError, match=rf"metadata cannot be used: {re.escape(message)}"):
+        read_nir(file, **{key: value for key, value in FOREIGN.items() if key not in metadata})
+
+
+def test_tools_are_named_as_words_and_alone(file: Path) -> None:
+    for texts in ({"author": "Norseman"}, {"note": "norse, and compared with sinabs"}):
+        nir.write(file, foreign(nir.Linear(np.eye(2)), leaky(), **texts))
+        with pytest.raises(GraphError, match="does not say"):
+            read_nir(file, time_steps=3)
+
+
+def test_what_is_told_of_our_own_file_is_not_used_and_said(file: Path) -> None:
+    nir.write(file, foreign(nir.Linear(np.eye(2)), leaky()))
+    graph = read_nir(file, **FOREIGN)
+    write_nir(graph, file, force=True)
+    with pytest.warns(UserWarning, match=r"says itself what it means: --from, --reset are not used \(--standard-nodes"):
+        assert read_nir(file, tool="norse", reset="hard") == graph
+    assert open_model(file, time_steps=9).graph == dataclasses.replace(graph, time_steps=9)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (nir.SumPool2d(np.array([2, 2]), np.array([0, 2]), np.array([0, 0])), r"stride \[0, 2\]: whole numbers from 1"),
+        (nir.AvgPool2d(np.array([2, 2]), np.array([1, 2, 3]), np.array([0, 0])), r"stride \[1, 2, 3\]: whole numbers"),
+        (
+            nir.Conv2d(None, np.ones((1, 2, 3, 3)), 1, -1, 1, 1, np.zeros(1)),
+            r"padding \[-1, -1\]: whole numbers",
+        ),
+        (nir.Linear(np.zeros((0, 4))), r"has a weight of shape \(0, 4\): it holds no number"),
+    ],
+)
+def test_sizes_that_mean_nothing(node: nir.NIRNode, message: str) -> None:
+    nodes = {"in": nir.Input({"input": np.array([2, 4, 4])}), "odd": node}
+    with pytest.raises(GraphError, match=message):
+        from_nir(nir.NIRGraph(nodes, [("in", "odd")], type_check=False), Conventions(**FOREIGN))
+    nodes["in"] = nir.Input({"input": np.array([2, -4, 4])})
+    with pytest.raises(GraphError, match=r"whole numbers from 1 on|holds no number"):
+        from_nir(nir.NIRGraph(nodes, [("in", "odd")], type_check=False), Conventions(**FOREIGN))
 
 
 def test_a_threshold_is_exceeded_not_met_by_default(file: Path) -> None:
