@@ -2,7 +2,7 @@
 
     python benchmarks/fixed_point.py DATA model.ckpt [model.ckpt …] [--time-steps 4,16] [--per-layer] [--shift-softmax]
 
-DATA: file or folder that all checkpoints are evaluated on. Calibrated on the first 32 texts.
+DATA: file or folder that all checkpoints are evaluated on. Calibrated on 32 texts, spread over them.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 | NIR                 | layer graph                                                                                |
 |---------------------|--------------------------------------------------------------------------------------------|
 | Affine, Linear      | Linear                                                                                     |
-| Conv1d              | Conv1d where all nodes are (channels, tokens) and it keeps the tokens, else a Linear       |
+| Conv1d              | Conv2d of height 1: what is (channels, length) there is (channels, 1, length)              |
 | Conv2d, SumPool2d,  | the same                                                                                   |
 | AvgPool2d, Flatten  |                                                                                            |
 | Scale               | Scale                                                                                      |
@@ -25,17 +25,15 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurotool.errors import GraphError, NeurotoolWarning
+from neurotool.errors import GraphError, NeurotoolWarning, shown
 from neurotool.export.conventions import TOOLS, Conventions
 from neurotool.export.nir_meaning import Meaning, meaning, tool_named
 from neurotool.export.nir_neurons import STATES, Layers
-from neurotool.export.nir_planes import ungrouped, unrolled1d
-from neurotool.export.nir_shapes import Shapes, padding2d, pair, title
+from neurotool.export.nir_shapes import Shape, Shapes, as_plane, padding2d, pair, title
 from neurotool.export.nir_structure import Structure
 from neurotool.graph import (
     Add,
     AvgPool2d,
-    Conv1d,
     Conv2d,
     Delay,
     Flatten,
@@ -48,8 +46,8 @@ from neurotool.graph import (
     SumPool2d,
 )
 
-_PLANES = (nir.Conv2d, nir.SumPool2d, nir.AvgPool2d)
-SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, nir.Conv1d, *_PLANES, nir.Flatten, *STATES)
+_IMAGES = (nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten)
+SUPPORTED = (nir.Affine, nir.Linear, nir.Scale, *_IMAGES, *STATES)
 
 
 def from_nir(content: nir.NIRGraph, conventions: Conventions, repair: bool = False) -> Graph:
@@ -78,9 +76,8 @@ class _Reader:
         self.structure, self.meant = structure, meant
         self.order, self.late = structure.order()
         self.shapes = Shapes(structure, self.order, repair)
-        self.tokens = self._tokens()
-        self.flat = self.tokens == 1 and any(isinstance(node, nir.Conv1d) for node in structure.nodes.values())
-        """A Conv1d is written out as a Linear, and all activations are flat vectors."""
+        self.lines = any(isinstance(node, nir.Conv1d) for node in structure.nodes.values())
+        """What has two axes is a plane of height 1."""
         self.layers = Layers(meant, self._folded)
         self.build = GraphBuilder()
         self.read_as: dict[str, str] = {}
@@ -93,23 +90,26 @@ class _Reader:
         return self.build.build(
             time_steps=self.meant.time_steps,
             schedule="concurrent",
-            tokens=self.tokens,
             outputs=outputs,
             metadata=self._metadata(),
         )
 
     def _metadata(self) -> dict[str, Any]:
-        """What times mean, and the shapes of inputs where activations are flat."""
+        """What times mean, and the shapes of inputs that are planes of height 1 here."""
         step, shapes = self.meant.rules.time_step, self.shapes.of
         inputs = {
-            name: list(shapes[name]) for name, node in self.structure.nodes.items() if isinstance(node, nir.Input)
+            name: list(shapes[name])
+            for name, node in self.structure.nodes.items()
+            if isinstance(node, nir.Input) and self._plane(shapes[name]) != shapes[name]
         }
-        return ({} if step in (None, 1) else {"time_step": step}) | ({"input_shapes": inputs} if self.flat else {})
+        return ({} if step in (None, 1) else {"time_step": step}) | ({"input_shapes": inputs} if inputs else {})
 
     def _add(self, name: str, node: nir.NIRNode) -> None:
         if isinstance(node, nir.Input):
             told = node.metadata.get("spiking")
-            self.build.add(name, Input(self._size(name), spiking=None if told is None else bool(told)))
+            if told not in (None, False, True):  # 0 and 1 among them
+                raise GraphError(f"{title(name, node)} has metadata spiking {shown(told)}: it is true or false")
+            self.build.add(name, Input(self._plane(self.shapes.of[name]), spiking=None if told is None else bool(told)))
             return
         sources = self.structure.sources[name]
         made = (
@@ -161,30 +161,13 @@ class _Reader:
             total = joined
         return total
 
-    def _tokens(self) -> int:
-        """N where every node works on (channels, N), alike for all N; else 1, and there is no axis of tokens."""
-        nodes, shapes = self.structure.nodes, self.shapes.of
-        if not any(isinstance(node, nir.Conv1d) for node in nodes.values()):
-            return 1
-        lengths = {shape[1] if len(shape) == 2 else 1 for shape in shapes.values()}
-        alike = all(_same_for_all_tokens(node, shapes[name]) for name, node in nodes.items())
-        return lengths.pop() if len(lengths) == 1 and alike else 1
-
-    def _own(self, name: str) -> tuple[int, ...]:
-        """The shape of what a node gives, as the graph has it: without tokens, and flat where a Conv1d is unrolled."""
-        shape = self.shapes.of[name]
-        if self.tokens > 1:
-            return shape[:1]
-        return (int(np.prod(shape)),) if self.flat else shape
+    def _plane(self, shape: Shape) -> Shape:
+        """A shape of the file as the graph has it."""
+        return (shape[0], 1, shape[1]) if self.lines and len(shape) == 2 else shape
 
     def _folded(self, values: np.ndarray) -> np.ndarray:
         """Parameters in the shape of a node's output, as the graph has them."""
-        if self.tokens > 1:
-            return values[..., 0] if values.ndim > 1 else values
-        return values.ravel() if self.flat else values
-
-    def _size(self, name: str) -> int | tuple[int, ...]:
-        return self._own(name)[0] if self.tokens > 1 else self._own(name)
+        return values.reshape(self._plane(values.shape))
 
     def _node(self, name: str, node: Any) -> Node | None:
         """None for a Flatten of what is flat."""
@@ -197,41 +180,24 @@ class _Reader:
                 return Scale(self.layers.values(name, node, "scale", self.shapes.of[name]))
             case nir.Flatten():
                 return self._flatten(name, node)
-            case nir.Conv1d() if self.tokens > 1:
-                return Conv1d(ungrouped(node), node.bias)
             case nir.Conv1d():
-                return unrolled1d(name, node, self.shapes.reads(name), self.shapes.of[name])
-        if self.flat:
-            raise GraphError(f"{title(name, node)} beside a Conv1d is not supported")
-        return self._plane(node)
-
-    def _plane(self, node: Any) -> Node:
-        if isinstance(node, nir.Conv2d):
-            rows, columns = padding2d(node)
-            padding: Any = "same" if isinstance(node.padding, str) and node.padding == "same" else (rows[0], columns[0])
-            return Conv2d(node.weight, node.bias, pair(node.stride), padding, pair(node.dilation), int(node.groups))
+                return _convolution(as_plane(node))
+            case nir.Conv2d():
+                return _convolution(node)
         kind = SumPool2d if isinstance(node, nir.SumPool2d) else AvgPool2d
         return kind(pair(node.kernel_size), pair(node.stride), pair(node.padding))
 
     def _flatten(self, name: str, node: Any) -> Node | None:
         given, gives = self.shapes.reads(name), self.shapes.of[name]
         fed_back = any(source == name for source, _ in self.late)
-        if self.flat or given == gives:
+        if given == gives:
             return Scale(1.0) if fed_back else None
         if np.prod(gives[1:]) > 1:
             raise GraphError(f"{title(name, node)} makes {gives} of {given}: one axis is wanted")
-        return Flatten(len(given))
+        return Flatten(len(self._plane(given)))
 
 
-def _same_for_all_tokens(node: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a node on (channels, tokens) is one that the graph can share between tokens."""
-    if isinstance(node, (nir.Flatten, *_PLANES)):
-        return False
-    if isinstance(node, nir.Conv1d):
-        kernel = node.weight.shape[2]
-        keeps_tokens = node.padding == "same" or (
-            kernel % 2 == 1 and np.array_equal(np.ravel(node.padding), [kernel // 2])
-        )
-        return keeps_tokens and int(np.ravel(node.stride)[0]) == int(np.ravel(node.dilation)[0]) == 1
-    arrays = [a.reshape(shape) for a in vars(node).values() if isinstance(a, np.ndarray) and a.size == np.prod(shape)]
-    return all(np.array_equal(a, np.broadcast_to(a[..., :1], shape)) for a in arrays)
+def _convolution(node: nir.Conv2d) -> Conv2d:
+    rows, columns = padding2d(node)
+    padding: Any = "same" if isinstance(node.padding, str) and node.padding == "same" else (rows[0], columns[0])
+    return Conv2d(node.weight, node.bias, pair(node.stride), padding, pair(node.dilation), int(node.groups))

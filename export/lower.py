@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from neurotool.errors import ExportError
+from neurotool.export.lower_neurons import lower_integrator, lower_neuron
+from neurotool.export.lowering import PRECISE_BITS, Lowered, Lowering
 from neurotool.export.rounding import dyadic, excess_bits, mantissas, whole
 from neurotool.graph import (
     Add,
@@ -44,12 +46,10 @@ from neurotool.graph import (
     Weighted,
 )
 from neurotool.graph.fixed_point import (
-    DECAY_BITS,
     FINE_BITS,
     GELU_BITS,
     GELU_SCALE,
     LIMIT,
-    MOST_SPIKES,
     NORM_BITS,
     PROBABILITY_BITS,
     RATE_BITS,
@@ -57,18 +57,11 @@ from neurotool.graph.fixed_point import (
     SPREAD,
     STATE_BITS,
     WEIGHT_BITS,
-    decay_mantissa,
-    largest_rate,
-    rate_scale,
     row_mantissas,
 )
 
 PARAMETER_BITS = 16
 """Of embeddings, of LayerNorm's weight and of Scale's factor."""
-PRECISE_BITS = 20
-"""Fraction of what a precise Softmax gives, and the most that LayerNorm and Gelu do; theirs has to fit a message."""
-ROOM = 4.0
-"""How far beyond the largest value seen in calibration a value may go before it leaves its bits."""
 FARTHEST = 200
 """Bits between 1 and the smallest and largest units: float64 then holds all that is made of them."""
 
@@ -92,7 +85,7 @@ def lower(
         raise ExportError("the graph is a fixed-point graph already")
     graph = replace(graph, nodes={name: _widened(node) for name, node in graph.nodes.items()})
     lowering = Lowering(graph, largest, 0 if per_layer else SPREAD, shift_softmax, precise)
-    nodes = {name: lowering.add(name, node) for name, node in graph.nodes.items()}
+    nodes = {name: _lowered(lowering, name, node) for name, node in graph.nodes.items()}
     return replace(graph, nodes=nodes, fixed_point=lowering.fixed)
 
 
@@ -106,6 +99,18 @@ def _widened(node: Node) -> Node:
     return replace(node, **narrow) if narrow else node
 
 
+def _lowered(lowering: Lowering, name: str, node: Node) -> Node:
+    """The integer form of one node; its FixedPoint goes to `lowering.fixed`."""
+    try:
+        lowered, fixed = LOWERINGS.of(name, node)(lowering, name, node)
+        if not 2.0**-FARTHEST < fixed.scale < 2.0**FARTHEST:
+            raise ExportError(f"a unit of its output is {fixed.scale:.3g}: scale weights or factor")
+    except ExportError as error:
+        raise ExportError(f"node {name} ({type(node).__name__}): {error}") from None
+    lowering.fixed[name] = fixed
+    return lowered
+
+
 def weight_error(exact: Graph, fixed: Graph, name: str) -> float:
     """|W - W'| / |W| (Frobenius norms) of one node that has a weight, in the power-of-two unit that fits best."""
     weight, mantissa = (np.asarray(graph.nodes[name].weight, np.float64) for graph in (exact, fixed))  # type: ignore[attr-defined]
@@ -117,66 +122,6 @@ def weight_error(exact: Graph, fixed: Graph, name: str) -> float:
         return 0.0 if not norm else 1.0
     unit = 2.0 ** round(math.log2(fit / float(np.vdot(mantissa, mantissa))))
     return float(np.linalg.norm(weight - mantissa * unit)) / norm
-
-
-Lowered = tuple[Node, FixedPoint]
-
-
-class Lowering:
-    """What the form of a node depends on. fixed: FixedPoint of the nodes before it."""
-
-    def __init__(
-        self, graph: Graph, largest: dict[str, float], spread: int, shift_softmax: bool, precise: bool
-    ) -> None:
-        self.graph, self.largest, self.spread = graph, largest, spread
-        self.shift_softmax, self.precise = shift_softmax, precise
-        self.phased = graph.schedule == "phased"
-        self.fixed: dict[str, FixedPoint] = {}
-
-    def add(self, name: str, node: Node) -> Node:
-        """The integer form of one node; its FixedPoint goes to `fixed`."""
-        try:
-            lowered, self.fixed[name] = LOWERINGS.of(name, node)(self, name, node)
-            if not 2.0**-FARTHEST < self.fixed[name].scale < 2.0**FARTHEST:
-                raise ExportError(f"a unit of its output is {self.fixed[name].scale:.3g}: scale weights or factor")
-        except ExportError as error:
-            raise ExportError(f"node {name} ({type(node).__name__}): {error}") from None
-        return lowered
-
-    def source(self, name: str, port: str = "x") -> tuple[float, int]:
-        """Scale and bound of what a port reads. Of a MeanPool: the average over the run."""
-        source = self.graph.source(name, port)
-        node = self.graph.nodes[source]
-        gathers = self.graph.nodes[name].at_end and not node.at_end and not self.phased
-        if isinstance(node, Neuron):
-            most = 1 if node.spikes != "several" else self.fixed[source].bound if source in self.fixed else MOST_SPIKES
-            if self.phased or gathers:
-                node = _with_whole_leak(node)
-                return rate_scale(node, self.graph.time_steps), largest_rate(node, self.graph.time_steps) * most
-            return 1.0, most
-        if source not in self.fixed:
-            raise ExportError(f"feedback from {source}, which is not a neuron layer, has no fixed-point form")
-        fixed = self.fixed[source]
-        steps = self.graph.time_steps if gathers else 1
-        return fixed.scale / steps, min(fixed.bound, LIMIT + 1) * steps
-
-    def clips(self, node: Node) -> bool:
-        """Whether a drive beyond the threshold does nothing more: that of a window without leak, with soft reset."""
-        return self.precise and self.phased and isinstance(node, Neuron) and node.has_closed_form
-
-    def precise_bits(self, name: str, bound: float) -> tuple[int, bool]:
-        """Fraction bits of the precise form of a node whose output is `bound` at most; 0 where it has none. And whether
-        it is cut off at the end of a message, which is beyond the thresholds of all neurons that read it."""
-        readers = [node for reader, node in self.graph.nodes.items() if name in self.graph.inputs[reader]]
-        clips = bool(readers) and all(self.clips(node) for node in readers)
-        if clips:
-            bound = min(bound, max(float(np.max(node.v_threshold)) for node in readers))  # type: ignore[attr-defined]
-        fraction = min(PRECISE_BITS, math.floor(math.log2(LIMIT / (bound + 1)))) if self.precise else 0
-        return (fraction, clips) if fraction > max(NORM_BITS, GELU_BITS) else (0, False)
-
-    def seen(self, name: str, scale: float) -> float:
-        """Largest output of a node to make room for, in units of `scale`."""
-        return ROOM * self.largest[name] / scale
 
 
 def _input(lowering: Lowering, name: str, node: Input) -> Lowered:
@@ -230,85 +175,6 @@ def _product(lowering: Lowering, name: str, node: MatMul) -> Lowered:
     shifts = (shift, 0) if bound_a >= bound_b else (0, shift)
     bound = (total * bound_b >> shift) + (terms * min(bound_a, bound_b) if shift else 0)
     return node, FixedPoint(scale_a * scale_b * 2**shift, bound, tuple((1, k) for k in shifts))
-
-
-def _neuron(lowering: Lowering, name: str, node: Neuron) -> Lowered:
-    if more := _more_than_whole(lowering, node):
-        raise ExportError(f"{more} has no fixed-point form: leave out quantisation")
-    scale, bound = lowering.source(name)
-    steps = lowering.graph.time_steps
-    threshold = np.asarray(node.v_threshold, np.float64)
-    clips = lowering.clips(node)
-    factor = _units(lowering, name, node, math.ceil(threshold.max() / scale) if clips else bound)
-    whole_threshold = np.rint(threshold / scale * 2.0**factor).astype(np.int32)
-    if whole_threshold.min() < 1:
-        raise ExportError(
-            f"v_threshold {threshold.min():.3g} is less than half a unit ({scale / 2.0**factor:.3g}) of its drive: "
-            "drives reach too far beyond it"
-        )
-    v_threshold = whole_threshold if whole_threshold.ndim else int(whole_threshold)
-    v_min = None if node.v_min is None else _like_whole(node.v_min, scale / 2.0**factor, "v_min")
-    lowered = replace(_with_whole_leak(node), v_threshold=v_threshold, v_min=v_min)
-    rescale = (dyadic(2.0**factor),)
-    if lowering.phased:
-        return lowered, FixedPoint(rate_scale(lowered, steps), largest_rate(lowered, steps), rescale, clips=clips)
-    most = min(MOST_SPIKES, math.ceil(max(1, lowering.seen(name, 1.0)))) if node.spikes == "several" else 1
-    return lowered, FixedPoint(1.0, most, rescale)
-
-
-def _more_than_whole(lowering: Lowering, node: Neuron) -> str:
-    """What it has, in words, that has no form in integers; empty for none. Steps may send several spikes, and stop at a
-    v_min; windows may not."""
-    several = not lowering.phased and node.spikes == "several"
-    v_min = node.v_min if lowering.phased else None
-    return replace(node, spikes="binary" if several else node.spikes, v_min=v_min).more_than_plain
-
-
-def _units(lowering: Lowering, name: str, node: Neuron, bound: int) -> int:
-    """k where 2^k units of the potential are one unit of the drive, at most the 6 of Lava's own neurons.
-
-    Potentials and thresholds fit for every input if that leaves thresholds of 8 bits, else for those seen.
-    """
-    scale, _ = lowering.source(name)
-    threshold, most = np.asarray(node.v_threshold) / scale, float(node.counts_to(lowering.graph.time_steps))
-    if isinstance(node, CubaLIF):
-        most = _gain(node.leak, lowering.graph.time_steps) * _gain(node.current_leak, lowering.graph.time_steps)
-    elif node.spikes == "several" and node.v_min is not None:
-        most = 1.0  # it starts each step between v_min and its threshold
-    proven, seen = (
-        math.floor(math.log2(LIMIT / max(most * drive + threshold.max(), 1)))
-        for drive in (bound, lowering.seen(lowering.graph.source(name, "x"), scale))
-    )
-    return min(6, proven if threshold.min() * 2.0**proven >= 2**8 and node.has_closed_form else seen)
-
-
-def _gain(leak: float | np.ndarray, time_steps: int) -> float:
-    """Largest sum of leak^k over so many steps: what a constant drive becomes."""
-    return float((np.max(leak) ** np.arange(time_steps)).sum())
-
-
-def _integrator(lowering: Lowering, name: str, node: Integrator) -> Lowered:
-    """Up to 6 bits finer than its drive, as neurons are: a decay cuts off what it leaves below a unit."""
-    scale, _ = lowering.source(name)
-    current = lowering.seen(lowering.graph.source(name, "x"), scale) * _gain(
-        node.current_leak, lowering.graph.time_steps
-    )
-    start = float(np.max(np.abs(node.v_init))) / scale
-    factor = min(6, math.floor(math.log2(LIMIT / max(current, lowering.seen(name, scale), start, 1))))
-    scale *= 2.0**-factor
-    lowered = replace(
-        node,
-        leak=_whole_leak(node.leak),
-        current_leak=_whole_leak(node.current_leak),
-        bias=_like_whole(node.bias, scale, "bias"),
-        v_init=_like_whole(node.v_init, scale, "v_init"),
-    )
-    return lowered, FixedPoint(scale, LIMIT + 1, (dyadic(2.0**factor),))
-
-
-def _like_whole(value: Any, scale: float, what: str) -> Any:
-    units = whole(np.asarray(value) / scale, what)
-    return units if units.ndim else int(units)
 
 
 def _delay(lowering: Lowering, name: str, node: Delay) -> Lowered:
@@ -410,11 +276,11 @@ LOWERINGS: NodeTable[Callable[[Lowering, str, Any], Lowered]] = NodeTable(
         SumPool2d: _pooled,
         AvgPool2d: _pooled,
         Flatten: _flatten,
-        Neuron: _neuron,
-        CubaLIF: _neuron,
-        Integrator: _integrator,
+        Neuron: lower_neuron,
+        CubaLIF: lower_neuron,
+        Integrator: lower_integrator,
         Delay: _delay,
-        GradedNeuron: _neuron,
+        GradedNeuron: lower_neuron,
         MatMul: _product,
         Softmax: _softmax,
         LayerNorm: _norm,
@@ -427,18 +293,3 @@ LOWERINGS: NodeTable[Callable[[Lowering, str, Any], Lowered]] = NodeTable(
     },
 )
 """(lowering, name, node) -> the node with whole parameters, and how they are to be read."""
-
-
-def _with_whole_leak(node: Neuron) -> Neuron:
-    """With the leak that a chip has; what its spikes count in the rate follows from that one."""
-    if isinstance(node, CubaLIF):
-        node = replace(node, current_leak=_whole_leak(node.current_leak))
-    return replace(node, leak=_whole_leak(node.leak))
-
-
-def _whole_leak(leak: Any) -> Any:
-    return _like(leak, decay_mantissa(leak) / 2**DECAY_BITS)
-
-
-def _like(original: Any, value: np.ndarray) -> Any:
-    return value if np.ndim(original) else float(value)

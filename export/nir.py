@@ -1,13 +1,14 @@
 """Reading and writing .nir files (HDF5, https://neuroir.org). docs/nir.md says what they hold."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import nir
 import numpy as np
 
-from neurotool.errors import ExportError, GraphError, one_line, shown
+from neurotool.errors import ExportError, GraphError, NeurotoolWarning, one_line, shown
 from neurotool.export.conventions import Conventions, Fires, Integration
 from neurotool.export.for_tool import for_tool
 from neurotool.export.from_nir import from_nir
@@ -87,6 +88,7 @@ def read_nir(
     content = _open(Path(path))
     try:
         if METADATA_KEY in content.metadata and not standard_nodes:
+            _say_unused(conventions, repair)
             return _from_metadata(content)
         return from_nir(content, conventions, repair)
     except GraphError as error:
@@ -126,6 +128,8 @@ def _node(content: Any, name: str) -> nir.NIRNode:
     kind = content.get("type") if isinstance(content, dict) else None
     if kind == "NIRGraph":
         return _graph(content, f"{name}.")
+    if kind is None:
+        raise GraphError(f"node {name} has no type: it is no node, or the end of a name with a /, which HDF5 splits")
     try:
         known = nir.ir.str2NIRNode(kind)
     except AssertionError:
@@ -142,6 +146,21 @@ def _node(content: Any, name: str) -> nir.NIRNode:
         return known.from_dict(content)
     except _DAMAGE as error:
         raise GraphError(f"node {name} ({kind}) cannot be read: {one_line(error)}") from error
+
+
+def _say_unused(conventions: Conventions, repair: bool) -> None:
+    told = vars(conventions) | {"repair": repair or None}
+    named = {"tool": "--from", "time_step": "--time-step"}
+    unused = [
+        named.get(name, f"--{name}") for name, value in told.items() if value is not None and name != "time_steps"
+    ]
+    if unused:
+        warnings.warn(
+            f"neurotool wrote the file, and it says itself what it means: {', '.join(unused)} "
+            f"{'is' if len(unused) == 1 else 'are'} not used (--standard-nodes reads it as another tool's file)",
+            NeurotoolWarning,
+            stacklevel=3,
+        )
 
 
 def _from_metadata(content: nir.NIRGraph) -> Graph:

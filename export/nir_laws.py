@@ -9,6 +9,8 @@ import numpy as np
 from scipy.special import lambertw
 
 _CLOSE = 1e-4
+Neurons = tuple[np.ndarray, np.ndarray]
+"""tau and r."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Numbers:
     """tau and r of the LIF and CubaLIF nodes of a file, and r of the IF nodes (tau is 1 there)."""
 
     def __init__(self, nodes: Mapping[str, nir.NIRNode]) -> None:
-        self.lif: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.charge: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.lif: dict[str, Neurons] = {}
+        self.charge: dict[str, Neurons] = {}
         for name, node in nodes.items():
             kept = self.charge if isinstance(node, nir.IF) else self.lif
             if isinstance(node, (nir.IF, nir.LIF, nir.CubaLIF)):
@@ -83,14 +85,23 @@ class Numbers:
                 if dt is None or not laws:
                     break
                 if len(value[0]) and not any(_keeps(law, dt, value) for law in laws):
-                    told = f"--from {tool} and the time step {dt:.6g} mean" if tool else f"the time step {dt:.6g} means"
-                    pointed = self.points_at()
-                    found = f"r {value[1][0]:.6g}" if pointed is None else pointed[0]
-                    by = f", as {' or '.join(pointed[1])} writes it" if pointed and pointed[1] else ""
-                    return (
-                        f"{told} {' or '.join(law.text for law in laws)}, but in node {name} the file has {found}{by}"
-                    )
+                    return self._contradiction(name, value, tool, dt, laws, numbers)
         return ""
+
+    def _contradiction(
+        self, name: str, value: Neurons, tool: str | None, dt: float, laws: list[Law], numbers: dict[str, Neurons]
+    ) -> str:
+        text, tools = self.points_at() or ("", ())
+        for law in laws:
+            if law.dt and text.startswith(law.text):  # the right law, and another time step
+                step, by = self._time_step(law, numbers), f", as --from {tool} has it unless told" if tool else ""
+                return (
+                    f"the file's numbers fit a time step of {step:g} ({law.text}), and it is read with {dt:g}{by}: "
+                    f"--time-step {step:g} says so"
+                )
+        told = f"--from {tool} and the time step {dt:.6g} mean" if tool else f"the time step {dt:.6g} means"
+        found, by = text or f"r {value[1][0]:.6g}", f", as {' or '.join(tools)} writes it" if tools else ""
+        return f"{told} {' or '.join(law.text for law in laws)}, but in node {name} the file has {found}{by}"
 
     def _tools(self, law: Law, dt: float) -> tuple[str, ...]:
         """Those of the law whose time step or time constants fit."""
@@ -102,7 +113,7 @@ class Numbers:
             tools = ("norse", "spikingjelly") if seconds else ("sinabs",)
         return tools
 
-    def _time_step(self, law: Law, numbers: dict[str, tuple[np.ndarray, np.ndarray]]) -> float | None:
+    def _time_step(self, law: Law, numbers: dict[str, Neurons]) -> float | None:
         """The one for which the law holds everywhere, 1 for a law without any; None where there is none."""
         values = [value for value in numbers.values() if len(value[0])]
         if not values:
@@ -119,11 +130,11 @@ class Numbers:
         return rounded if abs(dt / rounded - 1) < _CLOSE else None
 
     @staticmethod
-    def _holds(law: Law, numbers: dict[str, tuple[np.ndarray, np.ndarray]], dt: float) -> bool:
+    def _holds(law: Law, numbers: dict[str, Neurons], dt: float) -> bool:
         return bool(numbers) and all(_keeps(law, dt, value) for value in numbers.values())
 
 
-def _keeps(law: Law, dt: float, value: tuple[np.ndarray, np.ndarray]) -> bool:
+def _keeps(law: Law, dt: float, value: Neurons) -> bool:
     return bool(np.all(np.abs(law.off(dt, *value)) < _CLOSE))
 
 

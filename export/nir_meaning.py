@@ -1,5 +1,6 @@
 """What one NIR file means: from what the caller says, what its metadata and numbers say, and its tool's rules."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from neurotool.errors import GraphError
+from neurotool.errors import ConfigError, GraphError
 from neurotool.export.conventions import TOOLS, Conventions, Rules
 from neurotool.export.nir_laws import Numbers
 
@@ -34,11 +35,9 @@ def meaning(given: Conventions, metadata: Mapping[str, Any], nodes: Mapping[str,
 
     Raises GraphError where something is open still; one message names all of it.
     """
-    try:
-        said = {name: kind(metadata[key]) for key, (name, kind) in _SAID.items() if key in metadata}
-        time_steps = given.time_steps or (int(metadata["time_steps"]) if "time_steps" in metadata else None)
-    except (TypeError, ValueError) as error:
-        raise GraphError(f"the file's metadata cannot be used: {error}") from error
+    said = _said(metadata)
+    steps_said = said.pop("time_steps", None)
+    time_steps = given.time_steps or steps_said
     named = tool_named(metadata)
     tool = given.tool or named
     told = {name: value for name in ("reset", "time_step", "fires", "spikes", "membrane", "lowest")
@@ -66,10 +65,25 @@ def meaning(given: Conventions, metadata: Mapping[str, Any], nodes: Mapping[str,
     return Meaning(rules, time_steps, given, tuple(filter(None, warnings)))
 
 
+def _said(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the graph's metadata say, by the names of Conventions. Raises GraphError for what they cannot mean."""
+    try:
+        said = {name: kind(metadata[key]) for key, (name, kind) in _SAID.items() if key in metadata}
+        if "time_steps" in metadata:
+            said["time_steps"] = steps = int(metadata["time_steps"])
+            if steps != float(metadata["time_steps"]):
+                raise ValueError(f"time_steps is {metadata['time_steps']:g}: a whole number is wanted")
+        Conventions(**said).check()
+    except (TypeError, ValueError, OverflowError, ConfigError) as error:
+        raise GraphError(f"the file's metadata cannot be used: {error}") from error
+    return said
+
+
 def tool_named(metadata: Mapping[str, Any]) -> str | None:
-    """The tool that a text in the graph's metadata names."""
+    """The tool that the texts in the graph's metadata name, as a word; None where they name several."""
     texts = " ".join(str(value).lower() for value in metadata.values() if isinstance(value, str))
-    return next((tool for tool in TOOLS if tool != "nir" and tool in texts), None)
+    named = [tool for tool in TOOLS if tool != "nir" and re.search(rf"(?<![\w-]){tool}(?!\w)", texts)]
+    return named[0] if len(named) == 1 else None
 
 
 def _divided(nodes: Mapping[str, nir.NIRNode], dt: float | None) -> bool:
@@ -86,11 +100,11 @@ def _ask(
     """Raises GraphError, which names all that is open and the command that would do."""
     missing: list[tuple[str, str]] = []
     if time_steps is None:
-        missing.append(("how long to run", "--time-steps T"))
+        missing.append(("how long to run", "-T STEPS"))
     silent = [f"{name[:24]} ({type(node).__name__})" for name, node in nodes.items()
               if isinstance(node, _FIRING) and "reset" not in node.metadata]  # fmt: skip
     if rules.reset is None and silent:
-        missing.append((f"how neurons reset, such as {silent[0]}", "--reset soft or hard"))
+        missing.append((f"how neurons reset, such as {silent[0]}", "--reset soft|hard"))
     timed = any(isinstance(node, _TIMED) for node in nodes.values())
     charged = any(isinstance(node, (nir.IF, nir.I)) and np.any(np.asarray(node.r) != 1) for node in nodes.values())
     if rules.time_step is None and (timed or (charged and not rules.unit_charge)):
@@ -100,7 +114,7 @@ def _ask(
     if not missing:
         return
     what, how = zip(*missing, strict=True)
-    steps = " --time-steps 100" if time_steps is None else ""
+    steps = " -T 100" if time_steps is None else ""
     hint = ""
     if tool is None and len(missing) > (time_steps is None):
         text, tools = numbers.points_at() or ("", ())

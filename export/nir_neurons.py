@@ -56,7 +56,8 @@ class Layers:
         rest = self._each(name, node, "v_leak", shape) if hasattr(node, "v_leak") else np.zeros(1)
         back = self._each(name, node, "v_reset", shape) if reset == "hard" else np.zeros(1)
         if not np.all(np.isfinite(gain)) or np.any(gain == 0):
-            raise GraphError(f"{title(name, node)} multiplies its input by {gain.flat[np.argmin(abs(gain))]:g}")
+            wrong = gain[~np.isfinite(gain) | (gain == 0)][0]
+            raise GraphError(f"{title(name, node)} multiplies its input by {wrong:g}: that must be finite, and not 0")
         if np.any(gain < 0):
             self.gain, gain = Scale(_scalar(np.sign(gain))), abs(gain)
         threshold = self._each(name, node, "v_threshold", shape)
@@ -86,7 +87,9 @@ class Layers:
             else:
                 made = CubaLIF(**parameters, current_leak=_scalar(current)) if np.any(current) else Neuron(**parameters)
             made.check()
-        except (TypeError, ValueError, KeyError) as error:
+        except KeyError as error:
+            raise GraphError(f"{title(name, node)} has metadata with levels, but without {error.args[0]}") from error
+        except (TypeError, ValueError) as error:
             raise GraphError(f"{title(name, node)} has metadata that cannot be used: {error}") from error
         except GraphError as error:
             raise GraphError(f"{title(name, node)}: {error}") from error
@@ -95,7 +98,8 @@ class Layers:
     def _integrator(self, name: str, node: Any, shape: Shape) -> Integrator:
         keep, lost, gain, current = self._dynamics(name, node, shape)
         if not np.all(np.isfinite(gain)):
-            raise GraphError(f"{title(name, node)} multiplies its input by {gain.max()}: that must be finite")
+            wrong = gain[~np.isfinite(gain)][0]
+            raise GraphError(f"{title(name, node)} multiplies its input by {wrong:g}: that must be finite")
         self.gain = None if np.all(gain == 1) else Scale(_scalar(gain))
         rest = self._each(name, node, "v_leak", shape) if hasattr(node, "v_leak") else np.zeros(1)
         told = node.metadata.get("v_init")

@@ -40,6 +40,12 @@ class Shapes:
     def __init__(self, structure: Structure, order: list[str], repair: bool) -> None:
         self.structure, self.repair, self.odd = structure, repair, list[str]()
         self.of: dict[str, Shape] = {}
+        for name, node in structure.nodes.items():
+            for parameter, value in vars(node).items():
+                if isinstance(value, np.ndarray) and not value.size and parameter != "input_shape":
+                    raise GraphError(
+                        f"{title(name, node)} has a {parameter} of shape {value.shape}: it holds no number"
+                    )
         for _ in range(2):  # what is fed back is known in the second round
             for name in order:
                 self.of[name] = self._output(name, structure.nodes[name])
@@ -70,7 +76,12 @@ class Shapes:
     def _input(self, name: str, node: Any) -> Shape:
         shape = node.input_type.get("input")
         if shape is not None and np.size(shape):
-            return tuple(int(size) for size in np.ravel(shape))
+            sizes = np.ravel(shape)
+            if np.any((sizes < 1) | (np.mod(sizes, 1) != 0)):
+                raise GraphError(
+                    f"{title(name, node)} has shape {tuple(sizes.tolist())}: whole numbers from 1 on are wanted"
+                )
+            return tuple(map(int, sizes))
         way_out = "--repair takes it from the first weights" if not self.repair else "and no weights tell it"
         if self.repair:
             for reader, sources in self.structure.sources.items():
@@ -112,10 +123,10 @@ class Shapes:
     def _check(self, name: str, node: Any) -> None:
         for parameter in PER_ELEMENT.get(type(node), ()):
             value, shape = np.asarray(getattr(node, parameter)), self.of[name]
-            if value.size == 1 or value.size == np.prod(shape) or broadcasts(value.shape, shape):
+            if value.size == 1 or broadcasts(value.shape, shape) or _row_by_row(value.shape, shape):
                 continue
             alike = bool(np.all(value == value.flat[0]))
-            if not (self.repair and alike):
+            if not (alike and (self.repair or value.size == np.prod(shape))):
                 hint = "; all its values are alike: --repair takes one for all" if alike else ""
                 raise GraphError(
                     f"{title(name, node)} reads {shape}, but its {parameter} has shape {value.shape}{hint}"
@@ -150,6 +161,12 @@ def broadcasts(shape: Shape, to: Shape) -> bool:
     return len(shape) == len(to) and all(a in (1, b) for a, b in zip(shape, to, strict=True))
 
 
+def _row_by_row(a: Shape, b: Shape) -> bool:
+    """Whether two shapes have the same elements in the same order: but for axes of size 1, or where one is flat."""
+    a, b = (tuple(size for size in shape if size != 1) for shape in (a, b))
+    return a == b or (np.prod(a) == np.prod(b) and 1 in (len(a), len(b)))
+
+
 def _wanted(node: Any) -> Shape:
     """What a node reads, as far as its parameters tell; () where they do not."""
     if isinstance(node, (nir.Affine, nir.Linear)):
@@ -181,9 +198,9 @@ def _linear(name: str, node: Any, given: Shape) -> Shape:
 def _conv1d(name: str, node: Any, given: Shape) -> Shape:
     if node.weight.ndim != 3:
         raise GraphError(f"{title(name, node)} has weight {node.weight.shape}: only (out, in, kernel) is supported")
-    if len(given) < 2 or given[-2] != node.weight.shape[1] * node.groups:
+    if len(given) < 2 or given[-2] != node.weight.shape[1] * int(node.groups):
         raise GraphError(f"{title(name, node)} has weight {node.weight.shape} and input {given}")
-    return (*given[:-2], len(node.weight), len(reach(node, given[-1])))
+    return (*given[:-2], len(node.weight), _places(name, node, as_plane(node), (1, given[-1]))[1])
 
 
 def _conv2d(name: str, node: Any, given: Shape) -> Shape:
@@ -193,28 +210,33 @@ def _conv2d(name: str, node: Any, given: Shape) -> Shape:
         raise GraphError(
             f"{title(name, node)} has weight {node.weight.shape} in {node.groups} groups, but reads {given}"
         )
-    stride, dilation = pair(node.stride), pair(node.dilation)
-    sides = [
-        (size + sum(around) - d * (kernel - 1) - 1) // s + 1
-        for size, around, kernel, s, d in zip(
-            given[-2:], padding2d(node), node.weight.shape[2:], stride, dilation, strict=True
-        )
-    ]
-    return _area(name, node, given, len(node.weight), sides)
+    return (*given[:-3], len(node.weight), *_places(name, node, node, given[-2:]))
 
 
 def _pool2d(name: str, node: Any, given: Shape) -> Shape:
     if len(given) < 3:
         raise GraphError(f"{title(name, node)} reads {given}: (channels, height, width) is wanted")
-    kernel, stride, padding = pair(node.kernel_size), pair(node.stride), pair(node.padding)
-    sides = [(size + 2 * p - k) // s + 1 for size, k, s, p in zip(given[-2:], kernel, stride, padding, strict=True)]
-    return _area(name, node, given, given[-3], sides)
+    return (*given[:-2], *_places(name, node, node, given[-2:]))
 
 
-def _area(name: str, node: Any, given: Shape, channels: int, sides: list[int]) -> Shape:
-    if min(sides) < 1:
-        raise GraphError(f"{title(name, node)} reads {given}, which is smaller than its kernel")
-    return (*given[:-3], channels, *sides)
+def _places(name: str, node: Any, plane: Any, area: Shape) -> Shape:
+    """Of a kernel along height and width; plane: the node, or what it is in two dimensions."""
+    for parameter, least in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0), ("groups", 1)):
+        value = getattr(plane, parameter, least)
+        if isinstance(value, str):
+            continue
+        if np.size(value) > 2 or np.any((np.asarray(value) < least) | (np.mod(value, 1) != 0)):
+            said = np.ravel(value).tolist()
+            raise GraphError(f"{title(name, node)} has {parameter} {said}: whole numbers from {least} on are wanted")
+    kernel = pair(plane.kernel_size) if hasattr(plane, "kernel_size") else plane.weight.shape[2:]
+    dilation = pair(getattr(plane, "dilation", 1))
+    places = [
+        (size + sum(around) - d * (k - 1) - 1) // s + 1
+        for size, around, d, k, s in zip(area, padding2d(plane), dilation, kernel, pair(plane.stride), strict=True)
+    ]
+    if min(places) < 1:
+        raise GraphError(f"{title(name, node)} reads {area}, which is smaller than its kernel")
+    return tuple(places)
 
 
 def _flatten(name: str, node: Any, given: Shape) -> Shape:
@@ -254,12 +276,8 @@ def padding2d(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     return around[0], around[1]
 
 
-def reach(node: Any, length: int) -> list[int]:
-    """Where the kernel's first weight lies for each output of a Conv1d, in tokens; negative in the padding."""
-    span = int(np.ravel(node.dilation)[0]) * (node.weight.shape[2] - 1)
-    if isinstance(node.padding, str):
-        before, around = (span // 2, span) if node.padding == "same" else (0, 0)
-    else:
-        before = int(np.ravel(node.padding)[0])
-        around = 2 * before
-    return list(range(-before, length + around - before - span, int(np.ravel(node.stride)[0])))
+def as_plane(node: nir.Conv1d) -> nir.Conv2d:
+    """A Conv1d on (channels, length) as the Conv2d on (channels, 1, length) that does the same."""
+    padding = node.padding if isinstance(node.padding, str) else (0, *np.ravel(node.padding))
+    stride, dilation = ((1, *np.ravel(value)) for value in (node.stride, node.dilation))
+    return nir.Conv2d(None, node.weight[:, :, None], stride, padding, dilation, node.groups, node.bias)

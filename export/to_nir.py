@@ -115,9 +115,19 @@ def _conv1d(node: Conv1d, shape: Sizes, tokens: int) -> nir.NIRNode:
 
 def _conv2d(node: Conv2d, shape: Sizes, tokens: int) -> nir.NIRNode | None:
     """nir takes a kernel's width to be its height: where that gives another shape, the graph is cut. And it takes
-    the channels of one group for all: groups are written as one, with weights of 0 between them."""
+    the channels of one group for all: groups are written as one, with weights of 0 between them, and a kernel along a
+    line, a plane of height 1, as a square one, with rows of 0 beside it."""
     bias = np.zeros(len(node.weight), node.weight.dtype) if node.bias is None else node.bias
-    written = nir.Conv2d(shape[1:], node.ungrouped, node.stride, node.padding, node.dilation, 1, bias)
+    weight, stride, padding = node.ungrouped, node.stride, node.padding
+    kernel = weight.shape[3]
+    same = padding == "same"
+    if shape[1] == weight.shape[2] == 1 < kernel and (same or padding[0] == 0):
+        row = (kernel - 1) // 2 if same else kernel // 2
+        weight = np.zeros((*weight.shape[:2], kernel, kernel), weight.dtype)
+        weight[:, :, row] = node.ungrouped[:, :, 0]
+        if not same:
+            stride, padding = (kernel, stride[1]), (row, int(padding[1]))
+    written = nir.Conv2d(shape[1:], weight, stride, padding, node.dilation, 1, bias)
     return written if tuple(written.output_type["output"]) == node.shape(shape) else None
 
 

@@ -158,13 +158,17 @@ def _add(activity: Activity, output: StudentOutput, attention_mask: Tensor, per_
 
 @torch.inference_mode()
 def predict(
-    student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, ...]], max_length: int
+    student: Student,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[tuple[str, ...]],
+    max_length: int,
+    time_steps: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Logits (texts, labels), and how many texts were cut to `max_length` tokens (see texts.longest).
 
-    texts: tuples of one text, or two for a pair task.
+    texts: tuples of one text, or two for a pair task. time_steps: another T than the student's own.
     """
     student.eval()
     encoded = encode(tokenizer, list(zip(*texts, strict=True)), max_length)
     batch = pad(tokenizer, encoded.tokens).to(student.device)
-    return student(**batch, output_rates=False).logits.float().cpu().numpy(), sum(encoded.cut)
+    return student(**batch, time_steps=time_steps, output_rates=False).logits.float().cpu().numpy(), sum(encoded.cut)

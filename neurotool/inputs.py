@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from neurotool.errors import DataError
+from neurotool.errors import ConfigError, DataError
 from neurotool.executor import Inputs
 from neurotool.graph import TOKENS, Embedding, Graph, Input
 from neurotool.graph.nodes import sizes
@@ -51,14 +51,20 @@ class Given:
     def source(self) -> str:
         return ", ".join(self.files)
 
-    def time_steps(self) -> int | None:
-        """Of files (inputs, T, width) or (inputs, T, channels, height, width); None where they do not say it."""
-        content = self.read() if self.files else {}
-        for found in content.values() if isinstance(content, dict) else [content]:
-            x = found.values if isinstance(found, Gridded) else found
-            if not isinstance(x, Events) and x.ndim in (3, 5):
-                return int(x.shape[1])
-        return None
+
+def steps_said(content: Content, graph: Graph | None = None) -> int | None:
+    """T of arrays (inputs, T, …), None where nothing says it: events, and (inputs, …) of what is constant. The latter
+    are told apart by the shapes of a graph's Inputs; without it the second axis is taken for T."""
+    named = content if isinstance(content, dict) else dict.fromkeys(graph.of_type(Input) if graph else "x", content)
+    for name in named if graph is None else graph.of_type(Input):
+        key = name if graph is None else of_node(named, name)
+        found = named[key] if key else None
+        x = found.values if isinstance(found, Gridded) else found
+        if x is None or isinstance(x, Events) or x.ndim < 3:
+            continue
+        if graph is None or x.shape[1:] != _shape(graph, name):
+            return int(x.shape[1])
+    return None
 
 
 def _named(file: str) -> tuple[str, Path]:
@@ -103,6 +109,8 @@ def fitted(graph: Graph, given: Mapping[str, Any] | Any) -> Inputs:
 def with_kinds(graph: Graph, values: Mapping[str, np.ndarray], kind: InputKind | None) -> Graph:
     """The graph with every Input said to hold spikes or currents: as `kind` says, else as the file does, else spikes
     where all values are 0 or 1."""
+    if kind not in (None, *get_args(InputKind)):
+        raise ConfigError(f"input kind {kind!r}: choose one of {', '.join(get_args(InputKind))}")
     nodes = dict(graph.nodes)
     for name in graph.of_type(Input):
         node = graph.nodes[name]
@@ -129,8 +137,11 @@ def _names(graph: Graph) -> str:
 
 
 def _shape(graph: Graph, name: str) -> tuple[Any, ...]:
-    """Of an Input, TOKENS among it where there are several."""
-    shape = graph.nodes[name].shape()
+    """Of an Input, TOKENS among it where there are several; of a file of another tool, as it has it."""
+    shape, told = graph.nodes[name].shape(), graph.metadata.get("input_shapes")
+    of_file = told.get(name) if isinstance(told, dict) else None
+    if isinstance(of_file, list) and list(filter((1).__ne__, of_file)) == list(filter((1).__ne__, shape)):
+        return tuple(of_file)
     return shape if graph.tokens > 1 else tuple(size for size in shape if size != TOKENS)
 
 
@@ -140,14 +151,20 @@ def _wanted(graph: Graph, name: str) -> str:
     return f"(inputs, {shape}), or (inputs, T = {graph.time_steps}, {shape}) step by step"
 
 
+def _other_time(found: tuple[int, ...], shape: tuple[Any, ...], size: int) -> str:
+    """What to do about arrays that fit but for their number of steps."""
+    if len(found) < 3 or found[2:] not in (shape, (size,)):
+        return ""
+    return f": it has {found[1]} steps, and T is another; with T = {found[1]} (-T {found[1]}), or without -T, it fits"
+
+
 def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
     steps, shape = graph.time_steps, _shape(graph, name)
     size = int(np.prod([axis for axis in shape if axis != TOKENS]))
     x = on_grid(name, given, steps, size, time_step(graph))
     whole, found = sizes(graph.nodes[name].shape(), 1), x.shape
-    unfolded = tuple(graph.metadata.get("input_shapes", {}).get(name, whole))
     for before in ((), (steps,)):
-        known = [(*before, *one) for one in (shape, (size,), whole, unfolded)]
+        known = [(*before, *one) for one in (shape, (size,), whole)]
         if TOKENS not in shape and x.ndim > 0 and found[1:] in known:
             x = x.reshape(len(x), *before, *whole)
             break
@@ -155,10 +172,11 @@ def _values(graph: Graph, name: str, given: Any) -> np.ndarray:
         if TOKENS in shape and fits and 1 <= found[-2] <= graph.tokens:
             break
     else:
-        raise DataError(f"{name} has shape {found}, wanted is {_wanted(graph, name)}")
+        raise DataError(f"{name} has shape {found}, wanted is {_wanted(graph, name)}{_other_time(found, shape, size)}")
+    x = x.astype(np.float64) if x.dtype.kind == "b" or x.dtype == np.float16 else x
     if not (np.isfinite(x) & (np.abs(x) <= LARGEST)).all():
         raise DataError(f"{name} has values that are not finite, or beyond {LARGEST:g}")
-    return x.astype(np.float64) if x.dtype.kind in "b" else x
+    return x
 
 
 def _tokens(name: str, x: np.ndarray) -> np.ndarray:

@@ -92,7 +92,19 @@ def read_recording(path: Path) -> Content:
     except NeurotoolError:
         raise
     except Exception as error:  # of numpy, zipfile, csv, h5py and nir
-        raise DataError(f"{path}: cannot be read as {path.suffix}: {one_line(error)}") from error
+        raise DataError(
+            f"{path}: cannot be read as {path.suffix} ({one_line(error)}): give it the ending of what it is, or write "
+            f"it again, by {_WRITTEN_BY[path.suffix]}"
+        ) from error
+
+
+_WRITTEN_BY = {
+    ".npz": "np.savez(FILE, NAME=array)",
+    ".npy": "np.save(FILE, array)",
+    ".csv": "lines of text under time,neuron",
+    ".h5": "nir.write_data",
+    ".hdf5": "nir.write_data",
+}
 
 
 def is_recording(path: Path) -> bool:

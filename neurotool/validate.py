@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from neurotool.at_threshold import try_neurons
 from neurotool.errors import ConfigError
 from neurotool.executor import Executor, Inputs, Simulation, runs
-from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron, Readout
-from neurotool.graph.fixed_point import DECAY_BITS, dead_zone, initial_potential, leak_mantissa, rescaled
-from neurotool.graph.nodes import own_axes
-
-# Drives on which every neuron layer is tried by itself, in units of the one that makes it fire at once.
-_DRIVES = (1.0, 0.5, 0.25, 0.3, 0.7, 0.8, 1.3, 2.0, -0.3, -1.0, -1.2)
+from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def compare(
     result.first_difference = first_difference(result, a.graph)
     result.problems += _far_apart(result) if quantised else beyond(result, rounding, scale)
     if tolerance == 0 and not quantised:
-        result.problems += [problem for name in result.layers if (problem := _try_neurons(a, b, name))]
+        result.problems += [problem for name in result.layers if (problem := try_neurons(a, b, name))]
     return result
 
 
@@ -313,7 +309,8 @@ def first_difference(result: Comparison, graph: Graph) -> Difference | None:
     return found[0] if found else None
 
 
-def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
+def beyond(result: Comparison, rounding: float, scale: float, floor: float = 1.0) -> list[str]:
+    """Problems. rounding: relative to the largest value of an output, at least `floor`, and to `scale` for logits."""
     problems = []
     for name, layer in result.layers.items():
         if layer.differing > result.tolerance * layer.compared:
@@ -323,7 +320,7 @@ def beyond(result: Comparison, rounding: float, scale: float) -> list[str]:
     for name, output in result.outputs.items():
         if not output.values:
             problems.append(f"{name}: the output could not be compared")
-        elif not output.max_difference <= result.tolerance + rounding * max(1.0, output.largest):
+        elif not output.max_difference <= result.tolerance + rounding * max(floor, output.largest):
             problems.append(f"{name}: outputs differ by up to {output.max_difference:.3g}")
     if not (result.max_logit_difference or 0.0) <= result.tolerance + rounding * scale:
         problems.append(f"logits differ by up to {result.max_logit_difference:.3g}")
@@ -347,57 +344,3 @@ def _far_apart(result: Comparison) -> list[str]:
         if differing > result.tolerance * result.inputs:
             problems.append(f"{differing} of {result.inputs} predictions differ")
     return problems
-
-
-def _try_neurons(a: Executor, b: Executor, layer: str) -> str:
-    """Real sentences hardly ever put a neuron exactly at its threshold; this does."""
-    node = a.graph.nodes[layer]
-    shape = own_axes(a.graph.shapes()[layer])
-    assert isinstance(node, Neuron)
-    least = _least_firing_message(a.graph, layer, node) if a.graph.fixed_point else _least_firing_current(node)
-    currents = np.array(_DRIVES).reshape(-1, *[1] * len(shape)) * np.broadcast_to(least, shape)
-    spikes_a, spikes_b = a.drive(layer, currents), b.drive(layer, currents)
-    steps = min(len(spikes_a), len(spikes_b))
-    places = np.argwhere(spikes_a[:steps] != spikes_b[:steps])
-    if not len(places):
-        return ""
-    step, drive, *at = (int(k) for k in places[0])
-    neuron = (drive, *at)
-    return (
-        f"{layer}: neuron {', '.join(map(str, at))} under a current of {currents[neuron]:.17g} sends "
-        f"{spikes_a[step][neuron]} in A and {spikes_b[step][neuron]} in B in step {step}"
-    )
-
-
-def _least_firing_current(node: Neuron) -> np.ndarray:
-    """The smallest float64 that makes a neuron fire in its first step: it is on the threshold, to the last bit."""
-    v_threshold, kept = np.asarray(node.v_threshold, np.float64), np.asarray(node.leak) * node.v_init
-    if isinstance(node, GradedNeuron):
-        return _least_sending_current(node, v_threshold)
-    current = v_threshold * (node.firing_point - kept) * (1 - 2.0**-50) - node.bias
-    while np.any(silent := kept + (current + node.bias) / v_threshold < node.firing_point):
-        current = np.where(silent, np.nextafter(current, np.inf), current)
-    return current
-
-
-def _least_sending_current(node: GradedNeuron, v_threshold: np.ndarray) -> np.ndarray:
-    """The same for a count other than 0."""
-    current = v_threshold * max(node.firing_point - node.v_init, node.dead_zone) / node.levels * (1 - 2.0**-50)
-    while np.any(silent := node.count(current / v_threshold, 1) == 0):
-        current = np.where(silent, np.nextafter(current, np.inf), current)
-    return current
-
-
-def _least_firing_message(graph: Graph, layer: str, node: Neuron) -> np.ndarray:
-    """The same of a fixed-point neuron: the smallest message of its source that makes it fire, as a real number."""
-    fixed, source = graph.fixed_point[layer], graph.fixed_point[graph.source(layer, "x")]
-    multiplier, shift = fixed.rescale[0]
-    threshold = np.asarray(node.v_threshold, np.int64)
-    kept = initial_potential(node) * leak_mantissa(node) >> DECAY_BITS
-    needed = (threshold if node.spikes == "binary" else (threshold + 1) // 2) - kept
-    if isinstance(node, GradedNeuron):
-        needed = -(-np.maximum(needed, dead_zone(node)) // node.levels)
-    message = (needed << shift) // max(multiplier, 1) - 1
-    for _ in range(3):
-        message = np.where(rescaled(message, multiplier, shift) < needed, message + 1, message)
-    return message * source.scale

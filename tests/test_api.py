@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import neurotool
+from neurotool.api.reading import spread
 from neurotool.cli.main import cli
 from neurotool.cli.train import train as train_command
 from neurotool.errors import ConfigError
@@ -73,6 +75,21 @@ def test_what_a_user_gets(distilled: neurotool.Model, tiny_data: Callable[[str],
     assert distilled.at(5).run(["good"]).spikes["embedding"].shape[1] == 5
     with pytest.raises(ConfigError, match="integers made for T = 2"):
         bundle.at(5)
+
+
+def test_another_t_is_that_of_every_executor(distilled: neurotool.Model, tmp_path: Path) -> None:
+    distilled.export(tmp_path / "model.nir")
+    texts = ["good fine", "bad poor"]
+    by_torch = distilled.at(7).logits(texts)
+    np.testing.assert_allclose(by_torch, distilled.at(7).logits(texts, "interpreter"), atol=1e-5)
+    assert not np.allclose(by_torch, distilled.logits(texts), atol=1e-5)
+    ours = neurotool.open(tmp_path / "model.nir", time_steps=7, tokenizer=distilled.path)
+    np.testing.assert_allclose(by_torch, ours.logits(texts), atol=1e-5)
+
+
+def test_samples_are_spread_over_a_file() -> None:
+    assert spread(10, 3).tolist() == [0, 4, 9]
+    assert spread(3, 10).tolist() == spread(3, None).tolist() == [0, 1, 2]
 
 
 def test_every_command_takes_every_kind_of_file(distilled: neurotool.Model, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import graphs, random_input
 
+from neurotool.api.model import open_model
 from neurotool.cli.main import cli
 from neurotool.errors import ConfigError, ExportError, GraphError
+from neurotool.export.conventions import Conventions
 from neurotool.export.drawing import layout
+from neurotool.export.from_nir import from_nir
 from neurotool.export.nir import read_nir, write_nir
 from neurotool.export.to_nir import expressible, to_nir
 from neurotool.graph import (
     Add,
-    Conv1d,
     Embedding,
     Graph,
     GraphBuilder,
@@ -35,6 +38,7 @@ from neurotool.graph import (
     Readout,
     Scale,
 )
+from neurotool.inputs import fitted
 from neurotool.simulate import simulate
 
 FOREIGN: dict[str, Any] = {"reset": "soft", "time_step": 1.0, "time_steps": 6, "fires": ">="}
@@ -210,6 +214,59 @@ def test_conventions_in_metadata(file: Path) -> None:
         assert read_nir(file, reset="soft").nodes["lif"].reset == "soft"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"fires": "≥"}, "fires is '≥': choose one of >, >="),
+        ({"dt": -1.0}, "time_step is -1.0: it must be above 0"),
+        ({"dt": float("nan")}, "time_step is nan"),
+        ({"time_steps": 2.7}, "time_steps is 2.7: a whole number is wanted"),
+        ({"reset": "Hard"}, "reset is 'Hard': choose one of soft, hard"),
+    ],
+)
+def test_metadata_that_mean_nothing(metadata: dict[str, Any], message: str, file: Path) -> None:
+    nir.write(file, foreign(nir.Linear(np.eye(2)), leaky(), **metadata))
+    with pytest.raises(GraphError, match=rf"metadata cannot be used: {re.escape(message)}"):
+        read_nir(file, **{key: value for key, value in FOREIGN.items() if key not in metadata})
+
+
+def test_tools_are_named_as_words_and_alone(file: Path) -> None:
+    for texts in ({"author": "Norseman"}, {"note": "norse, and compared with sinabs"}):
+        nir.write(file, foreign(nir.Linear(np.eye(2)), leaky(), **texts))
+        with pytest.raises(GraphError, match="does not say"):
+            read_nir(file, time_steps=3)
+
+
+def test_what_is_told_of_our_own_file_is_not_used_and_said(file: Path) -> None:
+    nir.write(file, foreign(nir.Linear(np.eye(2)), leaky()))
+    graph = read_nir(file, **FOREIGN)
+    write_nir(graph, file, force=True)
+    with pytest.warns(UserWarning, match=r"says itself what it means: --from, --reset are not used \(--standard-nodes"):
+        assert read_nir(file, tool="norse", reset="hard") == graph
+    assert open_model(file, time_steps=9).graph == dataclasses.replace(graph, time_steps=9)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (nir.SumPool2d(np.array([2, 2]), np.array([0, 2]), np.array([0, 0])), r"stride \[0, 2\]: whole numbers from 1"),
+        (nir.AvgPool2d(np.array([2, 2]), np.array([1, 2, 3]), np.array([0, 0])), r"stride \[1, 2, 3\]: whole numbers"),
+        (
+            nir.Conv2d(None, np.ones((1, 2, 3, 3)), 1, -1, 1, 1, np.zeros(1)),
+            r"padding \[-1, -1\]: whole numbers",
+        ),
+        (nir.Linear(np.zeros((0, 4))), r"has a weight of shape \(0, 4\): it holds no number"),
+    ],
+)
+def test_sizes_that_mean_nothing(node: nir.NIRNode, message: str) -> None:
+    nodes = {"in": nir.Input({"input": np.array([2, 4, 4])}), "odd": node}
+    with pytest.raises(GraphError, match=message):
+        from_nir(nir.NIRGraph(nodes, [("in", "odd")], type_check=False), Conventions(**FOREIGN))
+    nodes["in"] = nir.Input({"input": np.array([2, -4, 4])})
+    with pytest.raises(GraphError, match=r"whole numbers from 1 on|holds no number"):
+        from_nir(nir.NIRGraph(nodes, [("in", "odd")], type_check=False), Conventions(**FOREIGN))
+
+
 def test_a_threshold_is_exceeded_not_met_by_default(file: Path) -> None:
     nir.write(file, foreign(nir.Linear(np.eye(1)), nir.IF(r=np.ones(1), v_threshold=np.ones(1))))
     conventions = {key: value for key, value in FOREIGN.items() if key != "fires"}
@@ -258,39 +315,47 @@ def test_convolutions_are_those_of_torch(options: dict[str, Any], file: Path) ->
     scale = nir.Scale(np.full(expected.size, 2.0))
     nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), node, flatten, scale, neurons))
     graph = read_nir(file, **FOREIGN | {"time_steps": 1})
-    result = simulate(graph, values={"input": x.ravel()})
+    result = simulate(graph, values={"input": x[:, None]})
     potentials = result.potentials["if"] + result.spikes["if"][0]
     assert np.allclose(potentials, 2 * expected, atol=1e-12)
+    write_nir(graph, file, force=True)  # nir's own check takes a kernel's width for its height
+    assert read_nir(file) == graph
+    again = simulate(read_nir(file, standard_nodes=True), values={"input": x[:, None]})
+    assert np.array_equal(again.spikes["if"], result.spikes["if"])
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 4])
-def test_kernels_of_any_width_keep_the_tokens(kernel: int, file: Path) -> None:
-    """Where the padding is "same"; with a number of zeros on both sides an even kernel changes the length."""
-    node = conv(kernel=kernel)
-    nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), node, nir.IF(np.ones((4, 7)), np.ones((4, 7)))))
-    graph = read_nir(file, **FOREIGN)
-    assert graph.tokens == 7 and graph.nodes["conv1d"] == Conv1d(node.weight, node.bias)
+def test_lines_keep_their_axes(kernel: int, file: Path) -> None:
+    """(channels, length), square: a threshold for each place, weights along the line, inputs as the file has them."""
+    rng, places = np.random.default_rng(0), np.array([[0.5, 1.0, 2.0, 4.0]])
+    weight, along = rng.normal(size=(4, 4, kernel)), np.repeat(rng.normal(size=(4, 1)), 4, axis=1)
+    nodes = {
+        "in": nir.Input({"input": np.array([4, 4])}),
+        "conv": nir.Conv1d(4, weight, 1, "same", 1, 1, np.zeros(4)),
+        "along": nir.Linear(along),
+        "n": nir.IF(np.ones((1, 4)), places),
+    }
+    nir.write(file, nir.NIRGraph(nodes, [("in", "conv"), ("conv", "along"), ("along", "n")], type_check=False))
+    graph = read_nir(file, **FOREIGN | {"time_steps": 1})
+    x = rng.normal(size=(3, 1, 4, 4))
+    padded = np.pad(x, ((0, 0), (0, 0), (0, 0), ((kernel - 1) // 2, kernel // 2)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=-1)
+    expected = np.einsum("oik,btilk->btol", weight, windows) @ along.T
+    sent = [simulate(graph, values={"in": one}).spikes["n"] for one in fitted(graph, x)["values"]["in"]]
+    assert np.array_equal(np.reshape(sent, expected.shape), expected >= places)
     write_nir(graph, file, force=True)
     assert read_nir(file) == graph
 
 
-def test_a_convolutional_network_keeps_its_tokens(file: Path) -> None:
-    threshold = np.repeat(np.array([[1.0], [2.0], [1.5], [1.0]]), 7, axis=1)
-    nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), conv(), nir.IF(np.ones((4, 7)), threshold)))
-    graph = read_nir(file, **FOREIGN)
-    assert graph.tokens == 7
-    assert graph.nodes["conv1d"] == Conv1d(conv().weight, conv().bias)
-    assert graph.nodes["if"].v_threshold.tolist() == [1, 2, 1.5, 1]  # type: ignore[attr-defined]
-    threshold[0, 3] = 9.0
-    nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), conv(), nir.IF(np.ones((4, 7)), threshold)))
-    unrolled = read_nir(file, **FOREIGN)
-    assert unrolled.tokens == 1
-    assert np.array_equal(unrolled.nodes["if"].v_threshold, threshold.ravel())  # type: ignore[attr-defined]
-    nir.write(file, foreign(nir.Input({"input": np.array([2, 7])}), conv(), nir.IF(np.ones((4, 7)), np.ones((4, 7)))))
-    kept, x = read_nir(file, **FOREIGN), np.random.default_rng(0).normal(size=(2, 7))
-    unrolled = dataclasses.replace(unrolled, nodes=unrolled.nodes | {"if": Neuron(1.0)})
-    spikes = spikes_of(unrolled, x.reshape(1, -1)).reshape(6, 4, 7)
-    assert np.array_equal(spikes_of(kept, x.T).swapaxes(1, 2), spikes)
+def test_parameters_in_another_order_are_refused(file: Path) -> None:
+    """As many values as there are neurons, on other axes; where all are alike, nothing is changed."""
+    source = nir.Input({"input": np.array([2, 3])})
+    threshold = np.arange(1.0, 7.0).reshape(3, 2)
+    nir.write(file, foreign(source, nir.IF(np.ones((3, 2)), threshold)))
+    with pytest.raises(GraphError, match=r"node if \(IF\) reads \(2, 3\), but its v_threshold has shape \(3, 2\)"):
+        read_nir(file, **FOREIGN)
+    nir.write(file, foreign(source, nir.IF(np.ones((3, 2)), np.ones((3, 2)))))
+    assert read_nir(file, **FOREIGN).nodes["if"].v_threshold == 1.0  # type: ignore[attr-defined]
 
 
 def recurrent(*extra: tuple[str, str]) -> nir.NIRGraph:

@@ -157,23 +157,23 @@ MISSING: dict[str, tuple[nir.NIRGraph, dict[str, Any], str]] = {
     "everything": (
         chain(lif(tau=5e-4, r=5.0)), {},
         r"does not say how long to run, how neurons reset, such as n0 \(LIF\) and dt: give .*"
-        r"its numbers say r dt / tau = 1 at dt = 0\.0001: --from snntorch --time-steps 100 \(or spikingjelly\)$",
+        r"its numbers say r dt / tau = 1 at dt = 0\.0001: --from snntorch -T 100 \(or spikingjelly\)$",
     ),
     "all four": (
         chain(lif(tau=0.02, r=0.02 * np.exp(-0.05) / 1e-3)), {},
-        r"dt and how a step is integrated: give --time-steps T, .* and --membrane RULE; .*rockpool",
+        r"dt and how a step is integrated: give -T STEPS, .* and --membrane RULE; .*rockpool",
     ),
     "but T": (chain(lif(tau=5e-4, r=5.0)), {"time_steps": 9}, r"--from snntorch \(or spikingjelly\)$"),
-    "only T": (chain(lif()), {"reset": "soft", "time_step": 1.0}, r"long to run: give --time-steps T$"),
+    "only T": (chain(lif()), {"reset": "soft", "time_step": 1.0}, r"long to run: give -T STEPS$"),
     "norse or SpikingJelly": (chain(lif(tau=0.02, r=1.0)), {}, r"r = 1: --from norse .* 100 \(or spikingjelly\)$"),
-    "sinabs": (chain(lif(tau=9.0, r=1.0)), {}, r"numbers say r = 1: --from sinabs --time-steps 100$"),
+    "sinabs": (chain(lif(tau=9.0, r=1.0)), {}, r"numbers say r = 1: --from sinabs -T 100$"),
     "rockpool": (
         chain(lif(tau=0.02, r=0.02 * np.exp(-0.05) / 1e-3)), {"reset": "soft", "time_step": 1e-3, "time_steps": 9},
         r"does not say how a step is integrated: .*r dt / tau = exp\(-dt / tau\) at dt = 0\.001: --from rockpool$",
     ),
-    "spyx": (chain(lif(tau=5.0, r=0.8)), {}, r"r = 1 - dt / tau at dt = 1: --from spyx --time-steps 100$"),
+    "spyx": (chain(lif(tau=5.0, r=0.8)), {}, r"r = 1 - dt / tau at dt = 1: --from spyx -T 100$"),
     "IF of SpikingJelly": (chain(charge(1e4)), {}, r"numbers say r dt = 1 at dt = 0\.0001: --from spikingjelly"),
-    "nobody's": (chain(lif(tau=5.0, r=0.7)), {}, r"; or its tool: --from TOOL --time-steps 100$"),
+    "nobody's": (chain(lif(tau=5.0, r=0.7)), {}, r"; or its tool: --from TOOL -T 100$"),
 }  # fmt: skip
 
 
@@ -200,7 +200,8 @@ CONTRADICTED: dict[str, tuple[nir.NIRGraph, dict[str, Any], str]] = {
         r"--from snntorch and the time step 0\.0001 mean r dt / tau = 1, but in node n0 the file has r = 1, as norse",
     ),
     "another time step": (
-        chain(lif(tau=5e-3, r=5.0)), {"tool": "snntorch"}, r"but in node n0 the file has r dt / tau = 1 at dt = 0\.001"
+        chain(lif(tau=5e-3, r=5.0)), {"tool": "snntorch"},
+        r"fit a time step of 0\.001 \(r dt / tau = 1\), and it is read with 0\.0001, as --from snntorch has it",
     ),
     "exponential": (
         chain(lif(tau=0.02, r=0.02 * np.exp(-0.05) / 1e-3)), {"tool": "nir", "time_step": 1e-3},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from neurotool.api.comparing import compare_with_recorded
 from neurotool.api.model import Model, open_model
 from neurotool.cli.main import cli
 from neurotool.errors import ConfigError, DataError, ExportError, GraphError, NeurotoolWarning
@@ -278,6 +279,50 @@ def test_validate_against_what_another_tool_recorded(file: Path, spikes: Path, t
     )
 
 
+def test_analog_outputs_are_compared_with_what_is_recorded(file: Path, spikes: Path, tmp_path: Path) -> None:
+    """By the name of the node or of the Output, in single precision, one step late; one percent off is not the same."""
+    content = nir.read(file)
+    nodes = content.nodes | {"l2": nir.LI(tau=np.full(2, 4.0), r=np.ones(2), v_leak=np.zeros(2))}
+    nir.write(file, nir.NIRGraph(nodes, content.edges), compression=None)
+    model, path = open_model(file, reset="soft", time_step=1, time_steps=20), tmp_path / "recorded.npz"
+    run, given = model.run(np.load(spikes)["in"]), Given((str(spikes),))
+    values = run.analog["l2"]
+    late = np.pad(values, ((0, 0), (1, 0), (0, 0)))[:, :20]
+    for name, found, passed in (
+        ("l2.values", values.astype(np.float32), True), ("out", late, True), ("l2", values * 1.01, False),
+        ("l2", np.full_like(values, np.nan), False),
+    ):  # fmt: skip
+        np.savez(path, **{"l1": run.spikes["l1"], name: found})
+        compared = compare_with_recorded(model, path, given=given)
+        assert compared.passed == passed and list(compared.result.outputs) == ["l2"], name
+    np.savez(path, l1=run.spikes["l1"][:, :5])
+    with pytest.warns(NeurotoolWarning, match="l1 is recorded for 5 steps, and T is 20"):
+        assert compare_with_recorded(model, path, given=given).passed
+
+
+def test_constant_inputs_of_several_axes_say_no_steps(tmp_path: Path) -> None:
+    nodes = {
+        "in": nir.Input(np.array([5, 4])),
+        "conv": nir.Conv1d(4, np.ones((3, 5, 3)), 1, 1, 1, 1, np.zeros(3)),
+        "n": nir.IF(np.ones((3, 4)), np.ones((3, 4))),
+    }
+    file, x = tmp_path / "line.nir", tmp_path / "x.npy"
+    nir.write(file, nir.NIRGraph(nodes, [("in", "conv"), ("conv", "n")], type_check=False))
+    for shape, steps in (((2, 7, 5, 4), 7), ((2, 7, 20), 7), ((2, 5, 4), None), ((2, 20), None)):
+        np.save(x, np.ones(shape))
+        given = Given((str(x),))
+        if steps is None:
+            with pytest.raises(GraphError, match="does not say how long to run"):
+                open_model(file, tool="norse", given=given)
+        else:
+            assert open_model(file, tool="norse", given=given).time_steps == steps
+        model = open_model(file, tool="norse", given=given, time_steps=steps or 5)
+        assert model.arrays(x).inputs[0]["values"]["in"].shape[-3:] == (5, 1, 4)
+    with pytest.raises(DataError, match=r"it has 7 steps, and T is another; with T = 7 \(-T 7\), or without -T"):
+        np.save(x, np.ones((2, 7, 5, 4)))
+        open_model(file, tool="norse", time_steps=6).arrays(x)
+
+
 def test_a_layer_that_is_sent_late_is_compared_in_step(file: Path, spikes: Path, tmp_path: Path) -> None:
     """As Lava does it: one step for each layer."""
     sent = recorded(file, spikes)
@@ -304,8 +349,6 @@ def test_a_layer_that_is_sent_late_is_compared_in_step(file: Path, spikes: Path,
 def test_recordings_of_something_else(
     file: Path, spikes: Path, tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
-    from neurotool.api.comparing import compare_with_recorded
-
     path = tmp_path / "recorded.npz"
     write_recording(path, arrays)
     model = open_model(file, reset="soft", time_step=1, time_steps=20)

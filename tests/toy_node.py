@@ -8,7 +8,8 @@ import numpy as np
 from neurotool.energy.operations import Operations, Work
 from neurotool.energy.rules import RULES, Setting
 from neurotool.export.drawing import DRAWINGS, Drawing
-from neurotool.export.lower import LOWERINGS, Lowering
+from neurotool.export.lower import LOWERINGS
+from neurotool.export.lowering import Lowering
 from neurotool.export.placement import PLACES, Place
 from neurotool.export.to_nir import NIR_FORMS, NirForm
 from neurotool.graph import Context, FixedPoint, Node, Shape, register

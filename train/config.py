@@ -24,6 +24,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (OSError, UnicodeDecodeError, TOMLKitError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{path}: no such file; give the run.toml of a run, in its folder") from error
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise ConfigError(f"{path}: cannot be read as TOML: {reason}") from error
     options = {name.replace("-", "_"): value for name, value in content.items()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from neurotool.api.model import is_nir
+from neurotool.api.model import is_nir, refuse_conventions
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 from neurotool.graph.nodes import own_axes
 from neurotool.streams import steps_per_token
@@ -26,6 +26,7 @@ def describe(path: Path | str, **conventions: Any) -> dict[str, Any]:
         return about | ({} if model.bundle is None else _bundle(model.bundle))
     from neurotool.checkpoint import read_checkpoint
 
+    refuse_conventions(path, conventions)
     checkpoint = read_checkpoint(path)
     return {"file": str(path), "kind": "checkpoint", "bytes": _size(path)} | _checkpoint(checkpoint)
 
@@ -44,7 +45,8 @@ def _network(graph: Graph) -> dict[str, Any]:
         about |= {} if steps_per_token(graph) is None else {"steps_per_token": steps_per_token(graph)}
         about["spikes"] = "/".join(sorted({node.spikes for node in neurons}))
         about["reset"] = "/".join(sorted({node.reset for node in neurons}))
-        about["leak"] = sorted({float(value) for node in neurons for value in np.ravel(node.leak)[:1]})
+        leaks = [np.asarray(node.leak) for node in neurons]
+        about["leak"] = sorted({float(bound) for leak in leaks for bound in (leak.min(), leak.max())})
     about |= {
         "weights": sum(array.size for array in graph.to_arrays()[1].values()),
         "numbers": "integers" if graph.fixed_point else "real",

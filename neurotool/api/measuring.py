@@ -10,7 +10,7 @@ import numpy as np
 
 from neurotool.api.executors import EXECUTORS, check_executor
 from neurotool.api.model import NOTHING, Model
-from neurotool.api.reading import ModelInputs
+from neurotool.api.reading import ModelInputs, spread
 from neurotool.errors import ConfigError, DataError
 from neurotool.executor import Executor, Inputs, Run
 from neurotool.inputs import Given
@@ -291,7 +291,7 @@ def _tokenised(model: Model, data: Path | None, samples: int | None, say: Callab
     datasets.disable_progress_bars()
     reader = model.reading()
     examples = validation_examples(data, reader.task, reader.training)
-    examples = examples.select(range(min(samples or len(examples), len(examples))))
+    examples = examples.select(spread(len(examples), samples))
     tokens, cut = tokenise(examples, reader.tokenizer, reader.max_length)
     _say_cut(say, cut, len(tokens), reader.max_length)
     return tokens, is_validation_data(examples, reader.training)

@@ -12,10 +12,10 @@ from neurotool.api.executors import Settings, make_executor
 from neurotool.api.reading import ModelInputs, Reader, SpikeReader, Text, TextReader
 from neurotool.errors import BundleError, ConfigError, DataError, GraphError
 from neurotool.executor import Executor, Record, Run, stacked, unstacked
-from neurotool.graph import Embedding, Graph, Input, Neuron
+from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron
 from neurotool.graph.names import in_group
 from neurotool.graph.part import part
-from neurotool.inputs import Given, InputKind, fitted, with_kinds
+from neurotool.inputs import Given, InputKind, fitted, steps_said, with_kinds
 from neurotool.sentences import random_inputs
 from neurotool.streams import longest_text, steps_per_token
 from neurotool.texts import longest, tokenizer_from_files
@@ -104,6 +104,11 @@ class Model:
         if self.graph.fixed_point:
             raise ConfigError(
                 f"-T {time_steps}: {self.path} holds integers made for T = {self.graph.time_steps}; export the "
+                "checkpoint with -T"
+            )
+        if self.graph.of_type(GradedNeuron):
+            raise ConfigError(
+                f"-T {time_steps}: {self.path} holds messages that count T = {self.graph.time_steps} steps; export the "
                 "checkpoint with -T"
             )
         return replace(self, graph=replace(self.graph, time_steps=time_steps))
@@ -222,7 +227,8 @@ class Model:
         if executor == "torch" and self.student is not None:
             from neurotool.evaluation import predict
 
-            return predict(self.student.model, self.student.tokenizer, columns, self.reading().max_length)[0]
+            model, tokenizer, longest = self.student.model, self.student.tokenizer, self.reading().max_length
+            return predict(model, tokenizer, columns, longest, self.time_steps)[0]
         logits = self.run(columns, executor, record=False).logits
         if logits is None:
             raise ConfigError(f"{self.path}: the network has no readout and predicts nothing")
@@ -272,10 +278,8 @@ def open_model(
     not fit the kind of file.
     """
     path = Path(path)
-    options = [_option(name) for name, value in conventions.items() if value not in (None, False)]
     if path.is_dir() or not is_nir(path):
-        if options:
-            raise ConfigError(f"{path}: {options[0]} is for foreign .nir files; this file says it itself, leave it out")
+        refuse_conventions(path, conventions)
         opened = _open_bundle(path) if path.is_dir() else _open_checkpoint(path)
         if tokenizer is not None:
             if opened.reader is not None:
@@ -284,13 +288,21 @@ def open_model(
         return opened.at(time_steps)
     from neurotool.export.nir import read_nir
 
-    graph = read_nir(path, time_steps=time_steps or given.time_steps(), **conventions)
+    content = given.read() if given.files and time_steps is None else {}
+    graph = read_nir(path, time_steps=time_steps or steps_said(content), **conventions)
+    if steps_said(content) != steps_said(content, graph):  # of constant inputs of several axes
+        graph = read_nir(path, **conventions)
     reader = None if tokenizer is None else _reader(Path(tokenizer), graph)
-    return Model(path, "NIR file", graph, reader)
+    opened = Model(path, "NIR file", graph, reader)
+    return opened if time_steps == graph.time_steps else opened.at(time_steps)
 
 
-def _option(convention: str) -> str:
-    return "--from" if convention == "tool" else f"--{convention.replace('_', '-')}"
+def refuse_conventions(path: Path, conventions: Mapping[str, Any]) -> None:
+    """Raises ConfigError where something is told of a file that is no .nir file."""
+    for name, value in conventions.items():
+        if value is not None and value is not False:
+            option = "--from" if name == "tool" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{path}: {option} is for foreign .nir files; this file says it itself, leave it out")
 
 
 def is_nir(path: Path) -> bool:
@@ -307,6 +319,8 @@ def is_nir(path: Path) -> bool:
 def _reader(checkpoint: Path, graph: Graph) -> Reader:
     """How a checkpoint reads, for another file's graph. Raises ConfigError where the two do not fit."""
     reader = _open_checkpoint(checkpoint).reading()
+    if isinstance(reader, TextReader) and not graph.of_type(Embedding) and steps_per_token(graph) is None:
+        raise ConfigError(f"--tokenizer {checkpoint}: the network reads no text, but {', '.join(graph.of_type(Input))}")
     if isinstance(reader, SpikeReader):
         return SpikeReader.of(graph, reader.task, reader.training)
     if (reader.entering is None) != (steps_per_token(graph) is None):

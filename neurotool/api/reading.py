@@ -71,7 +71,7 @@ class TextReader:
             pair = range(len(task.text_columns))
             texts = [tuple(SENTENCES[(i + k) % len(SENTENCES)] for k in pair) for i in range(len(SENTENCES))]
             return self._inputs(texts[:samples], None, f"built-in sentences ({error})")
-        chosen = examples.select(range(min(samples or len(examples), len(examples))))
+        chosen = examples.select(spread(len(examples), samples))
         columns = [chosen[name][:] for name in PAIR if name in examples.column_names]
         source = str(data) if data else f"validation data of {task.name}"
         inputs = self._inputs(list(zip(*columns, strict=True)), np.asarray(chosen["label"]), source)
@@ -135,8 +135,7 @@ class SpikeReader:
         same = told is not None and found.sha256 == told
         if data is None and told is not None and not same:
             raise DataError(f"{folder}: not the recordings that it was validated on: say with --data what to use")
-        count = min(samples or len(found.labels), len(found.labels))
-        chosen = np.unique(np.linspace(0, len(found.labels) - 1, count).astype(int))
+        chosen = spread(len(found.labels), samples)
         inputs: list[Inputs] = [{"values": {self.node: found.spikes[i].astype(float)}} for i in chosen]
         source = str(data) if data else f"validation data of {self.task.name}"
         return ModelInputs(inputs, found.labels[chosen], source, validation=same and len(chosen) == len(found.labels))
@@ -147,6 +146,11 @@ class SpikeReader:
 
 
 Reader = TextReader | SpikeReader
+
+
+def spread(there: int, wanted: int | None) -> np.ndarray:
+    """Places of so many examples, all for None, spread over those that are there: files are often sorted by class."""
+    return np.unique(np.linspace(0, there - 1, min(wanted or there, there)).astype(int))
 
 
 def predicted(task: "Task", text: Text | None, logits: np.ndarray) -> dict[str, Any]:

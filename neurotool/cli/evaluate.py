@@ -115,7 +115,7 @@ def _print_metrics(console: Console, results: "dict[int, Evaluation]", trained: 
         steps = f"{t}{' (trained)' if t == trained else ''}"
         rows.append([steps, *metrics, f"{rate:.3f}", f"{rate * t:.2f}"] if spiking else metrics)
     headings = ["T", *first.metrics, "mean spiking rate", "spikes per neuron"] if spiking else list(first.metrics)
-    console.print(table(f"{len(first.labels)} examples", headings, rows))
+    console.print(table(f"{len(first.labels)} example{'s'[: len(first.labels) != 1]}", headings, rows))
 
 
 def _print_classes(console: Console, task: "Task", result: "Evaluation") -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ from neurotool.cli.options import (
     time_steps_option,
 )
 from neurotool.cli.printing import one_by_one, table
-from neurotool.errors import ConfigError
-from neurotool.export.conventions import TOOLS
+from neurotool.errors import ConfigError, listing
+from neurotool.export.tool_imports import IMPORTS
 from neurotool.graph.names import by_kind
 from neurotool.terminal import console
 
@@ -54,7 +55,9 @@ Examples:
 )
 @click.option("-o", "--output", type=PATH, help="File or bundle.  [default: MODEL with the target's ending]")
 @click.option("--part", default="", help="Draw only the nodes of this name, e.g. encoder.0 (dot, svg).")
-@click.option("--for", "for_tool", type=click.Choice(list(TOOLS)), help="As this tool reads .nir files.")
+@click.option(
+    "--for", "for_tool", metavar=f"[{'|'.join(IMPORTS)}]", help="As the import of this tool reads .nir files."
+)
 @click.option(
     "--with-inputs",
     type=SAMPLES,
@@ -174,10 +177,13 @@ def _print(report: dict[str, Any]) -> None:
         f"wrote {report['output']}: {_size(report['bytes'])} for {_size(report['weight_bytes'])} of weights, "
         f"{report['nodes']} nodes, {report['seconds']:.1f} s with loading libraries"
     )
-    for told in report.get("told", ()):
+    for told in _alike(report.get("told", ())):
         click.echo(f"- beside the file: {told}")
     if "standard_nodes" in report:
-        click.echo(f"{report['standard_nodes']} of them are NIR nodes or sums, the others are in the metadata")
+        standard, nodes = report["standard_nodes"], report["nodes"]
+        said = "all of them are" if standard == nodes else f"{standard} of them {'is' if standard == 1 else 'are'}"
+        beside = "" if standard == nodes else f", {nodes - standard} {'is' if nodes - standard == 1 else 'are'} not"
+        click.echo(f"{said} NIR nodes or sums{beside}; its metadata hold the whole network")
         for what in report["beyond_nir"]:
             click.echo(f"- NIR alone does not carry: {what}")
     if vectors := report.get("vectors"):
@@ -186,6 +192,16 @@ def _print(report: dict[str, Any]) -> None:
             f"{vectors['inputs']} inputs ({vectors['source']}) in {entering}; what {vectors['layers']} neuron "
             f"layers send on them, {vectors['spikes']} spikes, in {sent}"
         )
+
+
+def _alike(told: Iterable[str]) -> Iterator[str]:
+    """What is said of several layers in one line."""
+    layers: dict[str, list[str]] = {}
+    for line in told:
+        name, has, what = line.partition(" has ")
+        layers.setdefault(has + what, []).append(name) if has else layers.setdefault(line, [])
+    for what, names in layers.items():
+        yield listing(names) + what
 
 
 def _print_quantisation(report: dict[str, Any], each: bool) -> None:

@@ -17,7 +17,7 @@ import click
 from neurotool import __version__
 from neurotool.errors import NeurotoolError, NeurotoolWarning
 
-LONGEST_ERROR = 260
+LONGEST_ERROR, LONGEST_USAGE_ERROR = 290, 250
 """Characters: errors quote what was given, which may be anything. With what is put around it a line has at most 300."""
 
 
@@ -102,7 +102,7 @@ def _usage_errors_on_one_line() -> Iterator[None]:
         if type(error).__name__ == "NoArgsIsHelpError":  # click >= 8.2: not an error, prints the help
             raise
         command = error.ctx.command_path if error.ctx else "neurotool"
-        message = _line(error.format_message())
+        message = _line(error.format_message(), LONGEST_USAGE_ERROR)
         stop = "" if message.endswith((".", "?")) else "."
         raise _UsageError(f"{message}{stop} See `{command} --help`") from error
 
@@ -115,12 +115,12 @@ def _say_error(error: BaseException) -> int:
     return exit_code
 
 
-def _line(message: str) -> str:
-    """The message on one line of at most LONGEST_ERROR characters; what is left out is the middle."""
+def _line(message: str, longest: int = LONGEST_ERROR) -> str:
+    """The message on one line of at most so many characters; what is left out is the middle."""
     message = " ".join(message.split())
-    if len(message) <= LONGEST_ERROR:
+    if len(message) <= longest:
         return message
-    half = LONGEST_ERROR // 2 - 2
+    half = longest // 2 - 2
     return f"{message[:half]} … {message[-half:]}"
 
 

@@ -83,7 +83,7 @@ tokenizer_option = click.option(
     "--tokenizer", type=PATH, help="A .ckpt whose tokenizer and task read texts for a file without."
 )
 time_steps_option = click.option(
-    "--time-steps", "-T", type=TIME_STEPS, help="T of a foreign .nir file; another T for a checkpoint."
+    "--time-steps", "-T", type=TIME_STEPS, help="T of a foreign .nir file; of others another than their own."
 )
 
 

@@ -243,7 +243,8 @@ def _text(report: dict[str, Any]) -> str:
     if report["source"].startswith("given") or any("input" in one for one in predictions):
         lines += map(shown, predictions)
     if "logits" in report and report["logits"] is None:
-        lines.append("the network has no readout and predicts nothing; --record LAYER keeps what a layer sends")
+        kept = "" if "recording" in report else "; --record LAYER keeps what a layer sends"
+        lines.append(f"the network has no readout and predicts nothing{kept}")
     elif "logits" in report:
         lines += ["logits " + "  ".join(f"{value:.4g}" for value in one) for one in report["logits"]]
     lines += [f"{name}: {value:.4f}" for name, value in report.get("metrics", {}).items()]

@@ -100,6 +100,8 @@ def validate(
 
     precision: Any = "as used" if as_used else "float32" if float32 else "float64"
     steps, how = opening.pop("time_steps"), {"given": given, "tolerance": tolerance, "precision": precision}
+    if is_recording(a):
+        raise ConfigError(f"{a}: holds spikes, and comes second: the model that is to send them first")
     if is_recording(b):
         model = open_file(a, time_steps=steps, given=given, tokenizer=tokenizer, **opening)
         compared = compare_with_recorded((model, executors[0]), b, **how)
