@@ -78,7 +78,7 @@ def _decision(integers: IntegerArithmetic, name: str) -> Decision | None:
         x = driven(x)
         return integers.closed_form(name, integers.at_port(name, 0, nonlinear.gelu(x)) if between else x)
 
-    width = graph.shapes()[head][-1]
+    width = int(graph.shapes()[head][-1])
     lowest = -np.broadcast_to(farthest, (width,))
     turn = _first(lambda x: driven(x) >= nonlinear.GELU_TURNS, lowest, 1 - lowest) if between else lowest
     levels = np.arange(-most + 1 if node.signed else 1, most + 1)[:, None]
