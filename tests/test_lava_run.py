@@ -279,7 +279,7 @@ def test_ctrl_c_and_a_killed_parent_leave_no_process_and_no_job(tmp_path: Path, 
     mark = uuid.uuid4().hex
     python = broken_python(tmp_path, "import time; time.sleep(600)")
     code = INTERRUPTED.format(tests=str(Path(__file__).parent), python=python)
-    folder = tmp_path / "temporary"
+    folder = tmp_path / "t"  # the path of a socket below it must stay short
     folder.mkdir()
     environment = {**os.environ, "NEUROTOOL_TEST_MARK": mark, "TMPDIR": str(folder)}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
