@@ -512,7 +512,7 @@ def test_missing_and_impossible_conventions(file: Path) -> None:
     for missing, message in (
         ("reset", "give --reset"),
         ("time_step", "give --time-step DT"),
-        ("time_steps", "give --time-steps T"),
+        ("time_steps", "give -T STEPS"),
     ):
         with pytest.raises(GraphError, match=message):
             read_nir(file, **FOREIGN | {missing: None})
