@@ -315,7 +315,7 @@ def test_a_run_folder_that_is_removed_at_some_moment(
 
 
 def test_a_run_folder_that_is_removed_meanwhile(run_options: Callable[..., list[str]], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "neurotool", "train", *run_options("--epochs", "2000")]
+    command = [sys.executable, "-m", "neurotool", "train", *run_options("--epochs", "2000", "--compile", "off")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr
         for line in process.stderr:

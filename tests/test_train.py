@@ -273,7 +273,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_on_the_command_line(run_options: Callable[..., list[str]], make_plan: MakePlan) -> None:
-    options = ("--epochs", "2000")
+    options = ("--epochs", "2000", "--compile", "off")
     command = [sys.executable, "-m", "neurotool", "train", *run_options(*options)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stderr and process.stdout
