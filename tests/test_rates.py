@@ -38,14 +38,15 @@ def test_every_trained_parameter_has_the_rate_of_its_depth(kind: str) -> None:
             assert group["weight_decay"] == (0.01 if name in decayed else 0), name
             seen[name] = group["lr"]
     assert seen.keys() == {name for name, parameter in distiller.named_parameters() if parameter.requires_grad}
-    depth = len(student.layers) + 1
+    depth = student.config.num_hidden_layers + 1
     for name, rate in seen.items():
         if name.startswith("student.embedding"):
             assert rate == 0.1 * 0.5**depth, name
-        elif name.startswith("student.layers."):
+        elif name.startswith(("student.layers.", "student.blocks.")):
             assert rate == 0.1 * 0.5 ** (depth - 1 - int(name.split(".")[2])), name
         else:
             assert rate == 0.1, name
+    assert len(set(seen.values())) == depth + 1
     assert {seen["fit.weight" if student.hands_on_rates else "fit.0.0.weight"], seen["student.classifier.bias"]} == {
         0.1
     }

@@ -9,7 +9,7 @@ from torch import nn
 
 from neurotool.student import Student
 
-_PART = re.compile(r"student\.(?:(?P<embedding>embedding)|layers\.(?P<layer>\d+)\.)")
+_PART = re.compile(r"student\.(?:(?P<embedding>embedding)|(?:layers|blocks)\.(?P<layer>\d+)\.)")
 
 
 def parameter_groups(
@@ -22,9 +22,10 @@ def parameter_groups(
     distiller: holds the student as `student`. decayed: names of parameters with weight decay.
     """
     groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    layers = student.config.num_hidden_layers
     for name, parameter in distiller.named_parameters():
         if parameter.requires_grad:
-            groups[_depth(name, len(student.layers)) if decay != 1 else 0, name not in decayed].append(parameter)
+            groups[_depth(name, layers) if decay != 1 else 0, name not in decayed].append(parameter)
     return [
         {"params": groups[depth, plain], "lr": rate * decay**depth, "weight_decay": 0.0 if plain else weight_decay}
         for depth, plain in sorted(groups)
