@@ -1,8 +1,8 @@
 """Can a network of SpikeBERT's form compare two sentences? Small students, from random weights, on pairs of four words:
 B holds A's words in another order, or none of them, which no bag of single words tells. Fresh pairs in every step.
 
-    python benchmarks/two_sentences.py ann no-softmax dense spikebert norm ternary-norm
-    python benchmarks/two_sentences.py --data MRPC norm     # untrained, as it starts from its teacher
+    python benchmarks/two_sentences.py ann no-softmax dense spikebert norm softmax ternary-softmax
+    python benchmarks/two_sentences.py --data MRPC softmax    # untrained, as it starts from its teacher
 
 ann: BERT's encoder; no-softmax: its scores as they are, divided by the tokens; dense: SpikeBERT's network with the
 steady state of its rates in place of spikes; the others: SpikeBERT, T = 4.
@@ -23,10 +23,12 @@ from neurotool.student.emission import SteadyState
 from neurotool.tasks import load_data, tokenise
 from neurotool.texts import INPUTS, pad
 from neurotool.train.initialise import copy_teacher
+from neurotool.train.recipes import SELECTIVE
 from neurotool.train.teacher import DEMO_TEACHER, load_teacher
 
 WORDS, LENGTH = 24, 4
 NORM = {"attention_norm": True, "attention_v_threshold": 1.0}
+SOFTMAX = {"attention_softmax": True} | SELECTIVE
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ann": ("ann", {}),
     "no-softmax": ("ann", {}),
@@ -37,6 +39,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "norm": ("spikebert", NORM),
     "ternary": ("spikebert", {"spikes": "ternary"}),
     "ternary-norm": ("spikebert", NORM | {"spikes": "ternary"}),
+    "softmax": ("spikebert", SOFTMAX),
+    "ternary-softmax": ("spikebert", SOFTMAX | {"spikes": "ternary"}),
 }
 SHAPE = {
     "vocab_size": WORDS + 4,

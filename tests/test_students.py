@@ -41,6 +41,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "spikebert": {"model_type": "spikebert"},
     "spikebert ternary, no positions": {"model_type": "spikebert", "spikes": "ternary", "positions": "none"},
     "spikebert normed attention": {"model_type": "spikebert", "attention_norm": True, "attention_v_threshold": 1.0},
+    "spikebert softmax": {"model_type": "spikebert", "attention_softmax": True, "attention_v_threshold": 0.47},
+    "spikebert ternary softmax": {
+        "model_type": "spikebert",
+        "spikes": "ternary",
+        "attention_softmax": True,
+        "attention_v_threshold": 0.47,
+    },
     "spikebert hard reset": {"model_type": "spikebert", "reset": "hard", "learn_v_threshold": True},
     "ann": {"model_type": "ann"},
     "snn-textcnn": {"model_type": "snn-textcnn", "channels": 5},

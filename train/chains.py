@@ -17,14 +17,14 @@ from neurotool.train.teacher import TeacherOutput
 _SAME_NAME = (
     *("hidden_size", "intermediate_size", "time_steps", "schedule", "spikes", "leak", "reset", "v_init", "dead_zone"),
     *("pooling", "feedback", "kernel_sizes", "channels", "lookahead", "taps", "positions", "activation"),
-    *("attention_v_threshold", "attention_scale", "attention_norm"),
+    *("attention_v_threshold", "attention_scale", "attention_norm", "attention_softmax"),
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}
 """Options of the command, and the settings of the other student that are their defaults."""
 _PLANNED = ("event_target", "prune", "prune_scope", "weight_bits", "integer_aware")
 _FIXED = (
     *("model_type", "spikes", "schedule", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"),
-    *("taps",),
+    *("taps", "attention_norm", "attention_softmax"),
 )
 """What the next student has in common with the one it starts from."""
 

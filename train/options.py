@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotool.errors import ConfigError
-from neurotool.train.recipes import BASE, RECIPES, default, teacher_default
+from neurotool.train.recipes import BASE, RECIPES, SELECTIVE, default, teacher_default
 
 if TYPE_CHECKING:
     from neurotool.train.plan import StagePlan, TrainingPlan
@@ -34,7 +34,8 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.1,
     "compile": "auto",
     "seed": 42,
-    **dict.fromkeys(("feedback", "attention_norm", "bf16", "gradient_checkpointing", "cache_teacher", "fsdp"), False),
+    **dict.fromkeys(("feedback", "attention_norm", "attention_softmax"), False),
+    **dict.fromkeys(("bf16", "gradient_checkpointing", "cache_teacher", "fsdp"), False),
     **dict.fromkeys(("start_teaches", "integer_aware", "resume", "force"), False),
 }
 """Of what does not depend on the student (recipes.py) or the teacher."""
@@ -118,6 +119,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
         options["v_init"] = 0.5 if (options["schedule"], options["spikes"]) == ("phased", "binary") else 0.0
     if options["attention_norm"] and options["attention_v_threshold"] is None:
         options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
+    if options["attention_softmax"]:
+        options |= {name: value for name, value in SELECTIVE.items() if options[name] is None}
     as_given = {field.name: options[field.name] for field in fields(TrainingPlan) if field.name in options}
     return TrainingPlan(
         **as_given
@@ -160,6 +163,7 @@ def _student(options: Mapping[str, Any]) -> dict[str, Any]:
         "attention_v_threshold": options["attention_v_threshold"],
         "attention_scale": options["attention_scale"],
         "attention_norm": options["attention_norm"] or None,
+        "attention_softmax": options["attention_softmax"] or None,
         "positions": options["positions"],
         "kernel_sizes": options["kernel_sizes"],
         "channels": options["channels"],

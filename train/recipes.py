@@ -57,6 +57,9 @@ _UNTAUGHT = {
     "hard_weight": 1.0,
 }
 
+SELECTIVE = {"attention_scale": 0.5, "attention_v_threshold": 0.5}
+"""Of SpikeBERT's attention with a softmax: scores are counts, of a few coincidences, and the neurons read means of spikes."""
+
 RECIPES = {
     "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),
     # Weights and rates: arXiv 2308.15122, section 4; `inner_share` makes .1 of the two feature weights in stage 2.

@@ -186,10 +186,19 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--tau-syn", help="spikes: of synaptic currents, steps, or learned; none: LIF.  [default: learned]")
 @click.option("--tau-mem", help="spikes: of potentials, steps, or learned.  [default: learned]")
 @click.option("--time-step", type=float, help="spikes: length of a step, in the recordings' unit of time.")
-@click.option("--attention-v-threshold", type=float, help="spikebert: of attention neurons.  [default: 0.25, normed 1]")
-@click.option("--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125]")
+@click.option(
+    "--attention-v-threshold",
+    type=float,
+    help="spikebert: of attention neurons.  [default: 0.25, normed 1, softmax 0.5]",
+)
+@click.option(
+    "--attention-scale", type=float, help="spikebert: factor of attention products.  [default: 0.125, softmax 0.5]"
+)
 @click.option(
     "--attention-norm", is_flag=True, help="spikebert: a LayerNorm of attention products, which grow with the tokens."
+)
+@click.option(
+    "--attention-softmax", is_flag=True, help="spikebert: a softmax of attention scores, which pairs of texts need."
 )
 @click.option(
     "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"

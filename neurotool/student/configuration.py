@@ -127,9 +127,11 @@ class SpikeBertConfig(StudentConfig):
     """SpikeBERT, and Spikformer where it is trained without a teacher. Defaults are the paper's (arXiv 2308.15122).
 
     attention_v_threshold: of the neurons that read the attention products, in place of v_threshold.
-    attention_scale: factor of those products, which no softmax bounds.
+    attention_scale: factor of those products, which no softmax bounds; with one, of the scores that it reads.
     attention_norm: a LayerNorm of those products. Without it, as in the paper, they grow with the number of tokens, and
       the neurons of a long text, such as a pair of sentences, fire at every step whatever it says.
+    attention_softmax: a softmax of the scores, at every time step those of that step's spikes. Sums weigh every token
+      by its coincidences, and cannot select one; this can, as comparing two sentences needs.
     positions: learned positions added to the embedding; with none, as in the paper, the order of words is not seen.
     """
 
@@ -141,6 +143,7 @@ class SpikeBertConfig(StudentConfig):
     attention_v_threshold: float | int = 0.25
     attention_scale: float | int = 0.125
     attention_norm: bool = False
+    attention_softmax: bool = False
     positions: str = "learned"
 
     def check(self) -> None:
@@ -148,6 +151,10 @@ class SpikeBertConfig(StudentConfig):
         positive("attention_v_threshold", self.attention_v_threshold)
         positive("attention_scale", self.attention_scale)
         one_of("positions", self.positions, get_args(Positions))
+        if self.attention_norm and self.attention_softmax:
+            raise ConfigError(
+                "attention_norm and attention_softmax: a softmax's means need no norm; choose one of them"
+            )
         if self.num_hidden_layers > MOST_BLOCKS:
             raise ConfigError(f"num_hidden_layers is {self.num_hidden_layers}: it must be at most {MOST_BLOCKS}")
 

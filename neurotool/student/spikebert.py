@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
-from neurotool.graph import Add, Graph, GraphBuilder, MatMul, Scale
+from neurotool.graph import Add, Graph, GraphBuilder, MatMul, Scale, Softmax
 from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node, norm_node
 from neurotool.student.configuration import SpikeBertConfig
 from neurotool.student.emission import Emission, NeuronLayer, Unrolled
@@ -29,6 +29,7 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         super().__init__()
         hidden, intermediate = config.hidden_size, config.intermediate_size
         self.num_heads, self.attention_scale = config.num_attention_heads, config.attention_scale
+        self.softmax = config.attention_softmax
 
         def neurons(name: str, v_threshold: float = config.v_threshold, width: int = hidden) -> NeuronLayer:
             learned, channels = config.learn_v_threshold, config.own_thresholds(width)
@@ -81,11 +82,18 @@ class SpikeBertBlock(GradientCheckpointingLayer):
 
     def _run(self, x: Tensor, mask: Tensor, spikes: Callable[[str, Tensor], Tensor]) -> Tensor:
         query, key, value = (self._split(spikes(part, x)) for part in ("query", "key", "value"))
-        scores = query @ key.transpose(-1, -2) * mask[:, None, None].to(x.dtype)
-        context = scores @ value
-        attention = spikes("attention", context.transpose(1, 2).reshape(x.shape) * self.attention_scale)
+        context = self._attend(query, key, value, mask).transpose(1, 2).reshape(x.shape)
+        attention = spikes("attention", context)
         x = x + spikes("self_output", attention)
         return x + spikes("output", spikes("intermediate", x))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """What each query reads, all (batch, heads, tokens, head width)."""
+        scores = query @ key.transpose(-1, -2)
+        if not self.softmax:
+            return scores * mask[:, None, None].to(scores.dtype) @ value * self.attention_scale
+        scores = (scores * self.attention_scale).masked_fill(mask[:, None, None] == 0, -torch.inf)
+        return torch.softmax(scores, -1).to(value.dtype) @ value
 
     def _of(self, part: str) -> tuple[nn.Linear | None, nn.LayerNorm | None, NeuronLayer]:
         """What makes the spikes of a part."""
@@ -101,11 +109,16 @@ class SpikeBertBlock(GradientCheckpointingLayer):
 
         query, key, value = (spikes(part, x) for part in ("query", "key", "value"))
         scores = build.add(f"{name}.scores", MatMul(self.num_heads, transpose_b=True), query, key)
-        context = build.add(f"{name}.context", MatMul(self.num_heads), scores, value)
-        scaled = build.add(f"{name}.context.scale", Scale(float(self.attention_scale)), context)
+        if self.softmax:
+            scaled = build.add(f"{name}.scores.scale", Scale(float(self.attention_scale)), scores)
+            probabilities = build.add(f"{name}.softmax", Softmax(), scaled)
+            read = build.add(f"{name}.context", MatMul(self.num_heads), probabilities, value)
+        else:
+            context = build.add(f"{name}.context", MatMul(self.num_heads), scores, value)
+            read = build.add(f"{name}.context.scale", Scale(float(self.attention_scale)), context)
         if self.attention_norm is not None:
-            scaled = build.add(f"{name}.context.norm", norm_node(self.attention_norm), scaled)
-        attention = build.add(f"{name}.attention", neuron_node(self.attention_neurons), scaled)
+            read = build.add(f"{name}.context.norm", norm_node(self.attention_norm), read)
+        attention = build.add(f"{name}.attention", neuron_node(self.attention_neurons), read)
         x = build.add(f"{name}.self_output.add", Add(), x, spikes("self_output", attention))
         return build.add(f"{name}.output.add", Add(), x, spikes("output", spikes("intermediate", x)))
 
