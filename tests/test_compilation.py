@@ -78,6 +78,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "learn_v_threshold": True,
         "attention_norm": True,
     },
+    "spikebert softmax": {"model_type": "spikebert", "attention_softmax": True},
 }
 
 

@@ -222,6 +222,10 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
     [
         ({"schedule": "phased"}, "schedule is 'phased': choose one of concurrent"),
         ({"attention_v_threshold": 0}, "attention_v_threshold is 0: it must be a positive number"),
+        (
+            {"attention_norm": True, "attention_softmax": True},
+            "attention_norm and attention_softmax: .*; choose one of them",
+        ),
         ({"positions": "sine"}, "positions is 'sine': choose one of learned, none"),
         ({"leak": 1.5}, "leak is 1.5: it must be in"),
     ],
@@ -286,10 +290,11 @@ def test_a_textcnn_by_hand() -> None:
     assert output.logits.tolist() == [[2 / 4, (1 / 4 + 0) / 2]]
 
 
-@pytest.mark.parametrize("normed", [True, False])
-def test_normed_attention_does_not_grow_with_the_text(normed: bool) -> None:
+@pytest.mark.parametrize("attention", ["sum", "norm", "softmax"])
+def test_only_sums_of_attention_grow_with_the_text(attention: str) -> None:
     """Every token twice, without positions: the sums over tokens double, and nothing else changes."""
-    student = make("spikebert normed attention", positions="none", attention_norm=normed, max_position_embeddings=18)
+    form = {"attention_norm": attention == "norm", "attention_softmax": attention == "softmax"}
+    student = make("spikebert", positions="none", max_position_embeddings=18, attention_v_threshold=0.97, **form)
     student = student.double()
     for module in student.modules():
         if isinstance(module, torch.nn.LayerNorm):
@@ -297,8 +302,19 @@ def test_normed_attention_does_not_grow_with_the_text(normed: bool) -> None:
     with torch.no_grad():
         once, twice = student(IDS[:1]).rates, student(IDS[:1].repeat(1, 2)).rates
     grows = twice["encoder.0.attention"][:, :9].mean() - once["encoder.0.attention"].mean()
-    if normed:
+    if attention != "sum":
         for name, rate in once.items():
             torch.testing.assert_close(twice[name][:, :9], rate, msg=name)
     else:
         assert grows > 0.05
+
+
+def test_a_softmax_reads_the_token_with_the_most_coincidences() -> None:
+    """Where scores are scaled up: two keys and a third, which is padding, share 1, 2 and 3 spikes with the first query;
+    the second query has no spikes, and reads the mean."""
+    block = make("spikebert softmax", attention_scale=50.0).layers[0]
+    query = torch.tensor([[1.0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])[None, None]
+    key = torch.tensor([[0.0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])[None, None]
+    value = torch.eye(3)[None, None]
+    read = block._attend(query, key, value, torch.tensor([[1, 1, 0]]))[0, 0]
+    torch.testing.assert_close(read[:2], torch.tensor([[0.0, 1, 0], [0.5, 0.5, 0]]))

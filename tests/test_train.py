@@ -531,8 +531,13 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("--student", "spikebert", "--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
         (
             ("--student", "spikebert", "--attention-weight", "1"),
-            "student spikebert has no softmax",
+            "student spikebert hands on no attention to compare",
         ),
+        (
+            ("--student", "spikebert", "--attention-norm", "--attention-softmax"),
+            "attention_norm and attention_softmax: .*; choose one of them",
+        ),
+        (("--attention-softmax",), "--attention-softmax: student spikingbert has no such setting"),
         (("--student", "spikformer", "--corpus", "demo"), "stage general has no loss: .*; give one, or no --corpus"),
         (("--time-steps", "1" + "0" * 20), "time_steps is 10+: it must be 1 to 65536"),
         (("--layers", "1" + "0" * 20), "num_hidden_layers is 10+: it must be 1 to 256"),

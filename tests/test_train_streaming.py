@@ -68,7 +68,7 @@ def test_a_streaming_student_learns(streaming_plan: MakePlan, kind: str, options
         (("--lookahead", "-1"), "lookahead is -1: it must be 0 to 1024"),
         (("--taps", "65"), "taps is 65: it must be 0 to 64"),
         (("--event-target", "0.2"), "--event-target: with schedule concurrent there are no single windows"),
-        (("--attention-weight", "1"), "--attention-weight, --relation-weight: student streaming has no softmax"),
+        (("--attention-weight", "1"), "--attention-weight, --relation-weight: student streaming hands on no"),
     ],
 )
 def test_what_a_streaming_student_lacks(streaming_plan: MakePlan, options: tuple[str, ...], message: str) -> None:

@@ -80,7 +80,7 @@ def test_the_embedding_is_the_teachers_where_widths_agree(textcnn_plan: MakePlan
         (("--positions", "none"), "--positions none: student snn-textcnn has no such setting"),
         (
             ("--attention-weight", "1"),
-            "--attention-weight, --relation-weight: student snn-textcnn has no softmax to",
+            "--attention-weight, --relation-weight: student snn-textcnn hands on no attention to",
         ),
         (("--hidden-weight", "1"), "--hidden-weight: student snn-textcnn has only its embedding to compare; give 0"),
         (("--layer-map", "0,1"), "--layer-map 0,1: give 1 numbers"),

@@ -320,7 +320,7 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     attention = any(stage.weights.attention_needed for stage in plan.stages)
     if attention and not kind.supports_attention_loss:
         raise ConfigError(
-            f"--attention-weight, --relation-weight: student {plan.model_type} has no softmax to compare; give 0"
+            f"--attention-weight, --relation-weight: student {plan.model_type} hands on no attention to compare; give 0"
         )
     if any(stage.weights.prefix for stage in plan.stages) and not kind.answers_every_token:
         raise ConfigError(f"--prefix-weight: student {plan.model_type} answers once a text; leave it out")

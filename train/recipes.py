@@ -58,7 +58,7 @@ _UNTAUGHT = {
 }
 
 SELECTIVE = {"attention_scale": 0.5, "attention_v_threshold": 0.5}
-"""Of SpikeBERT's attention with a softmax: scores are counts, of a few coincidences, and the neurons read means of spikes."""
+"""Of SpikeBERT's attention with a softmax, which reads counts of coincidences; its neurons read means of spikes."""
 
 RECIPES = {
     "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),
