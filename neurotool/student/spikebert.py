@@ -2,7 +2,7 @@
 leaky neurons; trained by backpropagation through time. Trained without a teacher it is the Spikformer of that paper.
 
 Unlike the authors' code it leaves padding out and sees positions (`positions` none does not); on request it normalises
-what its attention sums up, which without a softmax grows with the number of tokens.
+what its attention sums up, which without a softmax grows with the number of tokens, or takes a softmax of the scores.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ class SpikeBertBlock(GradientCheckpointingLayer):
         return x + spikes("output", spikes("intermediate", x))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """What each query reads, all (batch, heads, tokens, head width)."""
+        """What each query reads, all (batch, heads, tokens, head width): sums, or means with weights from a softmax."""
         scores = query @ key.transpose(-1, -2)
         if not self.softmax:
             return scores * mask[:, None, None].to(scores.dtype) @ value * self.attention_scale
