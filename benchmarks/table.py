@@ -6,11 +6,11 @@ goes on. So the table can be filled in several sittings.
                                 [--seeds A,B] [--write FILE] [--latex FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
-unfinished runs. Ctrl-C or a kill stops it, --minutes too, and the same command goes on. The config (benchmarks/table.json) names
-students and data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone,
-and students that are for some data sets only, with the first of their seeds. A cell that was trained with other options
-than the config's is named and left out: delete its files to train it again. --write puts the table between its two
-markers in FILE, which bear the config's name where it is not benchmarks/table.json.
+unfinished runs. Ctrl-C or a kill stops it, --minutes too, and the same command goes on. The config
+(benchmarks/table.json) names students and data sets with the options of `neurotool train` that belong to them, seeds
+where these are not 42 alone, and students that are for some data sets only, with the first of their seeds. A cell that
+was trained with other options than the config's is named and left out: delete its files to train it again. --write puts
+the table between its two markers in FILE, which bear the config's name where it is not benchmarks/table.json.
 
 A student's options may name another student in braces, `--start-from {ternary}`: the checkpoint of that one, of the
 same data set and seed, for which it waits. Name it after the other in the config.
