@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from neurotool.checkpoint import read_checkpoint, write_checkpoint
 from neurotool.errors import ConfigError
+from neurotool.student import SpikeBertConfig, SpikeBertForSequenceClassification
 from neurotool.student.serialise import load_student
 from neurotool.train.chains import StudentTeacher, inherited, start_from
 from neurotool.train.pipeline import train
@@ -70,6 +72,23 @@ def test_another_kind_of_student_is_refused(first: Path, change: dict, message: 
     student = type(other.model)(type(other.model.config)(**other.model.config.to_dict() | change))
     with pytest.raises(ConfigError, match=message):
         start_from(first, student, other.tokenizer)
+
+
+def test_the_form_of_the_attention_stays(
+    write_untrained: Callable[..., Path], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = SpikeBertConfig(vocab_size=len(tokenizer), max_position_embeddings=24, attention_softmax=True, **sizes)
+    student = SpikeBertForSequenceClassification(config)
+    path = write_untrained(tmp_path / "selective.ckpt", student.eval(), **sizes)
+    assert inherited(path)["attention_softmax"] is True
+    assert load_student(path).model.layers[0].softmax
+    summing = SpikeBertForSequenceClassification(
+        SpikeBertConfig(**load_student(path).model.config.to_dict() | {"attention_softmax": False})
+    )
+    with pytest.raises(ConfigError, match="its attention_softmax is True, here False"):
+        start_from(path, summing, tokenizer)
 
 
 def test_thresholds_of_channels_stay_of_channels(first: Path, tmp_path: Path) -> None:

@@ -106,6 +106,22 @@ def test_all_stages(make_plan: MakePlan, tmp_path: Path) -> None:
     assert logged - {"teacher"} == {"general", "inner", "prediction"}  # the teacher may be cached
 
 
+@pytest.mark.parametrize(
+    ("options", "scale", "v_threshold"),
+    [
+        ((), None, None),
+        (("--attention-softmax",), 0.5, 0.5),
+        (("--attention-softmax", "--attention-scale", "2"), 2, 0.5),
+    ],
+)
+def test_what_a_softmax_reads_has_a_scale_of_its_own(
+    make_plan: MakePlan, options: tuple[str, ...], scale: float | None, v_threshold: float | None
+) -> None:
+    student = make_plan("--student", "spikebert", *options).student
+    assert (student.get("attention_scale"), student.get("attention_v_threshold")) == (scale, v_threshold)
+    assert student.get("attention_softmax") is (True if options else None)
+
+
 def test_the_two_stages_of_spikebert(make_plan: MakePlan, tmp_path: Path) -> None:
     """Unlabelled text teaches features only, the task features, logits and labels, by the weights of the paper; one MLP
     for each layer that is taught, thrown away at the end."""
