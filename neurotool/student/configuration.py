@@ -130,8 +130,8 @@ class SpikeBertConfig(StudentConfig):
     attention_scale: factor of those products, which no softmax bounds; with one, of the scores that it reads.
     attention_norm: a LayerNorm of those products. Without it, as in the paper, they grow with the number of tokens, and
       the neurons of a long text, such as a pair of sentences, fire at every step whatever it says.
-    attention_softmax: a softmax of the scores, at every time step those of that step's spikes. Sums weigh every token
-      by its coincidences, and cannot select one; this can, as comparing two sentences needs.
+    attention_softmax: a softmax of the scores, at every time step those of that step's spikes. Sums weigh
+      each token by its coincidences, however many the others are; this can select one of many.
     positions: learned positions added to the embedding; with none, as in the paper, the order of words is not seen.
     """
 
