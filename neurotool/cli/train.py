@@ -198,7 +198,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
     "--attention-norm", is_flag=True, help="spikebert: a LayerNorm of attention products, which grow with the tokens."
 )
 @click.option(
-    "--attention-softmax", is_flag=True, help="spikebert: a softmax of attention scores, which helps on pairs of texts."
+    "--attention-softmax", is_flag=True, help="spikebert: a softmax of attention scores, which then select tokens."
 )
 @click.option(
     "--positions", type=click.Choice(["learned", "none"]), help="spikebert: none is the paper's.  [default: learned]"
