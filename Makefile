@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := train export lava_runtime energy
 DEMO := model.ckpt
+# A file's tests stay together: they share what its fixtures made.
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
 NO_DEPS := lava-nc lava-dl neurobench norse snntorch
 
@@ -24,13 +26,13 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(TESTS) -m 'not slow'
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 lint: install
 	$(BIN)/ruff check .

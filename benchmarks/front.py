@@ -2,10 +2,10 @@
 matched rival, from what benchmarks/table.py left of the students of benchmarks/front.json. No checkpoint is needed:
 each cell's JSON holds the shape of the student and what was active in it.
 
-    python benchmarks/front.py FOLDER [--write docs/results.md] [--plot docs/front.svg]
+    python benchmarks/front.py FOLDER [--graded] [--write docs/results.md] [--plot docs/front.svg]
 
-Rows are means over the seeds that are there. The row `… graded` is the same student whose windows are sent as one
-message each, with a count as payload. Weights that are 0 are not skipped here; `neurotool energy report
+Rows are means over the seeds that are there. --graded adds to each the row of the same student whose windows are sent
+as one message each, with a count as payload. Weights that are 0 are not skipped here; `neurotool energy report
 --skip-zero-weights` needs the checkpoint.
 """
 
@@ -28,7 +28,8 @@ from neurotool.errors import NeurotoolError
 from neurotool.files import replacing
 from neurotool.graph import Graph
 from neurotool.graph.graded import graded
-from neurotool.student import STUDENTS
+from neurotool.student import STUDENTS, Student
+from neurotool.train.compression import compressible
 
 RIVALS = {
     "arithmetic fp32: dense": (ARITHMETIC, "fp32", "spike", TWIN, False),
@@ -43,13 +44,18 @@ RIVALS = {
     "hybrid: skipping": (MEMORY, "int8", "output-stationary", ZERO_SKIPPING, True),
 }
 """Column -> cost model, number format, dataflow of both sides, rival, and whether layers may be dense."""
-HEADER = ("data", "student", "teacher", "student's", "kept", "spikes", "events", *RIVALS, "seeds")
+HEADER = ("data", "student", "teacher", "student's", "kept", "zero weights", "spikes", "events", *RIVALS, "seeds")
+
+
+def student_of(record: Mapping[str, Any]) -> Student:
+    """Of its shape: a cell's JSON holds no weights."""
+    kind = STUDENTS[record["config"]["model_type"]]
+    return kind(kind.config_class(**record["config"]))
 
 
 def counts_of(record: Mapping[str, Any], messages: bool) -> Counts:
     """Of a cell's JSON; messages: of the same student with graded messages."""
-    kind = STUDENTS[record["config"]["model_type"]]
-    graph = kind(kind.config_class(**record["config"])).to_graph()
+    graph = student_of(record).to_graph()
     activity = Activity.from_dict(record["activity"])
     if messages:
         graph, activity = as_messages(graph, activity)
@@ -80,6 +86,13 @@ def shares(counts: Counts) -> dict[str, float]:
     return found
 
 
+def zero_weights(record: Mapping[str, Any]) -> float:
+    """Share of the weights between neuron layers that are 0."""
+    sizes = {name: layer.weight.numel() for name, layer in compressible(student_of(record))}
+    zeros: dict[str, float] = record["zeros"]
+    return sum(zeros.get(f"{name}.weight", 0.0) * size for name, size in sizes.items()) / sum(sizes.values())
+
+
 def figures(record: Mapping[str, Any], messages: bool = False) -> dict[str, float]:
     """Numbers of one seed by column."""
     measured, counts = record["figures"], counts_of(record, messages)
@@ -87,6 +100,7 @@ def figures(record: Mapping[str, Any], messages: bool = False) -> dict[str, floa
         "teacher": measured["teacher"],
         "student's": measured["student"],
         "kept": measured["kept"],
+        "zeros": zero_weights(record),
         "spikes": counts.spikes_per_synapse,
         "events": measured["events_per_synapse"],
         **shares(counts),
@@ -116,7 +130,8 @@ def line(data: str, student: str, seeds: list[dict[str, float]]) -> str:
     accuracies = [100 * seed["student's"] for seed in seeds]
     spread = f" ± {statistics.stdev(accuracies):.1f}" if len(seeds) > 1 else ""
     cells = [data, student, f"{100 * mean['teacher']:.1f}", f"{statistics.fmean(accuracies):.1f}{spread}"]
-    cells += [f"{100 * mean['kept']:.1f} %", f"{mean['spikes']:.3f}", f"{mean['events']:.3f}"]
+    cells += [f"{100 * mean['kept']:.1f} %", f"{100 * mean['zeros']:.0f} %"]
+    cells += [f"{mean['spikes']:.3f}", f"{mean['events']:.3f}"]
     cells += [f"{100 * mean[column]:.1f} %" for column in RIVALS]
     return f"| {' | '.join([*cells, str(len(seeds))])} |"
 
@@ -144,9 +159,10 @@ def plot(found: Mapping[tuple[str, str], list[dict[str, float]]], file: Path) ->
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--graded", "messages", is_flag=True, help="Rows of the same students with graded messages, too.")
 @click.option("--write", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Markdown file.")
 @click.option("--plot", "svg", type=click.Path(dir_okay=False, path_type=Path), help="SVG file.")
-def main(folder: Path, file: Path | None, svg: Path | None) -> None:
+def main(folder: Path, messages: bool, file: Path | None, svg: Path | None) -> None:
     cells = read(folder)
     lines = [f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
     found = {}
@@ -154,7 +170,8 @@ def main(folder: Path, file: Path | None, svg: Path | None) -> None:
         try:
             found[data, student] = [figures(record) for record in records]
             lines.append(line(data, student, found[data, student]))
-            lines.append(line(data, f"{student} graded", [figures(record, messages=True) for record in records]))
+            if messages:
+                lines.append(line(data, f"{student} graded", [figures(record, messages=True) for record in records]))
         except NeurotoolError as error:
             raise click.ClickException(f"{data}-{student}: {error}") from error
     click.echo("\n".join(lines))

@@ -6,11 +6,11 @@ goes on. So the table can be filled in several sittings.
                                 [--seeds A,B] [--write FILE] [--latex FILE]
 
 DATA holds one folder a data set, each with train and validation files; FOLDER takes checkpoints, logs and the state of
-unfinished runs. Ctrl-C stops it, --minutes too, and the same command goes on. The config (benchmarks/table.json) names
-students and data sets with the options of `neurotool train` that belong to them, seeds where these are not 42 alone,
-and students that are for some data sets only, with the first of their seeds. A cell that was trained with other options
-than the config's is named and left out: delete its files to train it again. --write puts the table between its two
-markers in FILE, which bear the config's name where it is not benchmarks/table.json.
+unfinished runs. Ctrl-C or a kill stops it, --minutes too, and the same command goes on. The config
+(benchmarks/table.json) names students and data sets with the options of `neurotool train` that belong to them, seeds
+where these are not 42 alone, and students that are for some data sets only, with the first of their seeds. A cell that
+was trained with other options than the config's is named and left out: delete its files to train it again. --write puts
+the table between its two markers in FILE, which bear the config's name where it is not benchmarks/table.json.
 
 A student's options may name another student in braces, `--start-from {ternary}`: the checkpoint of that one, of the
 same data set and seed, for which it waits. Name it after the other in the config.
@@ -24,13 +24,14 @@ import json
 import math
 import os
 import shlex
+import signal
 import statistics
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product, zip_longest
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,14 @@ def in_turn(wanted: list[Cell], seed_by_seed: bool = False) -> list[Cell]:
         groups.setdefault((cell.data, cell.seed), []).append(cell)
     rounds = zip_longest(*groups.values())
     return [cell for of_round in rounds for cell in of_round if cell is not None]
+
+
+def stop(*_: object) -> None:
+    """What a kill does: the processes get the Ctrl-C that a terminal would have given them."""
+    for process in active_children():
+        if process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
+    raise KeyboardInterrupt
 
 
 def fill(
@@ -270,4 +279,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
     main()

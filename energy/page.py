@@ -184,15 +184,15 @@ def _conventions(report: Report) -> list[str]:
 
 def model_notes(report: Report) -> list[str]:
     """What the cost models leave out, and for how long a text their memories are sized."""
-    longest = max(report.counts.activity.lengths)
+    held = "one input"
+    if report.counts.graph.has_tokens:
+        held = (
+            f"the longest text, {max(report.counts.activity.lengths)} tokens; those of sums and potentials one token "
+            "where the node works token by token, and all of them at the upper end of a range"
+        )
     return [
         f"{a.model.name} leaves out: {'; '.join(a.model.leaves_out)}."
-        + (
-            f" Its memories of activations hold the longest text, {longest} tokens; those of sums and potentials one "
-            "token where the node works token by token, and all of them at the upper end of a range."
-            if a.model.memory
-            else ""
-        )
+        + (f" Its memories of activations hold {held}." if a.model.memory else "")
         for a in {account.model.name: account for account in report.accounts}.values()
     ]
 

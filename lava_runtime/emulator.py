@@ -26,7 +26,8 @@ from neurotool.lava_runtime.arithmetic import Arithmetic
 from neurotool.lava_runtime.decisions import Decision, decisions
 from neurotool.lava_runtime.entering import Entering, entering
 from neurotool.lava_runtime.floating import FloatArithmetic
-from neurotool.lava_runtime.integer import IntegerArithmetic, Overflow
+from neurotool.lava_runtime.integer import IntegerArithmetic
+from neurotool.lava_runtime.membranes import Overflow
 
 ELEMENTS_AT_ONCE = 2**18
 """Of the widest activation, where there are no tokens."""

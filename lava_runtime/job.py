@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from neurotool.executor import Run
 from neurotool.graph import Graph
 from neurotool.lava_runtime.entering import Entering
-from neurotool.lava_runtime.integer import Overflow
+from neurotool.lava_runtime.membranes import Overflow
 
 DESCRIPTION, ARRAYS, ERROR, SECONDS = "job.json", "job.safetensors", "error.json", "seconds.json"
 RECORDED = ("messages", "spikes", "potentials", "analog", "sent")

@@ -12,7 +12,7 @@ from neurotool.graph import Input, Neuron, Node, Readout, Stateful
 from neurotool.graph.nodes import State, sizes
 from neurotool.lava_runtime.emulator import arithmetic
 from neurotool.lava_runtime.entering import Entering
-from neurotool.lava_runtime.integer import Overflow
+from neurotool.lava_runtime.membranes import Overflow
 from neurotool.lava_runtime.network import Network, Part
 
 

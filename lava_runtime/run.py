@@ -16,8 +16,8 @@ from neurotool.graph import Graph, Neuron
 from neurotool.lava_runtime import compatibility
 from neurotool.lava_runtime.emulator import Emulator, arithmetic
 from neurotool.lava_runtime.entering import entering
-from neurotool.lava_runtime.integer import Overflow
 from neurotool.lava_runtime.job import ERROR, SECONDS, Job, foreign_modules, read_results, write_job
+from neurotool.lava_runtime.membranes import Overflow
 from neurotool.lava_runtime.session import run_in_own_session
 
 

@@ -104,10 +104,21 @@ def test_train_prints_its_result(run_options: RunOptions, tmp_path: Path) -> Non
     assert "prediction: epoch 3, validation accuracy" in result.stderr and "spiking rate" in result.stderr
 
 
+def test_a_target_that_was_not_reached_is_said(run_options: RunOptions) -> None:
+    options = ["train", *run_options("--epochs", "1", "--event-target", "0.05")]
+    result = run(*options)
+    assert result.exit_code == 0, result.output
+    density, *_, remedy = next(line for line in result.stdout.splitlines() if "events per synapse" in line).split()
+    assert 0.0515 < float(density) < 1 and remedy == "--start-from"
+    told = json.loads(run(*options, "--force", "--json").stdout)
+    assert told["events_per_synapse"] == pytest.approx(float(density), abs=5e-4)
+
+
 def test_train_json(run_options: RunOptions, tmp_path: Path) -> None:
     result = run("train", "--json", *run_options("--epochs", "1"))
     report = json.loads(result.stdout)
-    assert report.keys() == {"output", "teacher", "student", "mean_spiking_rate", "seconds"}
+    assert report.keys() == {"output", "teacher", "student", "mean_spiking_rate", "events_per_synapse", "seconds"}
+    assert report["events_per_synapse"] is None  # without a target
     assert report["output"] == str(tmp_path / "model.ckpt") and 0 < report["mean_spiking_rate"] < 1
 
 

@@ -22,11 +22,11 @@ from neurotool.cli.main import cli
 from neurotool.energy.costs import load_cost_model
 from neurotool.energy.counts import count
 from neurotool.energy.measure import measure
-from neurotool.energy.page import notes
+from neurotool.energy.page import model_notes, notes
 from neurotool.energy.report import build_report
 from neurotool.evaluation import evaluate
 from neurotool.export.nir import write_nir
-from neurotool.graph import Embedding, GraphBuilder, Linear, Neuron
+from neurotool.graph import Embedding, Graph, GraphBuilder, Input, Linear, Neuron
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.serialise import to_checkpoint
 from neurotool.tasks import load_data, tokenise
@@ -366,3 +366,19 @@ def test_notes_speak_of_what_there_is() -> None:
     said = " ".join(notes(build_report("m", "", counts, [load_cost_model("horowitz-45nm")])))
     assert "neuron updates too" in said
     assert not [word for word in ("norm", "softmax", "GELU", "biases") if word in said]
+
+
+def test_memories_are_sized_for_texts_where_there_are_texts() -> None:
+    def said(graph: Graph, of_one: dict[str, Any]) -> str:
+        counts = count(graph, *measure(graph, [of_one]))
+        return " ".join(model_notes(build_report("m", "", counts, [load_cost_model("horowitz-45nm-memory")])))
+
+    build = GraphBuilder()
+    build.add("s", Neuron(0.5), build.add("word", Embedding(np.ones((9, 4)))))
+    graph = build.build(time_steps=4, schedule="phased", tokens=6)
+    assert "the longest text, 2 tokens" in said(graph, {"input_ids": np.array([1, 5])})
+
+    build = GraphBuilder()
+    build.add("s", Neuron(0.5), build.add("linear", Linear(np.ones((3, 4))), build.add("in", Input((4,)))))
+    told = said(build.build(time_steps=4, schedule="concurrent"), {"values": {"in": np.ones((4,))}})
+    assert told.endswith("Its memories of activations hold one input.")

@@ -15,6 +15,7 @@ from neurotool.api.model import open_model
 from neurotool.checkpoint import read_checkpoint
 from neurotool.energy.dataflow import OUTPUT_STATIONARY
 from neurotool.energy.measure import measure
+from neurotool.graph import Linear
 from neurotool.graph.graded import graded
 
 
@@ -32,7 +33,8 @@ def front(repository: Path) -> ModuleType:
 def record(energy_checkpoint: Path) -> dict[str, Any]:
     content = read_checkpoint(energy_checkpoint)
     figures = {"teacher": 0.9, "student": 0.8, "kept": 8 / 9, "events_per_synapse": 0.25}
-    return {"figures": figures, "config": content.config, "activity": content.activity}
+    zeros = {"embeddings.word_embeddings.weight": 0.5, "layers.0.query.weight": 0.25}
+    return {"figures": figures, "config": content.config, "activity": content.activity, "zeros": zeros}
 
 
 def test_shares_are_those_of_the_report(front: ModuleType, record: dict[str, Any], energy_checkpoint: Path) -> None:
@@ -47,6 +49,8 @@ def test_shares_are_those_of_the_report(front: ModuleType, record: dict[str, Any
     assert found["output-stationary: skipping"] == pairs["horowitz-45nm-memory", "int8", "zero-skipping"]
     assert found["spikes"] == report.counts.spikes_per_synapse
     assert set(front.RIVALS) <= found.keys()
+    synapses = {name: node.weight.size for name, node in report.counts.graph.nodes.items() if isinstance(node, Linear)}
+    assert found["zeros"] == pytest.approx(synapses["encoder.0.query.linear"] / 4 / sum(synapses.values()))
 
 
 def test_graded_counts_are_those_of_the_graded_network(
@@ -73,13 +77,15 @@ def test_rows_are_means_of_seeds_in_the_order_of_the_config(
     (tmp_path / "sst2-bits-4-42.json").write_text('{"options": "not trained yet"}', encoding="utf-8")
     page, svg = tmp_path / "page.md", tmp_path / "front.svg"
     page.write_text("before\n<!-- front.py: begin -->\nold\n<!-- front.py: end -->\nafter\n", encoding="utf-8")
-    result = CliRunner().invoke(front.main, [str(tmp_path), "--write", str(page), "--plot", str(svg)])
+    result = CliRunner().invoke(front.main, [str(tmp_path), "--graded", "--write", str(page), "--plot", str(svg)])
     assert result.exit_code == 0, result.output
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[2:]]
     assert [row[:2] for row in rows] == [
         ["sst2", "event-0.2"], ["sst2", "event-0.2 graded"], ["mr", "event-0.2"], ["mr", "event-0.2 graded"],
     ]  # fmt: skip
     assert rows[0][2:4] == ["90.0", "70.0 ± 14.1"] and rows[0][-1] == "2" and rows[2][3] == "70.0"
+    spiking = CliRunner().invoke(front.main, [str(tmp_path)]).stdout.splitlines()[2:]
+    assert spiking == result.stdout.splitlines()[2::2]
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- front.py: begin -->\n| data |") and "old" not in text and "after" in text
     assert "events per synapse" in svg.read_text(encoding="utf-8")

@@ -8,9 +8,10 @@ from rich.console import Console
 from transformers import Trainer
 
 from neurotool.student import STUDENTS
+from neurotool.train.distiller import Distiller, LossWeights
 from neurotool.train.pipeline import train
 from neurotool.train.rates import parameter_groups
-from neurotool.train.trainer import DistillationTrainer, Distiller, LossWeights
+from neurotool.train.trainer import DistillationTrainer
 
 TINY = {
     "vocab_size": 30,

@@ -19,11 +19,11 @@ from transformers import Trainer
 
 from neurotool.errors import ConfigError, TrainingError
 from neurotool.train import pipeline, running
+from neurotool.train.distiller import LossWeights
 from neurotool.train.pipeline import train
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.run_folder import check_run, held, open_run
 from neurotool.train.running import last_checkpoint
-from neurotool.train.trainer import LossWeights
 
 MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)

@@ -116,7 +116,8 @@ def test_only_the_seeds_that_are_named(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_table(data: Path, tmp_path: Path, repository: Path) -> None:
+@pytest.mark.parametrize("by", ["Ctrl-C", "kill"])
+def test_what_stops_the_table(by: str, data: Path, tmp_path: Path, repository: Path) -> None:
     config = tmp_path / "table.json"
     config.write_text(json.dumps(CONFIG | {"options": CONFIG["options"] + " --epochs 500"}), encoding="utf-8")
     command = [sys.executable, repository / "benchmarks" / "table.py", data, tmp_path / "cells", "--config", config]
@@ -128,7 +129,10 @@ def test_ctrl_c_stops_the_table(data: Path, tmp_path: Path, repository: Path) ->
     while not (log.exists() and "prediction: step" in log.read_text(encoding="utf-8")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
+    if by == "kill":
+        process.terminate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors == "stopped; the same command goes on\n"

@@ -24,11 +24,12 @@ from neurotool.student.encoder import Attention
 from neurotool.student.serialise import load_student
 from neurotool.tasks import load_data, tokenise
 from neurotool.train import pipeline
+from neurotool.train.distiller import Distiller, LossWeights
 from neurotool.train.pipeline import TrainingResult, train
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.running import last_checkpoint
 from neurotool.train.teacher import NOTHING_TAUGHT, TeacherOutput
-from neurotool.train.trainer import DistillationTrainer, Distiller, EpochOrder, LossWeights
+from neurotool.train.trainer import DistillationTrainer, EpochOrder
 
 MakePlan = Callable[..., TrainingPlan]
 QUIET = Console(quiet=True)

@@ -24,6 +24,7 @@ from neurotool.errors import TeacherError, TrainingError, one_line
 from neurotool.evaluation import batches
 from neurotool.files import replacing
 from neurotool.tasks import Task, TaskData, compute_metrics
+from neurotool.train.distiller import LossWeights
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.running import run_trainer, training_arguments
@@ -35,7 +36,7 @@ from neurotool.train.teacher import (
     one_at_a_time,
     store_teacher,
 )
-from neurotool.train.trainer import LossWeights, ReproducibleTrainer, is_first_process
+from neurotool.train.trainer import ReproducibleTrainer, is_first_process
 
 WEIGHT_DECAY = 0.01
 """Not the student's, so that students of all kinds have the same teacher."""

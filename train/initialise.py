@@ -15,7 +15,7 @@ from neurotool.student.emission import NeuronLayer
 from neurotool.student.encoder import EncoderLayer
 from neurotool.student.neurons import average_spiking_rate
 from neurotool.student.spikingbert import SpikingBertLayer
-from neurotool.train.trainer import LayerMap
+from neurotool.train.distiller import LayerMap
 
 
 @torch.no_grad()

@@ -174,8 +174,8 @@ def _student(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stages(options: Mapping[str, Any]) -> "tuple[StagePlan, ...]":
     """Those that have epochs."""
+    from neurotool.train.distiller import LossWeights
     from neurotool.train.plan import StagePlan
-    from neurotool.train.trainer import LossWeights
 
     taught = {name: options[f"{name}_weight"] for name in ("embedding", "hidden", "attention")}
     taught["relations"] = options["relation_weight"]

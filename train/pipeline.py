@@ -32,6 +32,7 @@ from neurotool.train.compilation import fuse_student
 from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
+from neurotool.train.distiller import Distiller, LayerMap
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
 from neurotool.train.grid import check_grid, to_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
@@ -44,7 +45,7 @@ from neurotool.train.run_folder import check_run, close_run, held, open_run, sta
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.sharding import shard, whole
-from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, shift_relu
+from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, measure_density, shift_relu
 from neurotool.train.spikes import SpikeTraining, evaluate_spikes
 from neurotool.train.teacher import (
     SCRATCH,
@@ -55,12 +56,7 @@ from neurotool.train.teacher import (
     locate_teacher,
 )
 from neurotool.train.teacher_cache import keep_outputs
-from neurotool.train.trainer import (
-    DistillationTrainer,
-    Distiller,
-    LayerMap,
-    is_first_process,
-)
+from neurotool.train.trainer import DistillationTrainer, is_first_process
 
 _EMBEDDED = {"vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"}
 
@@ -71,6 +67,8 @@ class TrainingResult:
     teacher: dict[str, float]
     student: Evaluation
     seconds: float
+    events_per_synapse: float | None = None
+    """Where a target was asked for."""
 
 
 def train(plan: TrainingPlan, console: Console) -> TrainingResult:
@@ -155,6 +153,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     if plan.integer_aware:
         to_grid(student)
     result = evaluate(student, texts.validation, tokenizer, data.task)
+    events = distiller.events and measure_density(student, distiller.events.synapses, texts.validation, tokenizer)
     seconds = time.monotonic() - started
     if is_first_process():
         taught_by = describe_teacher(plan, loaded, model.config, texts, teacher_metrics)
@@ -167,7 +166,8 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
             "stages": stages,
         } | describe_run(plan, seconds)
         finish(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
-    return TrainingResult(plan.output, teacher_metrics, result, seconds)
+    density = events["events_per_synapse"] if events else None
+    return TrainingResult(plan.output, teacher_metrics, result, seconds, density)
 
 
 def read_data(plan: TrainingPlan, console: Console) -> TaskData:

@@ -9,9 +9,9 @@ from typing import Any
 from neurotool.errors import ConfigError
 from neurotool.examples import LABEL
 from neurotool.texts import as_utf8
+from neurotool.train.distiller import LayerMap, LossWeights
 from neurotool.train.ranges import RANGES, check_range
 from neurotool.train.teacher import DEMO_TEACHER
-from neurotool.train.trainer import LayerMap, LossWeights
 
 OPTIONS = {
     "num_hidden_layers": "layers",

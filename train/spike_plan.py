@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from neurotool.errors import ConfigError
+from neurotool.train.distiller import LossWeights
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.ranges import check_range
-from neurotool.train.trainer import LossWeights
 
 STUDENT = "streaming"
 LEARNED, NONE, PER_CHANNEL = "learned", "none", "learned-per-channel"

@@ -12,7 +12,7 @@ from neurotool.graph import Graph
 from neurotool.streams import in_time
 
 if TYPE_CHECKING:
-    from neurotool.lava_runtime.integer import Overflow
+    from neurotool.lava_runtime.membranes import Overflow
     from neurotool.student import Student
 
 Precision = Literal["float64", "float32", "as used"]

@@ -308,7 +308,8 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
     from neurotool.train.pipeline import train as run
     from neurotool.train.trainer import is_first_process
 
-    result = run(plan_from(options), console(stderr=True))
+    plan = plan_from(options)
+    result = run(plan, console(stderr=True))
     if not is_first_process():
         return
     student = result.student
@@ -318,6 +319,7 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
             "teacher": result.teacher,
             "student": student.metrics,
             "mean_spiking_rate": student.activity.mean_rate if student.activity.layers else None,
+            "events_per_synapse": result.events_per_synapse,
             "seconds": result.seconds,
         }
         click.echo(json.dumps(report))
@@ -333,7 +335,17 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
     click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
     if student.activity.layers:
         click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
+    if result.events_per_synapse is not None and plan.event_target is not None:
+        click.echo(f"         {_reached(result.events_per_synapse, plan.event_target)}")
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
+
+
+def _reached(density: float, target: float) -> str:
+    from neurotool.train.trainer import TOLERANCE
+
+    reached = density <= target * (1 + TOLERANCE)
+    remedy = "" if reached else ", which was not reached: more --epochs, or once more with --start-from"
+    return f"{density:.3f} events per synapse of {target:g} asked for{remedy}"
 
 
 def _range_of(option: str) -> str:
