@@ -1,8 +1,10 @@
 """Accuracy of students in fixed point, on whole validation data: torch in float32 against the emulator in integers.
 
     python benchmarks/fixed_point.py DATA model.ckpt [model.ckpt …] [--time-steps 4,16] [--per-layer] [--shift-softmax]
+                                     [--precise]
 
-DATA: file or folder that all checkpoints are evaluated on. Calibrated on 32 texts, spread over them.
+DATA: file or folder that all checkpoints are evaluated on. Calibrated on 32 texts, spread over them. --precise is how a
+student trained with --integer-aware is exported anyway.
 """
 
 from pathlib import Path
@@ -19,7 +21,7 @@ from neurotool.lava_runtime.emulator import Emulator
 from neurotool.tasks import compute_metrics, load_examples, tokenise
 
 
-def row(path: Path, data: Path, time_steps: int, per_layer: bool, shift_softmax: bool) -> str:
+def row(path: Path, data: Path, time_steps: int, per_layer: bool, shift_softmax: bool, precise: bool) -> str:
     model = open_model(path).at(time_steps)
     graph, reader, student = model.graph, model.reading(), model.student
     assert student is not None
@@ -27,7 +29,8 @@ def row(path: Path, data: Path, time_steps: int, per_layer: bool, shift_softmax:
     tokenised, _ = tokenise(load_examples(data, task), student.tokenizer, reader.max_length)
     exact = evaluate(student.model, tokenised, student.tokenizer, task, time_steps=time_steps)
     calibration = model.samples(data, 16 * RANGE_BATCHES)
-    emulator = Emulator(lower(graph, ranges(graph, calibration), per_layer, shift_softmax))
+    precise = precise or bool(reader.training.get("plan", {}).get("integer_aware"))
+    emulator = Emulator(lower(graph, ranges(graph, calibration), per_layer, shift_softmax, precise))
     logits = np.zeros_like(exact.logits)
     lengths = [len(ids) for ids in tokenised["input_ids"]]
     order = np.argsort(lengths, kind="stable")
@@ -52,12 +55,13 @@ def row(path: Path, data: Path, time_steps: int, per_layer: bool, shift_softmax:
 @click.option("--time-steps", default="4,16", show_default=True)
 @click.option("--per-layer", is_flag=True)
 @click.option("--shift-softmax", is_flag=True)
-def main(data: Path, checkpoints: tuple[Path, ...], time_steps: str, per_layer: bool, shift_softmax: bool) -> None:
+@click.option("--precise", is_flag=True)
+def main(data: Path, checkpoints: tuple[Path, ...], time_steps: str, **lowering: bool) -> None:
     click.echo("| student | T | inputs | metric | float32 | fixed point | change | predictions agreeing |")
     click.echo("|---|---|---|---|---|---|---|---|")
     for path in checkpoints:
         for t in time_steps.split(","):
-            click.echo(row(path, data, int(t), per_layer, shift_softmax))
+            click.echo(row(path, data, int(t), **lowering))
 
 
 if __name__ == "__main__":
