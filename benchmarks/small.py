@@ -24,7 +24,6 @@ from neurotool.train.finetuning import prepare_teacher
 from neurotool.train.options import plan_from
 from neurotool.train.pipeline import find_teacher
 from neurotool.train.reading import read_texts
-from neurotool.train.recipes import PRESETS
 
 FEWEST = 3
 """Times that a kept token occurs in the training texts."""
@@ -35,11 +34,11 @@ OPTIONS = (
 
 
 def trim_teacher(folder: Path) -> None:
-    """The demo's teacher, fine-tuned or from the cache, with the tokens that the demo's training texts need."""
-    plan, data, console = plan_from(PRESETS["fast"].options), load_task("demo"), Console(stderr=True)
+    """A teacher of two epochs on the demo's texts, fine-tuned or from the cache, with the tokens that these need."""
+    plan, data, console = plan_from({}), load_task("demo"), Console(stderr=True)
     loaded = find_teacher(plan, data, console)
     texts = read_texts(plan, data, loaded.tokenizer, loaded.model.config.max_position_embeddings, console)
-    model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
+    model, tokenizer, _ = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
     counts = Counter(token for ids in texts.train["input_ids"] for token in ids)
     letters = {*string.ascii_lowercase, *string.digits, *string.punctuation}
     spelt = letters | {f"##{letter}" for letter in letters} | set(tokenizer.all_special_tokens)

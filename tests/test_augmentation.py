@@ -219,10 +219,10 @@ def test_labels_are_not_those_of_the_texts(
     prepare = pipeline.prepare_teacher
 
     def stubborn(*arguments: Any) -> Any:
-        model, tokenizer = prepare(*arguments)
+        model, tokenizer, _ = prepare(*arguments)
         assert len(arguments[3]) == 100, "the teacher is fine-tuned on the texts of the task only"
         model.classifier.bias.data = torch.tensor([0.0, 1e3])
-        return model, tokenizer
+        return model, tokenizer, None
 
     monkeypatch.setattr(pipeline, "prepare_teacher", stubborn)
     train(make_plan("--augment", "1", "--epochs", "1"), QUIET)

@@ -17,8 +17,8 @@ from transformers import AutoConfig, BertForSequenceClassification
 
 from neurotool.errors import TeacherError
 from neurotool.tasks import Task
-from neurotool.train import finetuning
-from neurotool.train.finetuning import learned_nothing
+from neurotool.train import finetuning, pipeline
+from neurotool.train.finetuning import evaluate_teacher, learned_nothing
 from neurotool.train.pipeline import train
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.reading import check_unknown
@@ -135,6 +135,26 @@ def test_a_fine_tuned_teacher_is_cached(make_plan: MakePlan, monkeypatch: pytest
             train(other, QUIET)
     assert second.teacher == first.teacher
     assert (second.student.logits == first.student.logits).all(), "the student depends on whether the cache was filled"
+
+
+def test_fine_tuning_measures_each_epoch_once(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The teacher's metrics are those of the best epoch, which nobody measures again."""
+    monkeypatch.setenv("NEUROTOOL_CACHE", str(tmp_path / "cache"))
+    measured: list[dict[str, float]] = []
+
+    def spy(*arguments: Any) -> dict[str, float]:
+        metrics = evaluate_teacher(*arguments)
+        if len(measured) == 1:  # so that the second epoch is the best
+            metrics["accuracy"] = 1.0
+        measured.append(metrics)
+        return metrics
+
+    monkeypatch.setattr(finetuning, "evaluate_teacher", spy)
+    monkeypatch.setattr(pipeline, "evaluate_teacher", lambda *_: pytest.fail("measured once more"))
+    trained = train(make_plan("--teacher-epochs", "3", "--teacher-learning-rate", "1e-3", "--epochs", "1"), QUIET)
+    assert len(measured) == 3 and trained.teacher == measured[1] and trained.teacher["accuracy"] == 1
 
 
 def test_what_counts_as_having_learned_nothing() -> None:

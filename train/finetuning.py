@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -12,7 +12,13 @@ from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import nn
-from transformers import BertForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import (
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainerControl,
+    TrainingArguments,
+)
 
 from neurotool.errors import TeacherError, TrainingError, one_line
 from neurotool.evaluation import batches
@@ -36,6 +42,14 @@ WEIGHT_DECAY = 0.01
 """Not the student's, so that students of all kinds have the same teacher."""
 
 
+class PreparedTeacher(NamedTuple):
+    """metrics: on the validation data, where fine-tuning has just measured them."""
+
+    model: BertForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    metrics: dict[str, float] | None = None
+
+
 def prepare_teacher(
     plan: TrainingPlan,
     loaded: LoadedTeacher,
@@ -43,11 +57,10 @@ def prepare_teacher(
     train_set: datasets.Dataset,
     validation: datasets.Dataset,
     console: Console,
-) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
+) -> PreparedTeacher:
     """The teacher with a head for the task: as it is, from the cache, or fine-tuned now and cached."""
-    model, tokenizer = loaded.model, loaded.tokenizer
     if loaded.has_head:
-        return model, tokenizer
+        return PreparedTeacher(loaded.model, loaded.tokenizer)
     settings = {
         "epochs": plan.teacher_epochs,
         "learning_rate": plan.teacher_learning_rate,
@@ -69,7 +82,7 @@ def prepare_teacher(
                     shutil.rmtree(cached)
             else:
                 say(console, f"teacher {plan.teacher}: fine-tuned before, taken from {cached}")
-                return kept.model, kept.tokenizer
+                return PreparedTeacher(kept.model, kept.tokenizer)
         return _fine_tune(plan, loaded, data, train_set, validation, cached, console)
 
 
@@ -81,20 +94,12 @@ def _fine_tune(
     validation: datasets.Dataset,
     cached: Path,
     console: Console,
-) -> tuple[BertForSequenceClassification, PreTrainedTokenizerBase]:
+) -> PreparedTeacher:
     model, tokenizer = loaded.model, loaded.tokenizer
     rate, size = plan.teacher_learning_rate, plan.teacher_batch_size
     stage = StagePlan("teacher", plan.teacher_epochs, rate, size, LossWeights())
     arguments = training_arguments(replace(plan, weight_decay=WEIGHT_DECAY), stage, data.task)
-    trainer = ReproducibleTrainer(
-        FineTuning(model),
-        arguments,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=train_set,
-        eval_dataset=validation,
-        compute_metrics=lambda p: compute_metrics(data.task, np.asarray(p.predictions), np.asarray(p.label_ids)),
-    )
-    trainer.rate_option = "--teacher-learning-rate"
+    trainer = TeacherTrainer(model, arguments, train_set, validation, tokenizer, data.task)
     run_trainer(trainer, plan, stage, console)
     model.eval()
     if is_first_process():
@@ -106,7 +111,7 @@ def _fine_tune(
                 "folder with room, then the same command with --resume goes on"
             ) from error
     trainer.accelerator.wait_for_everyone()
-    return model, tokenizer
+    return PreparedTeacher(model, tokenizer, trainer.best_metrics())
 
 
 class FineTuning(nn.Module):
@@ -119,6 +124,44 @@ class FineTuning(nn.Module):
 
     def forward(self, **batch: torch.Tensor) -> Any:
         return self.model(**batch)
+
+
+class TeacherTrainer(ReproducibleTrainer):
+    """Fine-tunes a teacher, and measures it after each epoch as it will teach: in float32, by `evaluate_teacher`."""
+
+    rate_option = "--teacher-learning-rate"
+
+    def __init__(
+        self,
+        model: BertForSequenceClassification,
+        arguments: TrainingArguments,
+        train_set: datasets.Dataset,
+        validation: datasets.Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+    ) -> None:
+        super().__init__(
+            FineTuning(model),
+            arguments,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=train_set,
+            eval_dataset=validation,
+        )
+        self.teacher, self.tokenizer, self.task = model, tokenizer, task
+        self.control: TrainerControl
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        measured = evaluate_teacher(self.teacher, self.eval_dataset, self.tokenizer, self.task)
+        metrics = {f"eval_{name}": value for name, value in measured.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def best_metrics(self) -> dict[str, float]:
+        """Of the epoch whose weights are kept."""
+        names = {f"eval_{name}": name for name in self.task.metrics}
+        best = [entry for entry in self.state.log_history if entry["step"] == self.state.best_global_step]
+        return {names[name]: value for entry in best for name, value in entry.items() if name in names}
 
 
 def learned_nothing(metrics: dict[str, float], dataset: datasets.Dataset, task: Task) -> bool:

@@ -119,9 +119,9 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
-    model, tokenizer = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
+    model, tokenizer, measured = prepare_teacher(plan, loaded, data, texts.train, texts.validation, console)
     model.to(device)
-    teacher_metrics = evaluate_teacher(model, texts.validation, tokenizer, data.task)
+    teacher_metrics = measured or evaluate_teacher(model, texts.validation, tokenizer, data.task)
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
     warn_of_teacher(plan, loaded, teacher_metrics, texts, data.task, console)
     teacher: Teacher | StudentTeacher = Teacher(model)
