@@ -26,8 +26,8 @@ from neurotool.evaluation import Activity, Evaluation, LayerActivity
 from neurotool.student.serialise import load_student
 from neurotool.tasks import TASK_NAMES
 from neurotool.train.options import plan_from
-from neurotool.train.pipeline import check_settings
 from neurotool.train.recipes import PRESETS
+from neurotool.train.starting import check_settings
 
 RunOptions = Callable[..., list[str]]
 TinyData = Callable[[str], Path]

@@ -15,29 +15,24 @@ import torch
 import transformers
 from accelerate import PartialState
 from rich.console import Console
-from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from neurotool.checkpoint import Checkpoint, write_checkpoint
-from neurotool.errors import CheckpointError, ConfigError, TrainingError, one_line, shown
+from neurotool.errors import CheckpointError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.spike_data import load_spikes
-from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
-from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import to_checkpoint
 from neurotool.student.spike_classifier import to_checkpoint as spikes_to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
-from neurotool.texts import INPUTS, pad
-from neurotool.train.chains import StudentTeacher, start_from
+from neurotool.train.chains import StudentTeacher
 from neurotool.train.compilation import fuse_student
-from neurotool.train.compression import Compressor
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
-from neurotool.train.distiller import Distiller, LayerMap
+from neurotool.train.distiller import Distiller
 from neurotool.train.finetuning import evaluate_teacher, label_variants, learned_nothing, prepare_teacher
-from neurotool.train.grid import check_grid, to_grid
-from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
+from neurotool.train.grid import to_grid
 from neurotool.train.memory import keep_freed_memory
-from neurotool.train.plan import OPTIONS, StagePlan, TrainingPlan
+from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
 from neurotool.train.record import describe_data, describe_run, describe_teacher
@@ -45,20 +40,18 @@ from neurotool.train.run_folder import check_run, close_run, held, open_run, sta
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.sharding import shard, whole
-from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses, measure_density, shift_relu
+from neurotool.train.sparsity import measure_density, shift_relu
 from neurotool.train.spikes import SpikeTraining, evaluate_spikes
+from neurotool.train.starting import check_settings, choose_layer_map, configure_student, start_student
 from neurotool.train.teacher import (
     SCRATCH,
     LoadedTeacher,
     Teacher,
-    head_options,
     load_teacher,
     locate_teacher,
 )
 from neurotool.train.teacher_cache import keep_outputs
 from neurotool.train.trainer import DistillationTrainer, is_first_process
-
-_EMBEDDED = {"vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,120 +255,6 @@ def find_teacher(plan: TrainingPlan, data: TaskData, console: Console) -> Loaded
     for note in loaded.notes:
         say(console, f"teacher {plan.teacher}: {note}")
     return loaded
-
-
-def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> LayerMap:
-    """Evenly spread by default; SpikeBERT's first quarter of layers, too weak to follow, is then left alone.
-
-    Raises ConfigError for a map that does not fit.
-    """
-    if plan.layer_map is None:
-        spread = [round(i * teacher_layers / max(layers, 1)) for i in range(layers + 1)]
-        free = layers // 4 if plan.model_type == SpikeBertConfig.model_type else 0
-        return tuple(None if 1 <= i <= free else layer for i, layer in enumerate(spread))
-    if len(plan.layer_map) != layers + 1 or not all(i is None or 0 <= i <= teacher_layers for i in plan.layer_map):
-        given = ",".join("-" if i is None else str(i) for i in plan.layer_map)
-        raise ConfigError(
-            f"--layer-map {given}: give {layers + 1} numbers (embedding and {layers} layers) between 0 and "
-            f"{teacher_layers}, the teacher's layers"
-        )
-    return plan.layer_map
-
-
-def check_settings(plan: TrainingPlan) -> None:
-    """Raises ConfigError for a setting that the kind of student does not have."""
-    config = STUDENTS[plan.model_type].config_class
-    for name, value in plan.student.items():
-        if not hasattr(config, name) or name in config.lacks:
-            option = f"--{OPTIONS.get(name, name.replace('_', '-'))}"
-            if value is not True:
-                option += f" {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-            raise ConfigError(f"{option}: student {plan.model_type} has no such setting; leave it out")
-
-
-def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
-    """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
-    shape = {name: getattr(teacher, name) for name in Student.shares}
-    kind = STUDENTS[plan.model_type]
-    config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
-    config.check()
-    if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
-        raise ConfigError(
-            f"--gradient-checkpointing: student {plan.model_type} is not trained through time; leave it out"
-        )
-    penalties = {"--rate-penalty": any(s.weights.rate for s in plan.stages), "--event-target": plan.event_target}
-    for option, given in penalties.items():
-        if given and "time_steps" in kind.config_class.lacks:
-            raise ConfigError(f"{option}: student {plan.model_type} sends no spikes; leave it out")
-    if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
-        what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
-        raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
-    for option, given in {"--relu-penalty": plan.relu_penalty, "--relu-shift": plan.relu_shift}.items():
-        if given is not None and getattr(config, "activation", "gelu") != "relu":
-            raise ConfigError(f"{option}: is for the neurons of --activation relu; give that, or leave it out")
-    if plan.integer_aware:
-        check_grid(config)
-    if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
-        raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
-    attention = any(stage.weights.attention_needed for stage in plan.stages)
-    if attention and not kind.supports_attention_loss:
-        raise ConfigError(
-            f"--attention-weight, --relation-weight: student {plan.model_type} hands on no attention to compare; give 0"
-        )
-    if any(stage.weights.prefix for stage in plan.stages) and not kind.answers_every_token:
-        raise ConfigError(f"--prefix-weight: student {plan.model_type} answers once a text; leave it out")
-    if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
-        raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
-    if plan.init == "teacher":
-        check_same_shape(kind, config, teacher)
-    heads, theirs = config.num_attention_heads, teacher.num_attention_heads
-    if heads != theirs and attention:
-        raise ConfigError(
-            f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
-            "use --attention-weight 0 and no --relation-weight, or the teacher's number"
-        )
-    return config
-
-
-def start_student(
-    plan: TrainingPlan,
-    config: StudentConfig,
-    teacher: Teacher | StudentTeacher,
-    train_set: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    layer_map: LayerMap,
-) -> Distiller:
-    """A student started from another one, from the teacher or at random; thresholds of the latter two are fitted on 64
-    training texts."""
-    set_seed(plan.seed)  # the same student whether the teacher was fine-tuned just now or taken from the cache
-    student = STUDENTS[plan.model_type](config)
-    if plan.gradient_checkpointing:
-        student.gradient_checkpointing_enable()
-    if plan.start_from is not None:
-        start_from(plan.start_from, student, tokenizer)
-    elif isinstance(teacher, Teacher):
-        theirs = teacher.model.config
-        differs = {name for name in student.shares if getattr(config, name) != getattr(theirs, name)}
-        if plan.init == "teacher" or (plan.init == "auto" and not differs):
-            copy_teacher(student, teacher.model, layer_map)
-        elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & _EMBEDDED:
-            project_embeddings(student, teacher.model)
-    sample = train_set.select(range(min(64, len(train_set))))
-    device = teacher.model.device
-    batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
-    student.to(device)
-    fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
-    if fitted and plan.max_shift is not None:
-        fit_spikes(student, batch, plan.max_shift)
-    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits, plan.weight_penalty)
-    events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
-    rising = None if plan.relu_penalty is None else RisingPenalty(plan.relu_penalty)
-    distiller = Distiller(
-        student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema, rising
-    )
-    distiller.to(device)
-    distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
-    return distiller
 
 
 def run_stage(

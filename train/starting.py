@@ -1,0 +1,134 @@
+"""From a plan to the student that training starts with: what it may be, its shape, its first weights."""
+
+import datasets
+from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
+
+from neurotool.errors import ConfigError
+from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
+from neurotool.student.configuration import StudentConfig
+from neurotool.tasks import Task
+from neurotool.texts import INPUTS, pad
+from neurotool.train.chains import StudentTeacher, start_from
+from neurotool.train.compression import Compressor
+from neurotool.train.distiller import Distiller, LayerMap
+from neurotool.train.grid import check_grid
+from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
+from neurotool.train.plan import OPTIONS, TrainingPlan
+from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses
+from neurotool.train.teacher import Teacher, head_options
+
+_EMBEDDED = {"vocab_size", "max_position_embeddings", "type_vocab_size", "pad_token_id"}
+
+
+def choose_layer_map(plan: TrainingPlan, layers: int, teacher_layers: int) -> LayerMap:
+    """Evenly spread by default; SpikeBERT's first quarter of layers, too weak to follow, is then left alone.
+
+    Raises ConfigError for a map that does not fit.
+    """
+    if plan.layer_map is None:
+        spread = [round(i * teacher_layers / max(layers, 1)) for i in range(layers + 1)]
+        free = layers // 4 if plan.model_type == SpikeBertConfig.model_type else 0
+        return tuple(None if 1 <= i <= free else layer for i, layer in enumerate(spread))
+    if len(plan.layer_map) != layers + 1 or not all(i is None or 0 <= i <= teacher_layers for i in plan.layer_map):
+        given = ",".join("-" if i is None else str(i) for i in plan.layer_map)
+        raise ConfigError(
+            f"--layer-map {given}: give {layers + 1} numbers (embedding and {layers} layers) between 0 and "
+            f"{teacher_layers}, the teacher's layers"
+        )
+    return plan.layer_map
+
+
+def check_settings(plan: TrainingPlan) -> None:
+    """Raises ConfigError for a setting that the kind of student does not have."""
+    config = STUDENTS[plan.model_type].config_class
+    for name, value in plan.student.items():
+        if not hasattr(config, name) or name in config.lacks:
+            option = f"--{OPTIONS.get(name, name.replace('_', '-'))}"
+            if value is not True:
+                option += f" {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            raise ConfigError(f"{option}: student {plan.model_type} has no such setting; leave it out")
+
+
+def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
+    """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
+    shape = {name: getattr(teacher, name) for name in Student.shares}
+    kind = STUDENTS[plan.model_type]
+    config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
+    config.check()
+    if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"--gradient-checkpointing: student {plan.model_type} is not trained through time; leave it out"
+        )
+    penalties = {"--rate-penalty": any(s.weights.rate for s in plan.stages), "--event-target": plan.event_target}
+    for option, given in penalties.items():
+        if given and "time_steps" in kind.config_class.lacks:
+            raise ConfigError(f"{option}: student {plan.model_type} sends no spikes; leave it out")
+    if plan.event_target is not None and (config.schedule != "phased" or getattr(config, "feedback", False)):
+        what = "feedback" if config.schedule == "phased" else f"schedule {config.schedule}"
+        raise ConfigError(f"--event-target: with {what} there are no single windows to count; use --rate-penalty")
+    for option, given in {"--relu-penalty": plan.relu_penalty, "--relu-shift": plan.relu_shift}.items():
+        if given is not None and getattr(config, "activation", "gelu") != "relu":
+            raise ConfigError(f"{option}: is for the neurons of --activation relu; give that, or leave it out")
+    if plan.integer_aware:
+        check_grid(config)
+    if plan.max_shift is not None and not issubclass(kind, SpikingBertForSequenceClassification):
+        raise ConfigError(f"--max-shift: student {plan.model_type} does not start from fitted spikes; leave it out")
+    attention = any(stage.weights.attention_needed for stage in plan.stages)
+    if attention and not kind.supports_attention_loss:
+        raise ConfigError(
+            f"--attention-weight, --relation-weight: student {plan.model_type} hands on no attention to compare; give 0"
+        )
+    if any(stage.weights.prefix for stage in plan.stages) and not kind.answers_every_token:
+        raise ConfigError(f"--prefix-weight: student {plan.model_type} answers once a text; leave it out")
+    if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
+        raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
+    if plan.init == "teacher":
+        check_same_shape(kind, config, teacher)
+    heads, theirs = config.num_attention_heads, teacher.num_attention_heads
+    if heads != theirs and attention:
+        raise ConfigError(
+            f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
+            "use --attention-weight 0 and no --relation-weight, or the teacher's number"
+        )
+    return config
+
+
+def start_student(
+    plan: TrainingPlan,
+    config: StudentConfig,
+    teacher: Teacher | StudentTeacher,
+    train_set: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    layer_map: LayerMap,
+) -> Distiller:
+    """A student started from another one, from the teacher or at random; thresholds of the latter two are fitted on 64
+    training texts."""
+    set_seed(plan.seed)  # the same student whether the teacher was fine-tuned just now or taken from the cache
+    student = STUDENTS[plan.model_type](config)
+    if plan.gradient_checkpointing:
+        student.gradient_checkpointing_enable()
+    if plan.start_from is not None:
+        start_from(plan.start_from, student, tokenizer)
+    elif isinstance(teacher, Teacher):
+        theirs = teacher.model.config
+        differs = {name for name in student.shares if getattr(config, name) != getattr(theirs, name)}
+        if plan.init == "teacher" or (plan.init == "auto" and not differs):
+            copy_teacher(student, teacher.model, layer_map)
+        elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & _EMBEDDED:
+            project_embeddings(student, teacher.model)
+    sample = train_set.select(range(min(64, len(train_set))))
+    device = teacher.model.device
+    batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
+    student.to(device)
+    fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
+    if fitted and plan.max_shift is not None:
+        fit_spikes(student, batch, plan.max_shift)
+    compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits, plan.weight_penalty)
+    events = None if plan.event_target is None else EventTarget(Synapses(student.to_graph()), plan.event_target)
+    rising = None if plan.relu_penalty is None else RisingPenalty(plan.relu_penalty)
+    distiller = Distiller(
+        student, teacher.width, layer_map, plan.stages[-1].weights, compressor, events, plan.ema, rising
+    )
+    distiller.to(device)
+    distiller.start_fit(batch, teacher(batch, [layer for layer in layer_map if layer is not None]).hidden)
+    return distiller
