@@ -389,7 +389,7 @@ def plan_of(*options: str) -> Any:
 def test_a_preset_is_its_options() -> None:
     fast = ("--spikes", "ternary", "--epochs", "1", "--learning-rate", "4e-4")
     assert plan_of("--preset", "fast") == plan_of(*fast)
-    best = ("--spikes", "ternary", "--bf16", "--epochs", "10", "--batch-size", "64", "--learning-rate", "4e-4")
+    best = ("--spikes", "ternary", "--epochs", "10", "--batch-size", "64", "--learning-rate", "4e-4")
     assert plan_of("--preset", "best") == plan_of(*best)
     assert plan_of("--epochs", "1", "-T", "2", "--preset", "best") == plan_of(*best, "--epochs", "1", "-T", "2")
 

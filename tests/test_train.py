@@ -27,7 +27,7 @@ from neurotool.train import pipeline
 from neurotool.train.distiller import Distiller, LossWeights
 from neurotool.train.pipeline import TrainingResult, train
 from neurotool.train.plan import TrainingPlan
-from neurotool.train.running import last_checkpoint
+from neurotool.train.running import last_checkpoint, warn_of_bfloat16
 from neurotool.train.teacher import NOTHING_TAUGHT, TeacherOutput
 from neurotool.train.trainer import DistillationTrainer, EpochOrder
 
@@ -234,6 +234,7 @@ def test_resuming_gives_the_same_student(
     assert not plan.state_folder.exists()
 
 
+BF16 = ("--bf16",)
 SPARSE = ("--event-target", "0.3", "--prune", "0.5", "--weight-bits", "4", "--v-threshold", "learned-per-channel")
 SPARSE += ("--ema", "0.9")
 
@@ -249,6 +250,20 @@ def test_resuming_a_sparse_student_gives_the_same_one(
         with pytest.raises(KeyboardInterrupt):
             train(make_plan(*DROPOUT, *SPARSE), QUIET)
     assert_same_weights(train(make_plan(*DROPOUT, *SPARSE, "--resume"), QUIET), whole)
+
+
+@pytest.mark.parametrize(("options", "supported", "warned"), [((), False, 0), (BF16, True, 0), (BF16, False, 1)])
+def test_a_processor_without_bfloat16_is_said(
+    make_plan: MakePlan,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    supported: bool,
+    warned: int,
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    warn_of_bfloat16(make_plan(*options), torch.device("cpu"), Console())
+    assert capsys.readouterr().out.count("leave out --bf16") == warned
 
 
 def test_resuming_the_teacher_gives_the_same_student(

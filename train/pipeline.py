@@ -37,7 +37,13 @@ from neurotool.train.progress import say
 from neurotool.train.reading import Texts, read_texts
 from neurotool.train.record import describe_data, describe_run, describe_teacher
 from neurotool.train.run_folder import check_run, close_run, held, open_run, state_stays
-from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
+from neurotool.train.running import (
+    finished_before,
+    keep_stage,
+    run_trainer,
+    training_arguments,
+    warn_of_bfloat16,
+)
 from neurotool.train.scratch import scratch_teacher
 from neurotool.train.sharding import shard, whole
 from neurotool.train.sparsity import measure_density, shift_relu
@@ -105,6 +111,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
     layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
     device = training_arguments(plan, plan.stages[-1], data.task).device  # from here on processes know each other
+    warn_of_bfloat16(plan, device, console)
     with PartialState().local_main_process_first():  # the others find in the cache what it tokenised
         texts = read_texts(plan, data, loaded.tokenizer, config.max_position_embeddings, console)
     identity = identify_run(plan, data, loaded, texts)
@@ -206,7 +213,9 @@ def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) ->
         write_config(plan.folder / NAME, plan.settings)
     set_seed(plan.seed)
     trained = SpikeTraining(plan, data)
-    trained.to(training_arguments(plan, plan.stages[-1], data.task).device)
+    device = training_arguments(plan, plan.stages[-1], data.task).device
+    warn_of_bfloat16(plan, device, console)
+    trained.to(device)
     stages = [trained.run_stage(plan, stage, data, console) for stage in plan.stages]
     trained.compressor.finish()
     result = evaluate_spikes(trained.student, data.validation, data.task)

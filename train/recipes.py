@@ -117,7 +117,6 @@ PRESETS = {
             "epochs": 10.0,
             "batch_size": 64,
             "learning_rate": 4e-4,
-            "bf16": True,
         },
         "SST-2 87.8 of 88.0, MRPC 74.2 of 79.0 (accuracy, one seed); with 5 epochs SST-2 86.4 of 87.4, MR 83.4 of 83.6 "
         "(three seeds)",
@@ -134,7 +133,6 @@ PRESETS = {
             "batch_size": 64,
             "learning_rate": 4e-4,
             "max_length": 96,
-            "bf16": True,
         },
         "so started SST-2 85.2 of 87.4, MR 82.5 of 83.6 at 0.19 events per synapse (accuracy, means of three seeds)",
     ),

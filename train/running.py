@@ -179,6 +179,12 @@ def _check_checkpoint(checkpoint: Path, trainer: Trainer | None) -> None:
             torch.load(file, map_location="cpu", weights_only=True)
 
 
+def warn_of_bfloat16(plan: TrainingPlan, device: torch.device, console: Console) -> None:
+    """Say where bfloat16 has no instructions and is emulated, product by product."""
+    if plan.precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        say(console, "warning: this processor has no bfloat16 and is many times slower with it; leave out --bf16")
+
+
 def training_arguments(plan: TrainingPlan, stage: StagePlan, task: Task | None) -> TrainingArguments:
     """Trainer settings of a stage; without a task nothing is evaluated and the last state is kept."""
     processes = plan.processes
