@@ -42,9 +42,15 @@ VARIANTS = {
     "spikebert T=4 checkpointed": {"time_steps": 4},
     "streaming": {},
 }
+COMPILED = " compiled"
 
 
 def build(name: str, shape: dict) -> torch.nn.Module:
+    """name: of a variant; with " compiled" behind it, its layers run through torch.compile."""
+    if name.endswith(COMPILED):
+        model = build(name.removesuffix(COMPILED), shape)
+        model.compile() if isinstance(model, BertForSequenceClassification) else model.fuse()
+        return model
     torch.manual_seed(0)
     options = VARIANTS[name]
     if options is None:
@@ -111,7 +117,7 @@ def resident(field: str) -> float:
 @click.option("--steps", default=15, show_default=True)
 @click.option("--dropout", default=0.1, show_default=True)
 @click.option("--return-freed-memory", is_flag=True, help="Leave malloc as it is.")
-@click.option("--only", default="", help="Comma-separated names of the rows to measure.")
+@click.option("--only", default="", help='Comma-separated rows, any as "NAME compiled", too.')
 @click.option("--memory-of", default=None, hidden=True)
 def main(
     layers: int,
@@ -140,7 +146,9 @@ def main(
     if memory_of:
         click.echo(json.dumps(peak_memory(memory_of, shape, batch)))
         return
-    chosen = [name for name in VARIANTS if not only or name == "bert" or name in only.split(",")]
+    chosen = ["bert", *(name for name in only.split(",") if name != "bert")] if only else list(VARIANTS)
+    if unknown := [name for name in chosen if name.removesuffix(COMPILED) not in VARIANTS]:
+        raise click.BadParameter(f"{unknown[0]}: not one of {', '.join(VARIANTS)}", param_hint="--only")
     models = {name: build(name, shape) for name in chosen}
     optimisers = {name: torch.optim.AdamW(model.parameters(), lr=1e-4) for name, model in models.items()}
     train: dict[str, list[float]] = {name: [] for name in models}
