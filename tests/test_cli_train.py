@@ -145,9 +145,9 @@ def test_bad_data(run_options: RunOptions, tmp_path: Path) -> None:
 def test_a_loss_that_is_nan_is_exit_code_1(run_options: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from neurotool.train import trainer
+    from neurotool.train import distiller
 
-    monkeypatch.setattr(trainer, "hidden_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr(distiller, "hidden_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     result = run("train", *run_options())
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("Error: loss is nan at step 1: training stopped")
