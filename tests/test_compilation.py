@@ -157,17 +157,26 @@ def fused(plan: TrainingPlan, student: SpikingBertForSequenceClassification, ste
 
 
 @pytest.mark.parametrize(
-    ("choice", "steps", "compiled"),
-    [("auto", PAYS_FROM - 1, False), ("auto", PAYS_FROM, True), ("on", 1, True), ("off", 10 * PAYS_FROM, False)],
+    ("choice", "steps", "processor", "compiled"),
+    [
+        ("auto", PAYS_FROM - 1, "AVX512", False),
+        ("auto", PAYS_FROM, "AVX512", True),
+        ("auto", PAYS_FROM, "AVX2", False),
+        ("on", 1, "AVX2", True),
+        ("off", 10 * PAYS_FROM, "AVX512", False),
+    ],
 )
 def test_when_layers_are_compiled(
     make_plan: MakePlan,
     make_student: MakeStudent,
     without_compiler: None,
+    monkeypatch: pytest.MonkeyPatch,
     choice: str,
     steps: int,
+    processor: str,
     compiled: bool,
 ) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
     student = make_student(seed=2, dropout=0.1, hidden_dropout_prob=0.1)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     state = torch.get_rng_state()
@@ -194,6 +203,7 @@ def test_without_a_compiler_layers_run_as_they_are(
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     student = make_student()
     compiled, said = fused(make_plan("--compile", "auto"), student, PAYS_FROM)
     assert not compiled and "torch cannot compile here, so the layers run as they are: no compiler" in said

@@ -14,12 +14,13 @@ PAYS_FROM = 1000
 
 def fuse_student(plan: TrainingPlan, student: Student, steps: int, console: Console) -> None:
     """Compile the student's layers where the plan wants it. With `auto` that is for runs of PAYS_FROM steps, where
-    torch finds a compiler and the student's layers can be compiled.
+    torch finds a compiler, the student's layers can be compiled and a step gets faster by it.
 
     Raises ConfigError where it was asked for and cannot be.
     """
     possible = student.can_fuse and not plan.gradient_checkpointing and not plan.fsdp
-    if plan.compile == "off" or (plan.compile == "auto" and (steps < PAYS_FROM or not possible)):
+    worth_it = possible and steps >= PAYS_FROM and _pays(student.device)
+    if plan.compile == "off" or (plan.compile == "auto" and not worth_it):
         return
     if not possible:
         what = "with --gradient-checkpointing" if plan.gradient_checkpointing else "with such neurons and schedule"
@@ -31,6 +32,11 @@ def fuse_student(plan: TrainingPlan, student: Student, steps: int, console: Cons
         if plan.compile == "on":
             raise ConfigError(f"--compile on: torch cannot compile here ({problem}); use --compile auto or off")
         say(console, f"torch cannot compile here, so the layers run as they are: {problem}")
+
+
+def _pays(device: torch.device) -> bool:
+    """Where products are slow, compiled layers were a fifth slower (docs/results.md, "Speed")."""
+    return device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def _first_step(student: Student, plan: TrainingPlan) -> str | None:
