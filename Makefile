@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ROOMS := train export lava_runtime energy
 DEMO := model.ckpt
 # A file's tests stay together: they share what its fixtures made.
-TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+TESTS := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # Their metadata ask for Python < 3.11, numpy < 2 or torchvision; they work without (lava_runtime/compatibility.py).
 NO_DEPS := lava-nc lava-dl neurobench norse snntorch
 
