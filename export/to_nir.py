@@ -80,9 +80,11 @@ def beyond(graph: Graph) -> list[str]:
         if name not in said:
             found.setdefault(type(node).__name__, []).append(name)
         if isinstance(node, Neuron):
+            is_graded = isinstance(node, GradedNeuron)
             for what, differs in (
                 (f"reset {node.reset}", node.reset != "hard"),
-                (f"{node.spikes} spikes", node.spikes != "binary"),
+                (f"{node.spikes} spikes", node.spikes != "binary" and not is_graded),
+                (f"graded messages, {node.levels} levels" if is_graded else "", is_graded),
                 ("v_init", np.any(node.v_init)),
                 ("v_min", node.v_min is not None),
             ):

@@ -112,8 +112,8 @@ class Model:
             return replace(self, graph=at_levels(self.graph, time_steps))
         if self.graph.of_type(GradedNeuron):
             raise ConfigError(
-                f"-T {time_steps}: some neurons of {self.path} send graded messages, others do not, so there is no one T "
-                "to choose; leave it out"
+                f"-T {time_steps}: some neurons of {self.path} send graded messages and others do not, so no T "
+                "can be chosen; leave it out"
             )
         return replace(self, graph=replace(self.graph, time_steps=time_steps))
 
