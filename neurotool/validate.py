@@ -9,7 +9,7 @@ import numpy as np
 
 from neurotool.at_threshold import try_neurons
 from neurotool.errors import ConfigError
-from neurotool.executor import Executor, Inputs, Record, Run, Simulation, runs
+from neurotool.executor import Executor, Inputs, Run, Simulation, runs
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
 from neurotool.graph.graded import levels
 
@@ -124,8 +124,8 @@ class CountedWindows:
         self.spiking, self.time_steps = spiking, spiking.graph.time_steps
         self.graph = replace(spiking.graph, time_steps=1)
 
-    def run(self, *inputs: Any, record: Record = False, **named: Any) -> Run:
-        run = self.spiking.run(*inputs, record=record, **named)
+    def run(self, *inputs: Any, **named: Any) -> Run:
+        run = self.spiking.run(*inputs, **named)
         run.spikes = {name: self._counted(x.swapaxes(0, 1)).swapaxes(0, 1) for name, x in run.spikes.items()}
         return run
 
