@@ -68,6 +68,8 @@ class TrainingResult:
     seconds: float
     events_per_synapse: float | None = None
     """Where a target was asked for."""
+    zero_weights: float | None = None
+    """Share of the weights between neuron layers, where zeros were asked for."""
 
 
 def train(plan: TrainingPlan, console: Console) -> TrainingResult:
@@ -145,7 +147,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
                 run_stage(plan, stage, distiller, teacher, tokenizer, of_stage, texts.validation, data.task, console)
             )
             distiller.end_stage()
-    distiller.compressor.finish()
+    zeros = distiller.compressor.finish()
     student = whole(distiller.student).eval()
     student.finish()
     if plan.relu_shift:
@@ -167,7 +169,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
         } | describe_run(plan, seconds)
         finish(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     density = events["events_per_synapse"] if events else None
-    return TrainingResult(plan.output, teacher_metrics, result, seconds, density)
+    return TrainingResult(plan.output, teacher_metrics, result, seconds, density, zeros)
 
 
 def read_data(plan: TrainingPlan, console: Console) -> TaskData:
@@ -217,7 +219,7 @@ def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) ->
     warn_of_bfloat16(plan, device, console)
     trained.to(device)
     stages = [trained.run_stage(plan, stage, data, console) for stage in plan.stages]
-    trained.compressor.finish()
+    zeros = trained.compressor.finish()
     result = evaluate_spikes(trained.student, data.validation, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -233,7 +235,7 @@ def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) ->
             "stages": stages,
         } | describe_run(plan, seconds)
         finish(plan, spikes_to_checkpoint(trained.student, data.task, record))
-    return TrainingResult(plan.output, {}, result, seconds)
+    return TrainingResult(plan.output, {}, result, seconds, zero_weights=zeros)
 
 
 def finish(plan: TrainingPlan, checkpoint: Checkpoint) -> None:

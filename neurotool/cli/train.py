@@ -329,23 +329,24 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
             "student": student.metrics,
             "mean_spiking_rate": student.activity.mean_rate if student.activity.layers else None,
             "events_per_synapse": result.events_per_synapse,
+            "zero_weights": result.zero_weights,
             "seconds": result.seconds,
         }
         click.echo(json.dumps(report))
         return
     main = next(iter(student.metrics))
-    if not result.teacher:
+    if result.teacher:
+        kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
+        click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
+        click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
+    else:
         click.echo(f"student  {main} {student.metrics[main]:.4f} on {len(student.labels)} held-out recordings")
-        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
-        click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
-        return
-    kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
-    click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
-    click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
     if student.activity.layers:
         click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
     if result.events_per_synapse is not None and plan.event_target is not None:
         click.echo(f"         {_reached(result.events_per_synapse, plan.event_target)}")
+    if result.zero_weights is not None:
+        click.echo(f"         {result.zero_weights:.1%} of the weights between neuron layers are 0")
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
 
 
