@@ -416,5 +416,18 @@ def test_every_preset_can_be_trained_and_is_listed(name: str) -> None:
     assert plan_of(*command, "--corpus", "texts.txt") == plan
 
 
+def test_a_preset_of_trained_students_needs_one_and_is_named_in_refusals(
+    run_options: RunOptions, trained: Callable[[str], Path]
+) -> None:
+    assert "--preset sparse: goes on with a trained student; give it with --start-from" in refusal(
+        run("train", *run_options("--preset", "sparse"))
+    )
+    start = ("--start-from", str(trained("classes")))
+    options = run_options(*start, "--preset", "best")
+    assert "--spikes ternary: the student of" in (said := refusal(run("train", *options)))
+    assert said.endswith("which stays; give --spikes binary (--preset best set it)\n")
+    assert "(--preset" not in refusal(run("train", *options, "--spikes", "graded"))
+
+
 def test_an_unknown_preset_is_refused() -> None:
     assert "'fastest' is not one of 'fast', 'best'" in refusal(run("train", "--preset", "fastest"))

@@ -289,7 +289,7 @@ def test_folders_that_hold_something_else(tmp_path: Path, data: Path) -> None:
         ({"data": None}, "--input spikes: no --data"),
         ({"tau_syn": "fast"}, "--tau-syn fast: it is neither a number of steps, learned or none"),
         ({"tau_mem": "none"}, "--tau-mem none: it is neither a number of steps, learned"),
-        ({"tau_mem": "0.2"}, "--tau-mem is 0.2: it must be 1 to 1e"),
+        ({"tau_mem": "0.2"}, "--tau-mem 0.2: it must be 1 to 1e"),
         ({"metric": "f1"}, "--metric f1: classes of recordings are measured by accuracy"),
         ({"input": "tokens", "tau_syn": "none"}, "--tau-syn: is for recordings; give --input spikes"),
     ],

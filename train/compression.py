@@ -18,9 +18,9 @@ EVERY = 10
 
 
 class Compressor(TrainerCallback):
-    """Makes the weights of a student sparse or short. Masks change up to `pruning.last_change` of the first stage, which
-    brings the share that was asked for however few steps there are; exponents change in all stages. Both depend on the
-    step alone, so that a resumed run chooses the same.
+    """Makes the weights of a student sparse or short. Masks change until `last_change` of the first stage, which brings
+    the share that was asked for however few steps there are; exponents change in all stages. Both depend on the step
+    alone, so that a resumed run chooses the same.
 
     share: of the weights that become 0, in each matrix (scope layer) or over all of them (global). bits: of a weight.
     penalty: what is taken off every weight's size in the end, in root mean squares of its matrix at the start.

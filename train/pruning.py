@@ -38,9 +38,9 @@ class Shrunk(nn.Module):
     The gradient passes straight through, as in the sparse spiking networks of Chen et al. (arXiv 2105.04916) and Cai et
     al. (arXiv 2508.21566): a weight at 0 still moves, and can come back.
 
-    A weight that has zeros at the start is taken for one that was shrunk before: it is given back what a threshold takes
-    that makes so many of a normal distribution 0. So the first value is that of the start, its zeros are as far from
-    coming back as they were, and the penalty goes on from where it was in place of being taken off once more.
+    A weight that has zeros at the start is taken for one that was shrunk before: it is given back what a threshold that
+    makes so many of a normal distribution 0 took off it. So the first value is that of the start, its zeros come back
+    only by moving that far, and the penalty goes on from where it was in place of being taken off once more.
 
     start: that threshold in root mean squares, 0 without zeros. root: the square root of the mean square of the weight
     at the start, before it was shrunk.
