@@ -290,6 +290,8 @@ def test_folders_that_hold_something_else(tmp_path: Path, data: Path) -> None:
         ({"tau_syn": "fast"}, "--tau-syn fast: it is neither a number of steps, learned or none"),
         ({"tau_mem": "none"}, "--tau-mem none: it is neither a number of steps, learned"),
         ({"tau_mem": "0.2"}, "--tau-mem 0.2: it must be 1 to 1e"),
+        ({"prune_scope": "global"}, "--prune-scope global: is for --prune"),
+        ({"prune": 1.0}, "--prune 1.0: it must be above 0 and below 1"),
         ({"metric": "f1"}, "--metric f1: classes of recordings are measured by accuracy"),
         ({"input": "tokens", "tau_syn": "none"}, "--tau-syn: is for recordings; give --input spikes"),
     ],

@@ -23,9 +23,13 @@ OPTIONS = {
 """Options of the command line that are not named after their setting."""
 
 
+def option_of(setting: str) -> str:
+    return OPTIONS.get(setting, setting.replace("_", "-"))
+
+
 def as_typed(setting: str, value: Any) -> str:
     """The option that sets it, and its value: --layers 4."""
-    option = f"--{OPTIONS.get(setting, setting.replace('_', '-'))}"
+    option = f"--{option_of(setting)}"
     if value is True:
         return option
     return f"{option} {','.join(map(str, value)) if isinstance(value, tuple | list) else value}"

@@ -1,5 +1,7 @@
 """From a plan to the student that training starts with: what it may be, its shape, its first weights."""
 
+import re
+
 import datasets
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
@@ -15,7 +17,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.distiller import Distiller, LayerMap
 from neurotool.train.grid import check_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
-from neurotool.train.plan import TrainingPlan, as_typed
+from neurotool.train.plan import TrainingPlan, as_typed, option_of
 from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses
 from neurotool.train.teacher import Teacher, head_options
 
@@ -63,7 +65,10 @@ def configure_student(
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
     if start is not None:
         check_start(plan, start, config)
-    config.check()
+    try:
+        config.check()
+    except ConfigError as error:
+        raise ConfigError(_by_options(str(error))) from error
     check_compilation(plan, config)
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
         raise ConfigError(
@@ -97,10 +102,16 @@ def configure_student(
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads
     if heads != theirs and attention:
         raise ConfigError(
-            f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
-            "use --attention-weight 0 and no --relation-weight, or the teacher's number"
+            f"--heads {heads}: the teacher has {theirs}, so their attention scores cannot be compared; use "
+            "--attention-weight 0 and no --relation-weight, or the teacher's number"
         )
     return config
+
+
+def _by_options(message: str) -> str:
+    """What a configuration says of its settings, said of the options that set them: layers is 0 -> --layers 0."""
+    named = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: f"--{option_of(found[0])}", message)
+    return re.sub(r"^(?:--)?([a-z-]+) (?:is|are) (?=[^ ]*[:,])", r"--\1 ", named)
 
 
 def start_student(
