@@ -42,6 +42,7 @@ from neurotool.graph import (
     Stateful,
     Synapse,
 )
+from neurotool.graph.graded import levels
 from neurotool.simulate import SynapseEvents
 from neurotool.streams import STEPS_PER_TOKEN
 
@@ -74,6 +75,11 @@ class Counts:
 
     def total(self, network: Network = "spiking") -> Operations:
         return sum((node.work[network].total for node in self.nodes), Operations())
+
+    @property
+    def time_steps(self) -> int:
+        """T: steps of a window, or the levels of a graded message."""
+        return levels(self.graph) or self.activity.time_steps
 
     @property
     def knows_active(self) -> bool:

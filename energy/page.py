@@ -68,7 +68,7 @@ def report_page(report: Report, figures: bool = True, each: bool = True) -> Page
     if counts.graph.is_spiking:
         density = "" if counts.density is None else f", {100 * counts.density:.3g} % of MACs with an activation"
         lead = (
-            f"{report.measured}. T = {activity.time_steps}, {counts.graph.schedule} schedule. Per inference "
+            f"{report.measured}. T = {counts.time_steps}, {counts.graph.schedule} schedule. Per inference "
             f"{si(counts.synaptic_operations / activity.inputs)} synaptic operations for {macs} MACs of the dense "
             f"twin: {counts.spikes_per_synapse:.3g} spikes per synapse{density}.{_metrics(report)}"
         )
@@ -214,7 +214,7 @@ def _accuracy(report: Report) -> str:
     if metric is None or head is None:
         return ""
     value = report.metrics[metric]
-    steps = f"T = {report.counts.activity.time_steps}"
+    steps = f"T = {report.counts.time_steps}"
     curves = {"spiking student": [Point(head.spiking.per_inference, value, steps)]}
     lines: dict[str, float] = {}
     beside = [pair for pair in report.comparisons if pair.spiking.label == head.spiking.label and pair.matched]

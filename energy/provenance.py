@@ -31,7 +31,7 @@ def provenance(
         "data": "" if data is None else f"{data}, sha256 {_hash(data)}",
         "data of training": ", ".join(f"{split} sha256 {digest[:DIGITS]}" for split, digest in hashes.items()),
         "seed of training": str(training.get("seed", "")),
-        "T": str(counts.activity.time_steps) if neurons else "",
+        "T": str(counts.time_steps) if neurons else "",
         "schedule": counts.graph.schedule if neurons else "",
         "reset": _choices(node.reset for node in neurons),
         "leak": _choices(_range(node.leak) for node in neurons),

@@ -110,7 +110,7 @@ def _student_line(report: Report, i: int, metric: tuple[str, ...]) -> dict[str, 
         "cost model": account.model.name,
         "dataflow": account.counts.dataflow.name,
         **{name: report.metrics.get(name) for name in metric},
-        "T": counts.activity.time_steps if spiking else None,
+        "T": counts.time_steps if spiking else None,
         "rate": counts.activity.mean_rate if spiking else None,
         "spikes/synapse": counts.spikes_per_synapse if spiking else None,
         "MACs": counts.synapses / inputs,
@@ -159,7 +159,7 @@ def _share(report: Report, account: Priced, kind: str) -> float | None:
 
 def _points(reports: list[Report], metric: tuple[str, ...]) -> list[Point]:
     return [
-        Point(report.accounts[0].per_inference, report.metrics[name], f"T = {report.counts.activity.time_steps}")
+        Point(report.accounts[0].per_inference, report.metrics[name], f"T = {report.counts.time_steps}")
         for report in reports
         for name in metric
         if name in report.metrics and report.accounts[0].known

@@ -80,9 +80,10 @@ def beyond(graph: Graph) -> list[str]:
         if name not in said:
             found.setdefault(type(node).__name__, []).append(name)
         if isinstance(node, Neuron):
+            graded = f"graded messages of {node.levels} levels" if isinstance(node, GradedNeuron) else ""
             for what, differs in (
                 (f"reset {node.reset}", node.reset != "hard"),
-                (f"{node.spikes} spikes", node.spikes != "binary"),
+                (graded or f"{node.spikes} spikes", graded or node.spikes != "binary"),
                 ("v_init", np.any(node.v_init)),
                 ("v_min", node.v_min is not None),
             ):

@@ -120,7 +120,7 @@ def measure(
     training = student.training
     student.eval()
     time_steps = student.config.time_steps if time_steps is None else time_steps
-    steps = 1 if student.config.graded else time_steps
+    steps = 1 if student.config.graded else time_steps  # a message carries all levels
     activity = Activity(steps, steps * student.sweeps)
     logits = np.zeros((len(dataset), student.config.num_labels), np.float32)
     for positions, batch in batches(dataset, tokenizer, batch_size, student.device):

@@ -222,8 +222,9 @@ def _check_activity(stored: Mapping[str, Any], config: Mapping[str, Any]) -> Non
         activity = Activity.from_dict(dict(stored))
     except DataError as error:
         raise ValueError(str(error)) from error
-    if activity.time_steps != config["time_steps"]:
-        raise ValueError(f"its time_steps is {activity.time_steps}, that of the configuration {config['time_steps']}")
+    steps = 1 if config.get("spikes") == "graded" else config["time_steps"]
+    if activity.time_steps != steps:
+        raise ValueError(f"its time_steps is {activity.time_steps}, of a window by the configuration {steps}")
     if max(activity.lengths) > config["max_position_embeddings"] + config.get("lookahead", 0):
         raise ValueError(f"it has texts of {max(activity.lengths)} tokens: the network takes fewer")
 

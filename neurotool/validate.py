@@ -1,7 +1,7 @@
 """Do two models send the same spikes? Layer by layer, on the same inputs, and neuron by neuron at its threshold."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import tee
 from typing import Any
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from neurotool.at_threshold import try_neurons
 from neurotool.errors import ConfigError
-from neurotool.executor import Executor, Inputs, Simulation, runs
+from neurotool.executor import Executor, Inputs, Run, Simulation, runs
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
+from neurotool.graph.graded import levels
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ class Comparison:
     """problems: why the models differ, one line each; empty where they agree within the tolerance.
 
     decided: whether anything was compared that could have differed: without it there is a problem, and no verdict.
-    quantised: one of the two, and only one, is a fixed-point network.
+    quantised: one of the two, and only one, is a fixed-point network. counted: one sends spikes and the other their
+    counts in each window, which are what is compared.
     """
 
     tolerance: float
     quantised: bool = False
+    counted: bool = False
     inputs: int = 0
     layers: dict[str, LayerComparison] = field(default_factory=dict)
     outputs: dict[str, OutputComparison] = field(default_factory=dict)
@@ -113,6 +116,36 @@ class Comparison:
 QUANTISED_TOLERANCE = 0.2
 
 
+class CountedWindows:
+    """An executor whose windows are counted: each neuron sends the sum of its spikes of T steps in one. So it is held
+    against one of graded messages."""
+
+    def __init__(self, spiking: Executor) -> None:
+        self.spiking, self.time_steps = spiking, spiking.graph.time_steps
+        self.graph = replace(spiking.graph, time_steps=1)
+
+    def run(self, *inputs: Any, **named: Any) -> Run:
+        run = self.spiking.run(*inputs, **named)
+        run.spikes = {name: self._counted(x.swapaxes(0, 1)).swapaxes(0, 1) for name, x in run.spikes.items()}
+        return run
+
+    def drive(self, layer: str, currents: np.ndarray) -> np.ndarray:
+        return self._counted(self.spiking.drive(layer, currents))
+
+    def _counted(self, spikes: np.ndarray) -> np.ndarray:
+        return spikes.reshape(-1, self.time_steps, *spikes.shape[1:]).sum(1, dtype=np.int32)
+
+
+def _alike(a: Executor, b: Executor) -> tuple[Executor, Executor]:
+    """Both in messages, where one sends spikes and the other the counts of as many steps."""
+    for_a, for_b = levels(a.graph), levels(b.graph)
+    if for_a is None and for_b == a.graph.time_steps and a.graph.schedule == "phased":
+        return CountedWindows(a), b
+    if for_b is None and for_a == b.graph.time_steps and b.graph.schedule == "phased":
+        return a, CountedWindows(b)
+    return a, b
+
+
 def compare(
     a: Executor,
     b: Executor,
@@ -129,6 +162,7 @@ def compare(
     rates, and the largest share of predictions that may differ. Default: 0, or QUANTISED_TOLERANCE.
     rounding: what rates and logits may differ by in any case, relative to the larger of 1 and the logits.
     at_once: inputs of one length that run together.
+    Spikes are held against graded messages by their counts in each window.
     Networks that have nothing to compare are not run: one problem says so.
     Raises ConfigError (tolerance), DataError (inputs that do not fit).
     """
@@ -137,7 +171,9 @@ def compare(
         tolerance = QUANTISED_TOLERANCE if quantised else 0.0
     if not 0 <= tolerance < 1:
         raise ConfigError(f"tolerance is {tolerance}: it must be in [0, 1)")
-    result = Comparison(tolerance, quantised)
+    given = (a, b)
+    a, b = _alike(*given)
+    result = Comparison(tolerance, quantised, counted=(a, b) != given)
     if different := _different_networks(a.graph, b.graph):
         result.problems.append(different)
         return result

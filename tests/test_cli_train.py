@@ -104,6 +104,54 @@ def test_train_prints_its_result(run_options: RunOptions, tmp_path: Path) -> Non
     assert "prediction: epoch 3, validation accuracy" in result.stderr and "spiking rate" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--spikes graded -T 4",
+        "--spikes graded -T 3 --dead-zone 1",
+        "--spikes ternary -T 2 --v-threshold learned-per-channel",
+        "--schedule concurrent -T 3",
+        "--student spikebert -T 2",
+        "--student spikebert --attention-softmax --spikes ternary -T 2",
+        "--student streaming",
+        "--student ann",
+    ],
+)
+def test_what_was_trained_is_used_like_any_other(options: str, run_options: RunOptions, tmp_path: Path) -> None:
+    """By every command that reads a checkpoint, and it starts the next one."""
+    model, kind = tmp_path / "model.ckpt", options.split()
+    result = run("train", *run_options("--epochs", "1", "--json", *kind))
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout)["student"]
+    (evaluated,) = json.loads(run("evaluate", model, "--json").stdout)["time_steps"].values()
+    assert {name: evaluated[name] for name in scores} == pytest.approx(scores)
+    texts = ["w1 good w2", "bad w3"]
+    probabilities = []
+    for executor in ("torch", "interpreter"):
+        lines = run("predict", model, *texts, "--json", "--executor", executor).stdout.splitlines()
+        probabilities.append(np.array([list(json.loads(line)["probabilities"].values()) for line in lines]))
+    assert np.allclose(*probabilities, atol=1e-4) and np.ptp(probabilities[0]) > 0
+    for command in (["show"], ["energy", "report"], ["export", "--target", "nir", "-o", tmp_path / "model.nir"]):
+        done = run(*command, model)
+        assert done.exit_code == 0, done.output
+    again = run("train", *run_options("--epochs", "1", "--start-from", model, *kind, output="again.ckpt"))
+    assert again.exit_code == 0, again.output
+
+
+def test_levels_of_a_graded_student_are_its_time_steps(run_options: RunOptions, tmp_path: Path) -> None:
+    assert run("train", *run_options("--epochs", "1", "--spikes", "graded", "-T", "4")).exit_code == 0
+    at = json.loads(run("evaluate", tmp_path / "model.ckpt", "--json", "-T", "1,4,16").stdout)["time_steps"]
+    sent = {t: result["activity"]["mean_rate"] for t, result in at.items()}
+    assert sent["1"] < sent["4"] < sent["16"]  # finer levels: fewer counts of 0
+    text = "w1 good w2"
+    for steps in ("2", "4"):
+        two = [
+            run("predict", tmp_path / "model.ckpt", text, "-T", steps, "--executor", executor).stdout
+            for executor in ("torch", "interpreter")
+        ]
+        assert two[0] == two[1] != ""
+
+
 def test_a_target_that_was_not_reached_is_said(run_options: RunOptions) -> None:
     options = ["train", *run_options("--epochs", "1", "--event-target", "0.05")]
     result = run(*options)
@@ -219,7 +267,7 @@ def test_evaluate_per_class_numbers(trained: Callable[[str], Path], tmp_path: Pa
 def test_rates_are_shown_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     layers = {"encoder.11.intermediate": LayerActivity(3072, 4 * 3072), "embedding": LayerActivity(770, 4 * 308)}
     activity, nothing = Activity(4, 4, Counter({1: 1}), layers=layers), np.zeros(0)
-    print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity), True)
+    print_rates(Console(width=80), Evaluation({}, nothing, nothing, activity), 4, True)
     shown = {line.split()[0]: line.count("#") for line in capsys.readouterr().out.splitlines() if "#" in line}
     assert shown == {"encoder.11.intermediate": 25, "embedding": 10}
 

@@ -1,6 +1,7 @@
 """Graded messages: one with a count in place of a window of spikes, everywhere the same numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from neurotool.export.placement import message_bits
 from neurotool.graph import GradedNeuron, Graph, GraphBuilder, Input, Linear, MeanPool, Neuron, Readout
 from neurotool.graph.graded import graded
 from neurotool.lava_runtime.emulator import Emulator
-from neurotool.simulate import simulate
+from neurotool.simulate import Interpreter, simulate
+from neurotool.validate import compare
 
 IDS = np.array([[2, 7, 9, 4, 3, 0], [2, 8, 11, 3, 0, 0], [2, 5, 13, 21, 6, 3]])
 MASK = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1] * 6])
@@ -260,6 +262,21 @@ def test_a_trained_student_is_exported_with_graded_messages(
     ]
     graded_logits, plain_logits = (one.logits(texts) for one in written)
     assert np.array_equal(graded_logits, plain_logits) and np.ptp(plain_logits) > 0
+
+
+@pytest.mark.parametrize("precision", ["float", "fixed"])
+def test_spikes_are_held_against_messages_by_their_counts(make_student: Callable[..., Any], precision: str) -> None:
+    graph = make_student(time_steps=4, v_threshold=0.7, spikes="ternary").to_graph()
+    executors: list[Any] = [Interpreter(graph), Interpreter(graded(graph))]
+    if precision == "fixed":
+        executors = [Emulator(lower(network, largest(network))) for network in (graph, graded(graph))]
+    inputs = [{"input_ids": ids, "attention_mask": mask} for ids, mask in zip(IDS, MASK, strict=True)]
+    for a, b in (executors, executors[::-1]):
+        result = compare(a, b, inputs)
+        assert result.passed and result.counted, result.problems
+        assert all(layer.spikes_a == layer.spikes_b > 0 for layer in result.layers.values())
+    other = replace(graph, nodes=graph.nodes | {"embedding": replace(graph.nodes["embedding"], v_threshold=0.6)})
+    assert not compare(Interpreter(other), Interpreter(graded(graph)), inputs).passed
 
 
 def test_what_cannot_be_exported_so_is_refused(make_student: Callable[..., Any], tmp_path: Path) -> None:

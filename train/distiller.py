@@ -171,7 +171,9 @@ class Distiller(nn.Module):
         if self.rising is not None:
             loss = loss + self.rising(output.rates, mask)
         if output.rates:
-            shown["spiking_rate"] = torch.stack([r.detach().abs().mean() for r in output.rates.values()]).mean()
+            rates = [rate.detach() for rate in output.rates.values()]
+            sent = torch.stack([rate.abs().sum() for rate in rates]).sum()
+            shown["spiking_rate"] = sent / sum(rate.numel() for rate in rates)
         return {"loss": loss} | shown
 
     def _fitted(self, tap: int, x: Tensor) -> Tensor:

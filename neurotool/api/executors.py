@@ -9,6 +9,7 @@ import numpy as np
 from neurotool.errors import ConfigError
 from neurotool.executor import Executor
 from neurotool.graph import Graph
+from neurotool.graph.graded import levels
 from neurotool.streams import in_time
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _torch(graph: Graph, student: "Student | None", settings: Settings) -> Execu
     precision = torch.float64 if settings.precision == "float64" else torch.float32
     if isinstance(student, StreamingForSequenceClassification):
         return StreamExecutor(student, precision, settings.precision == "as used")
-    return TorchExecutor(student, precision, settings.precision == "as used", graph.time_steps)
+    return TorchExecutor(student, precision, settings.precision == "as used", levels(graph) or graph.time_steps)
 
 
 def _interpreter(graph: Graph, student: "Student | None", settings: Settings) -> Executor:

@@ -13,6 +13,7 @@ from neurotool.api.reading import ModelInputs, Reader, SpikeReader, Text, TextRe
 from neurotool.errors import BundleError, ConfigError, DataError, GraphError
 from neurotool.executor import Executor, Record, Run, stacked, unstacked
 from neurotool.graph import Embedding, GradedNeuron, Graph, Input, Neuron
+from neurotool.graph.graded import at_levels, levels
 from neurotool.graph.names import in_group
 from neurotool.graph.part import part
 from neurotool.inputs import Given, InputKind, fitted, steps_said, with_kinds
@@ -72,8 +73,9 @@ class Model:
 
     @property
     def time_steps(self) -> int:
-        """T as its student means it: of a window, of the run, or of a token that comes in time."""
-        return steps_per_token(self.graph) or self.graph.time_steps
+        """T as its student means it: of a window, of the run, of a token that comes in time, or the levels of a graded
+        message."""
+        return steps_per_token(self.graph) or levels(self.graph) or self.graph.time_steps
 
     @property
     def default_executor(self) -> str:
@@ -103,13 +105,15 @@ class Model:
             check_time_steps(self.student.model, time_steps)
         if self.graph.fixed_point:
             raise ConfigError(
-                f"-T {time_steps}: {self.path} holds integers made for T = {self.graph.time_steps}; export the "
+                f"-T {time_steps}: {self.path} holds integers made for T = {self.time_steps}; export the "
                 "checkpoint with -T"
             )
+        if levels(self.graph) is not None:
+            return replace(self, graph=at_levels(self.graph, time_steps))
         if self.graph.of_type(GradedNeuron):
             raise ConfigError(
-                f"-T {time_steps}: {self.path} holds messages that count T = {self.graph.time_steps} steps; export the "
-                "checkpoint with -T"
+                f"-T {time_steps}: some neurons of {self.path} send graded messages and others do not, so no T "
+                "can be chosen; leave it out"
             )
         return replace(self, graph=replace(self.graph, time_steps=time_steps))
 

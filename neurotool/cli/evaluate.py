@@ -98,12 +98,13 @@ def evaluate(
         return
     console, trained = terminal.console(), opened.time_steps
     _print_metrics(console, results, trained)
-    shown = results.get(trained, list(results.values())[-1])
+    steps = trained if trained in results else list(results)[-1]
+    shown = results[steps]
     task = opened.reading().task
     if not task.regression:
-        _print_classes(console, task, shown)
+        _print_classes(console, task, shown, steps)
     if shown.activity.layers:
-        print_rates(console, shown, layers)
+        print_rates(console, shown, steps, layers)
 
 
 def _print_metrics(console: Console, results: "dict[int, Evaluation]", trained: int) -> None:
@@ -113,17 +114,18 @@ def _print_metrics(console: Console, results: "dict[int, Evaluation]", trained: 
     for t, result in results.items():
         rate, metrics = result.activity.mean_rate, [f"{value:.4f}" for value in result.metrics.values()]
         steps = f"{t}{' (trained)' if t == trained else ''}"
-        rows.append([steps, *metrics, f"{rate:.3f}", f"{rate * t:.2f}"] if spiking else metrics)
+        per_window = f"{rate * result.activity.time_steps:.2f}"
+        rows.append([steps, *metrics, f"{rate:.3f}", per_window] if spiking else metrics)
     headings = ["T", *first.metrics, "mean spiking rate", "spikes per neuron"] if spiking else list(first.metrics)
     console.print(table(f"{len(first.labels)} example{'s'[: len(first.labels) != 1]}", headings, rows))
 
 
-def _print_classes(console: Console, task: "Task", result: "Evaluation") -> None:
+def _print_classes(console: Console, task: "Task", result: "Evaluation", time_steps: int) -> None:
     from sklearn.metrics import precision_recall_fscore_support
 
     predicted, classes = result.logits.argmax(1), np.arange(task.num_labels)
     scores: Any = precision_recall_fscore_support(result.labels, predicted, labels=classes, zero_division=0)
-    steps = f", T = {result.activity.time_steps}" if result.activity.layers else ""
+    steps = f", T = {time_steps}" if result.activity.layers else ""
     rows = [
         (name, f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}", str(support))
         for name, precision, recall, f1, support in zip(task.label_names, *scores, strict=True)
@@ -131,7 +133,7 @@ def _print_classes(console: Console, task: "Task", result: "Evaluation") -> None
     console.print(table(f"per class{steps}", ("class", "precision", "recall", "f1", "examples"), rows))
 
 
-def print_rates(console: Console, result: "Evaluation", layers: bool) -> None:
+def print_rates(console: Console, result: "Evaluation", time_steps: int, layers: bool) -> None:
     """Spiking rates, by kind of layer or, `layers`, of each."""
     activity = result.activity
     groups = one_by_one(activity.layers) if layers else by_kind(activity.layers)
@@ -140,7 +142,7 @@ def print_rates(console: Console, result: "Evaluation", layers: bool) -> None:
         rates = [activity.rate(name) for name in names]
         neurons = sum(activity.layers[name].neurons for name in names)
         rows.append((kind, str(neurons), f"{np.mean(rates):.3f}", f"{'#' * round(_BAR * np.mean(rates)):{_BAR}}"))
-    title = f"spiking rate of neuron layers{'' if layers else ' by kind (--layers: each)'}, T = {activity.time_steps}"
+    title = f"spiking rate of neuron layers{'' if layers else ' by kind (--layers: each)'}, T = {time_steps}"
     console.print(table(title, ("neuron layer", "neurons", "mean rate", ""), rows))
 
 

@@ -164,7 +164,8 @@ def _print(result: "Comparison", source: str, time_steps: int) -> None:
     if result.quantised:
         within = f"the same within {result.tolerance} (mean |Δrate| of each layer, share of predictions)"
     else:
-        exact = "exactly the same spikes" if result.layers else "the same logits or outputs, rounding aside"
+        spikes = "counts of spikes in each window" if result.counted else "spikes"
+        exact = f"exactly the same {spikes}" if result.layers else "the same logits or outputs, rounding aside"
         within = exact if result.tolerance == 0 else f"the same within {result.tolerance}"
     if result.decided and result.silent:
         say(f"silent in both, so that what drives them was not compared: {', '.join(result.silent)}")

@@ -23,6 +23,23 @@ def graded(graph: Graph, dead_zone: float = 0.0) -> Graph:
     return replace(graph, nodes=nodes, time_steps=1)
 
 
+def levels(graph: Graph) -> int | None:
+    """T of a network whose every neuron sends graded messages of one T: the levels of a message, which takes one step.
+    None of any other."""
+    neurons = (node for node in graph.nodes.values() if isinstance(node, Neuron))
+    of = {node.levels if isinstance(node, GradedNeuron) else None for node in neurons}
+    return of.pop() if len(of) == 1 else None
+
+
+def at_levels(graph: Graph, time_steps: int) -> Graph:
+    """The same with another T. Raises GraphError for one below a dead zone."""
+    nodes = {
+        name: replace(node, levels=time_steps) if isinstance(node, GradedNeuron) else node
+        for name, node in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes)
+
+
 def _node(name: str, node: Node, time_steps: int, dead_zone: float) -> Node:
     if isinstance(node, Input) and node.spiking:
         raise GraphError(f"node {name} (Input): its spikes enter step by step; graded messages have one step")

@@ -78,9 +78,13 @@ class NeuronDynamics:
         return self if self.low == 0 else replace(self, spikes="binary", v_init=self.offset)
 
     def fire(self, u: Tensor) -> Tensor:
-        """Spikes of potentials `u`, in u's dtype: {0, 1} or {-1, 0, 1}."""
-        spikes = (u >= self.firing_point).to(u.dtype)
-        return spikes if self.spikes == "binary" else spikes - (u < -self.firing_point).to(u.dtype)
+        """Spikes of potentials `u`, in u's dtype: {0, 1} or {-1, 0, 1}. Compared to floats at once: on a CPU torch does
+        that several times faster than to bools."""
+        u = u.detach()
+        spikes = torch.ge(u, self.firing_point, out=torch.empty_like(u))
+        if self.spikes == "ternary":
+            spikes -= torch.lt(u, -self.firing_point, out=torch.empty_like(u))
+        return spikes
 
     def integrate(self, u: Tensor, drive: Tensor) -> Tensor:
         return u * self.leak + drive if self.leak != 1 else u + drive
@@ -201,7 +205,7 @@ class _ClosedFormRate(torch.autograd.Function):
             charge = drive * time_steps if v_threshold is None else drive / (v_threshold / time_steps)
         else:
             charge = (drive * 1 if v_threshold is None else drive / v_threshold).mul_(time_steps)
-        inside = charge.clamp(low, high).eq(charge) if any(ctx.needs_input_grad) else None
+        inside = _equal(charge.clamp(low, high), charge) if any(ctx.needs_input_grad) else None
         silent = charge.abs() < dynamics.dead_zone if dynamics.dead_zone else None
         if dynamics.offset:
             charge.add_(dynamics.offset)
@@ -218,9 +222,11 @@ class _ClosedFormRate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         inside, v_threshold, rate = ctx.saved_tensors
-        # Bytes are several times faster than the bool itself. A compiler needs no help, and some cannot view.
         gradient = at_least_float32(gradients[0])
-        gradient = gradient * (inside if torch.compiler.is_compiling() else inside.view(torch.uint8))
+        if gradient.is_cuda or torch.compiler.is_compiling():
+            gradient = gradient * inside
+        else:
+            gradient = inside.view(torch.uint8).to(gradient.dtype).mul_(gradient)  # twice as fast as with the bools
         if v_threshold is not None:
             gradient.div_(v_threshold)
         to_threshold = None
@@ -233,6 +239,12 @@ class _ClosedFormRate(torch.autograd.Function):
                     -torch.dot(gradient.flatten(), rate.flatten().to(gradient.dtype)) - ctx.to_middle * gradient.sum()
                 )
         return gradient.to(ctx.dtype), to_threshold, None, None
+
+
+def _equal(x: Tensor, y: Tensor) -> Tensor:
+    """x == y; may overwrite x. On a CPU torch compares to floats and makes bools of these several times faster than it
+    compares to bools."""
+    return x.eq(y) if x.is_cuda or torch.compiler.is_compiling() else x.eq_(y).to(torch.bool)
 
 
 def substitute(steady: Tensor, simulated: Tensor) -> Tensor:

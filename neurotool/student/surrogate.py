@@ -1,6 +1,7 @@
 """Backpropagation through the time steps of a neuron layer, with a surrogate for the derivative of its spikes."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def atan_gradient(x: Tensor) -> Tensor:
 
     alpha/2 / (1 + (pi/2 alpha x)^2), alpha 2 (Fang et al. 2021, arXiv 2007.05785; SpikeBERT, section 3).
     """
-    return ALPHA / 2 / (1 + (math.pi / 2 * ALPHA * x).square())
+    return (x * (math.pi * math.sqrt(ALPHA / 2))).square_().add_(2 / ALPHA).reciprocal_()
 
 
 def unrolled_spikes(drive: Tensor, dynamics: NeuronDynamics) -> Tensor:
@@ -42,30 +43,29 @@ def spike_linear(counts: Tensor, linear: nn.Linear) -> Tensor:
     return out
 
 
-def _steps(drive: Tensor, dynamics: NeuronDynamics) -> tuple[Tensor, Tensor]:
-    """Potentials before the reset, and spikes."""
+def _steps(drive: Tensor, dynamics: NeuronDynamics) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each time step the potentials before the reset, and the spikes."""
     u = torch.full_like(drive[0], dynamics.v_init)
-    potentials, spikes = torch.empty_like(drive), torch.empty_like(drive)
-    for t, x in enumerate(drive):
-        potentials[t] = dynamics.integrate(u, x)
-        spikes[t] = dynamics.fire(potentials[t])
-        u = dynamics.after(potentials[t], spikes[t])
+    potentials, spikes = list[Tensor](), list[Tensor]()
+    for x in drive:
+        potentials.append(dynamics.integrate(u, x))
+        spikes.append(dynamics.fire(potentials[-1]))
+        u = dynamics.after(potentials[-1], spikes[-1])
     return potentials, spikes
 
 
-def _to_drive(potentials: Tensor, gradient: Tensor, dynamics: NeuronDynamics) -> Tensor:
+def _to_drive(potentials: Sequence[Tensor], gradient: Tensor, dynamics: NeuronDynamics) -> Tensor:
     """The gradient of the drives, given that of the spikes."""
-    to_drive = torch.empty_like(potentials)
-    for t in range(len(potentials) - 1, -1, -1):  # step by step: nothing else is as large as the potentials
+    to_drive = torch.empty_like(gradient, dtype=potentials[0].dtype)
+    for t in range(len(potentials) - 1, -1, -1):
         slope = atan_gradient(potentials[t] - dynamics.firing_point)
         if dynamics.spikes == "ternary":
             slope += atan_gradient(potentials[t] + dynamics.firing_point)
-        torch.mul(slope, gradient[t], out=to_drive[t])
-        if t + 1 < len(potentials):
-            kept = to_drive[t + 1] * dynamics.leak
-            if dynamics.reset == "hard":
-                kept *= 1 - dynamics.fire(potentials[t]).abs()
-            to_drive[t] += kept
+        now = torch.mul(slope, gradient[t], out=to_drive[t])
+        if t + 1 < len(potentials) and dynamics.reset == "soft":
+            now.add_(to_drive[t + 1], alpha=dynamics.leak)
+        elif t + 1 < len(potentials):
+            now += to_drive[t + 1] * dynamics.leak * (1 - dynamics.fire(potentials[t]).abs())
     return to_drive
 
 
@@ -75,13 +75,13 @@ class _Unrolled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, drive: Tensor, dynamics: NeuronDynamics) -> Tensor:
         potentials, spikes = _steps(drive, dynamics)
-        ctx.save_for_backward(potentials)
+        ctx.save_for_backward(*potentials)
         ctx.dynamics = dynamics
-        return spikes
+        return torch.stack(spikes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _to_drive(ctx.saved_tensors[0], gradients[0], ctx.dynamics), None
+        return _to_drive(ctx.saved_tensors, gradients[0], ctx.dynamics), None
 
 
 class _NormedSpikes(torch.autograd.Function):
@@ -104,7 +104,8 @@ class _NormedSpikes(torch.autograd.Function):
         spikes = torch.empty_like(current)
         for some, sent in zip(_in_cache(current, time_steps), _in_cache(spikes, time_steps), strict=True):
             drive, *_ = _normed(some, weight, bias, v_threshold, eps)
-            sent.copy_(_steps(drive, dynamics)[1])
+            for step, of_step in zip(sent, _steps(drive, dynamics)[1], strict=True):
+                step.copy_(of_step)
         return spikes
 
     @staticmethod
