@@ -269,7 +269,7 @@ def test_resuming_gives_the_same_student(
 
 def test_what_is_refused(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "train", lambda *_, **__: pytest.fail("trained first"))
-    with pytest.raises(ConfigError, match="augment is -1: it must be 0 to 1000"):
+    with pytest.raises(ConfigError, match="--augment -1: it must be 0 to 1000"):
         train(make_plan("--augment", "-1"), QUIET)
     load = pipeline.load_teacher
 

@@ -162,11 +162,22 @@ def test_a_target_that_was_not_reached_is_said(run_options: RunOptions) -> None:
     assert told["events_per_synapse"] == pytest.approx(float(density), abs=5e-4)
 
 
+def test_the_share_of_zeros_is_said_and_is_that_asked_for(run_options: RunOptions) -> None:
+    """Also in a run of 7 steps, in which the masks' regular choices all lie in its beginning."""
+    options = ["train", *run_options("--epochs", "1", "--prune", "0.5")]
+    result = run(*options)
+    assert result.exit_code == 0, result.output
+    assert "         50.0% of the weights between neuron layers are 0\n" in result.stdout
+    assert json.loads(run(*options, "--force", "--json").stdout)["zero_weights"] == 0.5
+
+
 def test_train_json(run_options: RunOptions, tmp_path: Path) -> None:
     result = run("train", "--json", *run_options("--epochs", "1"))
     report = json.loads(result.stdout)
-    assert report.keys() == {"output", "teacher", "student", "mean_spiking_rate", "events_per_synapse", "seconds"}
-    assert report["events_per_synapse"] is None  # without a target
+    assert report.keys() == {
+        *("output", "teacher", "student", "mean_spiking_rate", "events_per_synapse", "zero_weights", "seconds")
+    }
+    assert report["events_per_synapse"] is None and report["zero_weights"] is None  # without a target
     assert report["output"] == str(tmp_path / "model.ckpt") and 0 < report["mean_spiking_rate"] < 1
 
 
@@ -451,6 +462,19 @@ def test_every_preset_can_be_trained_and_is_listed(name: str) -> None:
     assert listed.exit_code == 0 and f"\n{name}: " in f"\n{listed.stdout}" and PRESETS[name].reached in listed.stdout
     command = listed.stdout.split(f"{name}: ")[1].splitlines()[1].split()
     assert plan_of(*command, "--corpus", "texts.txt") == plan
+
+
+def test_a_preset_of_trained_students_needs_one_and_is_named_in_refusals(
+    run_options: RunOptions, trained: Callable[[str], Path]
+) -> None:
+    assert "--preset sparse: goes on with a trained student; give it with --start-from" in refusal(
+        run("train", *run_options("--preset", "sparse"))
+    )
+    start = ("--start-from", str(trained("classes")))
+    options = run_options(*start, "--preset", "best")
+    assert "--spikes ternary: the student of" in (said := refusal(run("train", *options)))
+    assert said.endswith("which stays; give --spikes binary (--preset best set it)\n")
+    assert "(--preset" not in refusal(run("train", *options, "--spikes", "graded"))
 
 
 def test_an_unknown_preset_is_refused() -> None:

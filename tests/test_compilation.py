@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neurotool.errors import ConfigError
 from neurotool.student import STUDENTS, SpikingBertForSequenceClassification, Student
-from neurotool.train.compilation import PAYS_FROM, fuse_student
+from neurotool.train.compilation import PAYS_FROM, check_compilation, fuse_student
 from neurotool.train.plan import TrainingPlan
 
 MakeStudent = Callable[..., SpikingBertForSequenceClassification]
@@ -189,8 +189,16 @@ def test_when_layers_are_compiled(
 def test_students_that_cannot_be_compiled(make_plan: MakePlan, make_student: MakeStudent) -> None:
     concurrent = make_student(schedule="concurrent")
     assert fused(make_plan("--compile", "auto"), concurrent, PAYS_FROM) == (False, "")
-    with pytest.raises(ConfigError, match="--compile on: a spikingbert student cannot be compiled with such neurons"):
-        fused(make_plan("--compile", "on"), concurrent, PAYS_FROM)
+    for options, message in (
+        (("--schedule", "concurrent"), "--compile on, --schedule concurrent: only phased windows can be compiled"),
+        (("--feedback",), "--compile on, --feedback: a spikingbert student's layers cannot"),
+        (("--leak", "0.5"), "--compile on, --leak 0.5, --reset soft: only windows of leak 1 and soft reset can"),
+        (("--student", "snn-textcnn"), "--compile on: a snn-textcnn student's layers cannot be compiled; leave it out"),
+    ):
+        plan = make_plan(*options, "--compile", "on")
+        layers = {"num_hidden_layers": 0} if plan.model_type == "snn-textcnn" else {}
+        with pytest.raises(ConfigError, match=message):
+            check_compilation(plan, STUDENTS[plan.model_type].config_class(**plan.student | layers))
 
 
 def test_without_a_compiler_layers_run_as_they_are(

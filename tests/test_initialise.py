@@ -13,6 +13,7 @@ from neurotool.errors import ConfigError
 from neurotool.student import SpikingBertConfig, SpikingBertForSequenceClassification
 from neurotool.student.emission import NeuronLayer, Recorded
 from neurotool.train.initialise import copy_teacher, fit_spikes, project_embeddings
+from neurotool.train.plan import as_typed
 from neurotool.train.teacher import Teacher, TeacherOutput
 
 SHAPE = SpikingBertForSequenceClassification.shares
@@ -221,7 +222,7 @@ def test_no_shift_when_none_is_allowed(start: MakeStudent, teacher: BertForSeque
 def test_another_shape(teacher: BertForSequenceClassification, name: str, value: int) -> None:
     shape = {name: getattr(teacher.config, name) for name in SHAPE} | {name: value}
     student = SpikingBertForSequenceClassification(SpikingBertConfig(**shape, num_hidden_layers=2))
-    message = f"{name} is {value}, the teacher's is {getattr(teacher.config, name)}: use --init random"
+    message = f"{as_typed(name, value)}: the teacher's is {getattr(teacher.config, name)}; use --init random"
     with pytest.raises(ConfigError, match=message):
         copy_teacher(student, teacher, (0, 1, 2))
 

@@ -145,7 +145,7 @@ def test_students_without_windows_have_no_target(make_plan: MakePlan) -> None:
     ):
         with pytest.raises(ConfigError, match=f"--event-target: .*{message}"):
             train(make_plan(*options, "--event-target", "0.2"), QUIET)
-    with pytest.raises(ConfigError, match=r"event target is 0\.0: it must be above 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"--event-target 0\.0: it must be above 0 and below 1"):
         train(make_plan("--event-target", "0"), QUIET)
 
 

@@ -84,9 +84,9 @@ def test_the_embedding_is_the_teachers_where_widths_agree(textcnn_plan: MakePlan
         ),
         (("--hidden-weight", "1"), "--hidden-weight: student snn-textcnn has only its embedding to compare; give 0"),
         (("--layer-map", "0,1"), "--layer-map 0,1: give 1 numbers"),
-        (("--schedule", "phased"), "schedule is 'phased': choose one of concurrent"),
-        (("--channels", "0"), "channels is 0: it must be 1 to 16384"),
-        (("--kernel-sizes", "3,3"), "kernel_sizes are 3,3: give different numbers of at least 1"),
+        (("--schedule", "phased"), "--schedule 'phased': choose one of concurrent"),
+        (("--channels", "0"), "--channels 0: it must be 1 to 16384"),
+        (("--kernel-sizes", "3,3"), "--kernel-sizes 3,3: give different numbers of at least 1"),
     ],
 )
 def test_what_a_textcnn_lacks(textcnn_plan: MakePlan, options: tuple[str, ...], message: str) -> None:

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from neurotool.student import Student
 from neurotool.student.spike_classifier import SpikeClassifier
-from neurotool.train.pruning import END, Pruned, Shrunk, prune, sparsity
+from neurotool.train.pruning import Pruned, Shrunk, last_change, prune, sparsity
 from neurotool.train.quantisation import Quantised
 
 EVERY = 10
@@ -18,8 +18,9 @@ EVERY = 10
 
 
 class Compressor(TrainerCallback):
-    """Makes the weights of a student sparse or short. Masks change until `pruning.END` of the first stage, exponents in
-    all stages; both depend on the step alone, so that a resumed run chooses the same.
+    """Makes the weights of a student sparse or short. Masks change until `last_change` of the first stage, which brings
+    the share that was asked for however few steps there are; exponents change in all stages. Both depend on the step
+    alone, so that a resumed run chooses the same.
 
     share: of the weights that become 0, in each matrix (scope layer) or over all of them (global). bits: of a weight.
     penalty: what is taken off every weight's size in the end, in root mean squares of its matrix at the start.
@@ -52,19 +53,24 @@ class Compressor(TrainerCallback):
         weights = [layer.weight for layer in self.layers.values()]
         return 1 - sum(int(w.count_nonzero()) for w in weights) / max(sum(w.numel() for w in weights), 1)
 
-    def settled(self, progress: float) -> bool:
-        """Whether masks and thresholds are those asked for."""
-        return (self.share is None and self.penalty is None) or not self.first_stage or progress >= END
+    @property
+    def makes_zeros(self) -> bool:
+        return self.share is not None or self.penalty is not None
 
-    def choose(self, progress: float) -> None:
-        """Masks and exponents for the weights as they are, `progress` being the share of the stage that is done."""
+    def settled(self, step: int, steps: int) -> bool:
+        """Whether masks and thresholds are those asked for after `step` of the stage's `steps`."""
+        return not self.makes_zeros or not self.first_stage or step > last_change(steps)
+
+    def choose(self, progress: float, held: bool = False) -> None:
+        """Masks, unless they are held, and exponents for the weights as they are, `progress` being the share of the
+        stage that is done."""
         originals = {name: layer.parametrizations.weight.original for name, layer in self.layers.items()}
         masks, shrunk, exponents = (self._steps(kind) for kind in (Pruned, Shrunk, Quantised))
-        if self.share is not None and self.first_stage:
+        if self.share is not None and not held:
             prune(originals, masks, sparsity(progress, self.start, self.share), self.scope)
-        if self.penalty is not None and self.first_stage:
+        if self.penalty is not None and not held:
             for step in shrunk.values():
-                step.threshold.copy_(sparsity(progress, 0.0, self.penalty) * step.root)
+                step.threshold.copy_(sparsity(progress, step.start, self.penalty) * step.root)
         for name, quantised in exponents.items():
             quantised.choose((masks | shrunk)[name](originals[name]) if masks or shrunk else originals[name])
 
@@ -73,13 +79,17 @@ class Compressor(TrainerCallback):
         return {name: step for name, step in steps if isinstance(step, kind)}
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.layers and state.global_step % EVERY == 0:
-            self.choose(state.global_step / state.max_steps)
+        step, last = state.global_step, last_change(state.max_steps)
+        if self.layers and (step % EVERY == 0 or step == last):
+            done = 1.0 if step == last else step / state.max_steps
+            self.choose(done, held=step > last or not self.first_stage)
 
-    def finish(self) -> None:
-        """Leave plain weights with the values that the student was trained and measured with."""
+    def finish(self) -> float | None:
+        """Leave plain weights with the values that the student was trained and measured with. Returns the share of
+        zeros where these were asked for."""
         for layer in self.layers.values():
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        return self.zeros if self.makes_zeros else None
 
 
 def compressible(student: Student | SpikeClassifier) -> Iterator[tuple[str, nn.Linear | nn.Conv1d]]:

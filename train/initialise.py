@@ -16,6 +16,7 @@ from neurotool.student.encoder import EncoderLayer
 from neurotool.student.neurons import average_spiking_rate
 from neurotool.student.spikingbert import SpikingBertLayer
 from neurotool.train.distiller import LayerMap
+from neurotool.train.plan import as_typed
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def check_same_shape(kind: type[Student], student: BertConfig, teacher: BertConf
     for name in (name for name in _COPIED if name in kind.shares):
         ours, theirs = getattr(student, name), getattr(teacher, name)
         if ours != theirs:
-            raise ConfigError(f"{name} is {ours}, the teacher's is {theirs}: use --init random, or the teacher's shape")
+            raise ConfigError(f"{as_typed(name, ours)}: the teacher's is {theirs}; use --init random, or its shape")
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotool.errors import ConfigError
+from neurotool.train.ranges import check_range, range_of
 from neurotool.train.recipes import BASE, RECIPES, SELECTIVE, default, teacher_default
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ WITHOUT_DEFAULT: dict[str, type] = {
     **dict.fromkeys(("teacher_epochs", "teacher_learning_rate"), float),
     **dict.fromkeys(("kernel_sizes", "layer_map", "text_columns"), tuple),
 }
+_REPLACED = {"prune": ("weight_penalty",), "weight_penalty": ("prune", "prune_scope")}
+"""Options that, where they are given, take the place of others that --start-from would give."""
 OPTIONS: dict[str, type] = {
     **{name: Path if isinstance(value, Path) else type(value) for name, value in (BASE | DEFAULTS).items()},
     **WITHOUT_DEFAULT,
@@ -79,6 +82,22 @@ def check_option(name: str, value: Any) -> None:
         raise ConfigError(f"{shown} is {value!r}: it must be {_WORDS.get(OPTIONS[name], 'text')}")
 
 
+def check_values(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a number outside of its range, and for options of sparse and short weights that do not go
+    together."""
+    for name, value in options.items():
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, int | float) and (known := range_of(name)):
+                check_range(known, number, name)
+    bits, scope = options["weight_bits"], options["prune_scope"]
+    if bits not in (None, 1, 2, 4, 8):
+        raise ConfigError(f"--weight-bits {bits}: it must be 8, 4, 2 or 1")
+    if options["prune"] is None and scope:
+        raise ConfigError(f"--prune-scope {scope}: is for --prune; give that, or leave it out")
+    if options["prune"] is not None and options.get("weight_penalty") is not None:
+        raise ConfigError("--prune, --weight-penalty: both make weights 0; give one")
+
+
 def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     """The plan of these options, DEFAULTS and the student's own where one is not given or None; start_from comes
     before both in what a student is.
@@ -98,12 +117,15 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
             f"--{of_spikes[0].replace('_', '-')}: is for recordings; give --input spikes, or leave it out"
         )
     start = inherited(Path(given["start_from"])) if given.get("start_from") else {}
-    if given.get("start_teaches") and not start:
-        raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
     there = {name: value for name, value in given.items() if value is not None}
+    _check_start(start, there)
     there = {name: value for name, value in there.items() if value is not False or name not in start}  # no flag
+    without = {old for new, replaced in _REPLACED.items() if new in there for old in replaced}
+    if there.get("spikes") in ("binary", "ternary"):
+        without.add("dead_zone")
     options: dict[str, Any] = dict.fromkeys(OPTIONS) | DEFAULTS
-    options |= {name: value for name, value in start.items() if value is not None} | there
+    options |= {name: value for name, value in start.items() if value is not None and name not in without} | there
+    check_values(options)
     if options["task"] and options["data"]:
         raise ConfigError(f"--task {options['task']} and --data {options['data']}: give one of them")
     if not options["data"] and (options["text_columns"] or options["label_column"] != DEFAULTS["label_column"]):
@@ -112,7 +134,7 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
     of_teacher = ("teacher_epochs", "teacher_learning_rate")
     options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}
-    if options["hidden_size"] and options["layers"] and not options["intermediate_size"]:
+    if options["hidden_size"] and options["layers"] and options["intermediate_size"] is None:
         options["intermediate_size"] = 4 * options["hidden_size"]
     settings = {name: value for name, value in options.items() if value is not None}
     if options["v_init"] is None and options["spikes"]:
@@ -133,11 +155,24 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
             "input": "tokens",
             "start_from": None if options["start_from"] is None else Path(options["start_from"]),
             "prune_scope": options["prune_scope"] or "layer",
-            "weight_bits": options["weight_bits"] or (8 if options["integer_aware"] else None),
+            "weight_bits": 8 if options["integer_aware"] and options["weight_bits"] is None else options["weight_bits"],
             "precision": "bfloat16" if options["bf16"] else "float32",
             "settings": settings,
         }
     )
+
+
+def _check_start(start: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """start: what options are by --start-from; {} without it. Raises ConfigError for given ones that contradict it."""
+    if not start and given.get("start_teaches"):
+        raise ConfigError("--start-teaches: there is no --start-from whose student could teach")
+    path, kind = given.get("start_from"), given.get("student")
+    if start and given.get("init", "auto") != "auto":
+        raise ConfigError(
+            f"--init {given['init']}: the first weights are those of --start-from {path}; leave out one of them"
+        )
+    if start and kind is not None and RECIPES[kind].model_type != start["student"]:
+        raise ConfigError(f"--student {kind}: --start-from {path} is a {start['student']}, which stays; leave it out")
 
 
 def _student(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from neurotool.checkpoint import Checkpoint, write_checkpoint
 from neurotool.errors import CheckpointError, TrainingError, one_line, shown
 from neurotool.evaluation import Evaluation, evaluate
 from neurotool.spike_data import load_spikes
-from neurotool.student.serialise import to_checkpoint
+from neurotool.student.serialise import load_student, to_checkpoint
 from neurotool.student.spike_classifier import to_checkpoint as spikes_to_checkpoint
 from neurotool.tasks import TASK_NAMES, Task, TaskData, load_data, load_task
-from neurotool.train.chains import StudentTeacher
+from neurotool.train.chains import StudentTeacher, check_tokens
 from neurotool.train.compilation import fuse_student
 from neurotool.train.config import NAME, write_config
 from neurotool.train.corpus import corpus_hash
@@ -68,6 +68,8 @@ class TrainingResult:
     seconds: float
     events_per_synapse: float | None = None
     """Where a target was asked for."""
+    zero_weights: float | None = None
+    """Share of the weights between neuron layers, where zeros were asked for."""
 
 
 def train(plan: TrainingPlan, console: Console) -> TrainingResult:
@@ -106,8 +108,11 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     started = time.monotonic()
     set_seed(plan.seed)
     data = read_data(plan, console)
+    start = None if plan.start_from is None else load_student(plan.start_from)
     loaded = find_teacher(plan, data, console)
-    config = configure_student(plan, loaded.model.config, data.task)
+    if start is not None:
+        check_tokens(plan, start, loaded)
+    config = configure_student(plan, loaded.model.config, data.task, start)
     taught_layers = config.num_hidden_layers if plan.start_teaches else loaded.model.config.num_hidden_layers
     layer_map = choose_layer_map(plan, config.num_hidden_layers, taught_layers)
     device = training_arguments(plan, plan.stages[-1], data.task).device  # from here on processes know each other
@@ -125,9 +130,9 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     say(console, f"teacher {plan.teacher}: validation {_line(teacher_metrics)}")
     warn_of_teacher(plan, loaded, teacher_metrics, texts, data.task, console)
     teacher: Teacher | StudentTeacher = Teacher(model)
-    if plan.start_from is not None and plan.start_teaches:
-        teacher = StudentTeacher(plan.start_from).to(device)
-    distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map)
+    if start is not None and plan.start_teaches:
+        teacher = StudentTeacher(start.model).to(device)
+    distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map, start)
     task_texts = texts.train
     if texts.variants is not None:
         labelled = label_variants(plan, model, texts.variants, tokenizer, data.task)
@@ -145,7 +150,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
                 run_stage(plan, stage, distiller, teacher, tokenizer, of_stage, texts.validation, data.task, console)
             )
             distiller.end_stage()
-    distiller.compressor.finish()
+    zeros = distiller.compressor.finish()
     student = whole(distiller.student).eval()
     student.finish()
     if plan.relu_shift:
@@ -167,7 +172,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
         } | describe_run(plan, seconds)
         finish(plan, to_checkpoint(student, tokenizer, data.task, record, result.activity.to_dict()))
     density = events["events_per_synapse"] if events else None
-    return TrainingResult(plan.output, teacher_metrics, result, seconds, density)
+    return TrainingResult(plan.output, teacher_metrics, result, seconds, density, zeros)
 
 
 def read_data(plan: TrainingPlan, console: Console) -> TaskData:
@@ -207,17 +212,17 @@ def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) ->
     data = load_spikes(plan.data, plan.student.get("time_steps"), plan.time_step)
     inputs, steps, channels = data.train.spikes.shape
     say(console, f"{inputs} recordings of {channels} channels, {steps} steps; {len(data.task.label_names)} classes")
+    set_seed(plan.seed)
+    trained = SpikeTraining(plan, data)
+    device = training_arguments(plan, plan.stages[-1], data.task).device
     open_run(plan, data.hashes)
     opened.enter_context(state_stays(plan))
     if plan.settings and is_first_process():
         write_config(plan.folder / NAME, plan.settings)
-    set_seed(plan.seed)
-    trained = SpikeTraining(plan, data)
-    device = training_arguments(plan, plan.stages[-1], data.task).device
     warn_of_bfloat16(plan, device, console)
     trained.to(device)
     stages = [trained.run_stage(plan, stage, data, console) for stage in plan.stages]
-    trained.compressor.finish()
+    zeros = trained.compressor.finish()
     result = evaluate_spikes(trained.student, data.validation, data.task)
     seconds = time.monotonic() - started
     if is_first_process():
@@ -233,7 +238,7 @@ def _train_on_spikes(plan: TrainingPlan, console: Console, opened: ExitStack) ->
             "stages": stages,
         } | describe_run(plan, seconds)
         finish(plan, spikes_to_checkpoint(trained.student, data.task, record))
-    return TrainingResult(plan.output, {}, result, seconds)
+    return TrainingResult(plan.output, {}, result, seconds, zero_weights=zeros)
 
 
 def finish(plan: TrainingPlan, checkpoint: Checkpoint) -> None:

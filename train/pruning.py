@@ -1,7 +1,9 @@
 """Weights that are pruned, or shrunk, as they are trained: the smallest are 0 in the forward pass and still get
 gradients."""
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +38,12 @@ class Shrunk(nn.Module):
     The gradient passes straight through, as in the sparse spiking networks of Chen et al. (arXiv 2105.04916) and Cai et
     al. (arXiv 2508.21566): a weight at 0 still moves, and can come back.
 
-    root: mean square of the weight at the start, its square root.
+    A weight that has zeros at the start is taken for one that was shrunk before: it is given back what a threshold that
+    makes so many of a normal distribution 0 took off it. So the first value is that of the start, its zeros come back
+    only by moving that far, and the penalty goes on from where it was in place of being taken off once more.
+
+    start: that threshold in root mean squares, 0 without zeros. root: the square root of the mean square of the weight
+    at the start, before it was shrunk.
     """
 
     threshold: Tensor
@@ -44,8 +51,11 @@ class Shrunk(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.threshold = nn.Buffer(torch.zeros(()))
-        self.root = nn.Buffer(weight.detach().square().mean().sqrt())
+        zeros = min(1 - int(weight.count_nonzero()) / weight.numel(), 1 - 1e-6)
+        normal, self.start = NormalDist(), NormalDist().inv_cdf((1 + zeros) / 2)
+        left = (1 + self.start**2) * (1 - zeros) - 2 * self.start * normal.pdf(self.start)  # of a mean square of 1
+        self.root = nn.Buffer(weight.detach().square().mean().div(left).sqrt())
+        self.threshold = nn.Buffer(self.start * self.root)
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
@@ -53,7 +63,13 @@ class Shrunk(nn.Module):
         return substitute(weight, shrunk)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
+        return weight + weight.sign() * self.threshold
+
+
+def last_change(steps: int) -> int:
+    """The step of a stage, counted from 0, before which masks and thresholds change for the last time: the first one
+    with END of the stage behind it, or the last one."""
+    return min(math.ceil(END * steps), steps - 1)
 
 
 def sparsity(progress: float, start: float, target: float) -> float:

@@ -78,10 +78,19 @@ RANGES = {
 """By the names of TrainingPlan, StagePlan and the student's configuration; weight: of every loss."""
 
 
-def check_range(name: str, value: object, called: str = "") -> None:
-    """Raises ConfigError, which names the value `called`, where it is outside of RANGES[name]."""
+def range_of(option: str) -> str:
+    """The name in RANGES of what an option sets; "" where it is no number."""
+    renamed = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "dropout": "hidden_dropout_prob"}
+    weights = option in ("inner_share", "rate_penalty") or option.endswith("_weight")
+    name = "weight" if weights else renamed.get(option, option)
+    name = name if name in RANGES else name.removeprefix("general_").removeprefix("inner_")
+    return name if name in RANGES else ""
+
+
+def check_range(name: str, value: object, option: str) -> None:
+    """Raises ConfigError where the value of an option is outside of RANGES[name]."""
     if value not in RANGES[name]:
-        raise ConfigError(f"{called or name.replace('_', ' ')} is {value}: it must be {RANGES[name]}")
+        raise ConfigError(f"--{option.replace('_', '-')} {value}: it must be {RANGES[name]}")
 
 
 def _number(value: float) -> str:

@@ -95,11 +95,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Preset:
-    """options: of the command, by name. reached: what it reached here, docs/results.md saying how it was measured."""
+    """options: of the command, by name. reached: what it reached here, docs/results.md saying how it was measured.
+    continues: whether it is for a student that was trained before."""
 
     title: str
     options: dict[str, Any]
     reached: str
+    continues: bool = False
 
 
 PRESETS = {
@@ -124,9 +126,7 @@ PRESETS = {
     "sparse": Preset(
         "a third of best's messages; give --start-from a student of its kind",
         {
-            "spikes": "ternary",
             "time_steps": 4,
-            "layers": 4,
             "v_threshold": "learned-per-channel",
             "event_target": 0.2,
             "epochs": 5.0,
@@ -135,6 +135,7 @@ PRESETS = {
             "max_length": 96,
         },
         "so started SST-2 85.2 of 87.4, MR 82.5 of 83.6 at 0.19 events per synapse (accuracy, means of three seeds)",
+        continues=True,
     ),
     # arXiv 2308.10873: binary IF with one threshold, all layers at once, stages with separate weights.
     "paper-spikingbert": Preset(

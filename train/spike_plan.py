@@ -6,6 +6,7 @@ from typing import Any
 
 from neurotool.errors import ConfigError
 from neurotool.train.distiller import LossWeights
+from neurotool.train.options import check_values
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.ranges import check_range
 
@@ -40,11 +41,12 @@ def spike_plan(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Trainin
         if name not in OPTIONS and value != defaults.get(name):
             shown = "" if value is True else f" {value}"
             raise ConfigError(f"--{name.replace('_', '-')}{shown}: a student that reads spikes has no such setting")
-    if there.get("student") != STUDENT:
-        raise ConfigError(f"--input spikes: student {there.get('student')} reads text; give --student {STUDENT}")
+    if (kind := there.get("student", defaults["student"])) != STUDENT:
+        raise ConfigError(f"--input spikes: student {kind} reads text; give --student {STUDENT}")
     if "data" not in there:
         raise ConfigError("--input spikes: no --data; give a folder of recordings, train/CLASS.npz and so on")
     options: dict[str, Any] = {name: defaults.get(name) for name in OPTIONS} | DEFAULTS | there
+    check_values(options)
     if options["metric"] not in (None, "accuracy"):
         raise ConfigError(f"--metric {options['metric']}: classes of recordings are measured by accuracy; leave it out")
     weights = LossWeights(0.0, 0.0, 0.0, soft=0.0, hard=1.0, rate=options["rate_penalty"])
@@ -96,5 +98,5 @@ def _tau(name: str, value: Any) -> dict[str, Any]:
         number = float(value)
     except ValueError:
         raise ConfigError(f"--{name.replace('_', '-')} {value}: it is neither {words}") from None
-    check_range("tau", number, f"--{name.replace('_', '-')}")
+    check_range("tau", number, name)
     return {name: number, f"learn_{name}": False}

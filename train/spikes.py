@@ -21,7 +21,7 @@ from neurotool.tasks import Task, compute_metrics
 from neurotool.train.compression import Compressor
 from neurotool.train.plan import StagePlan, TrainingPlan
 from neurotool.train.running import finished_before, keep_stage, run_trainer, training_arguments
-from neurotool.train.trainer import CHOOSES, ReproducibleTrainer
+from neurotool.train.trainer import CHOOSES, UNSETTLED, ReproducibleTrainer
 
 FITTED_ON = 64
 """Recordings that the first scale of the weights is taken from."""
@@ -91,8 +91,8 @@ class SpikeTrainer(ReproducibleTrainer):
         metrics = {f"eval_{name}": value for name, value in result.metrics.items()}
         metrics["eval_spiking_rate"] = result.activity.mean_rate
         self.log(metrics)
-        settled = self.trained.compressor.settled(self.state.global_step / self.state.max_steps)
-        metrics[CHOOSES] = metrics[f"eval_{self.data.task.metrics[0]}"] - (not settled)
+        settled = self.trained.compressor.settled(self.state.global_step, self.state.max_steps)
+        metrics[CHOOSES] = metrics[f"eval_{self.data.task.metrics[0]}"] - (0 if settled else UNSETTLED)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

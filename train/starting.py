@@ -1,19 +1,23 @@
 """From a plan to the student that training starts with: what it may be, its shape, its first weights."""
 
+import re
+
 import datasets
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
 from neurotool.errors import ConfigError
 from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
 from neurotool.student.configuration import StudentConfig
+from neurotool.student.serialise import LoadedStudent
 from neurotool.tasks import Task
 from neurotool.texts import INPUTS, pad
-from neurotool.train.chains import StudentTeacher, start_from
+from neurotool.train.chains import StudentTeacher, check_start, start_from
+from neurotool.train.compilation import check_compilation
 from neurotool.train.compression import Compressor
 from neurotool.train.distiller import Distiller, LayerMap
 from neurotool.train.grid import check_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
-from neurotool.train.plan import OPTIONS, TrainingPlan
+from neurotool.train.plan import TrainingPlan, as_typed, option_of
 from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses
 from neurotool.train.teacher import Teacher, head_options
 
@@ -43,18 +47,29 @@ def check_settings(plan: TrainingPlan) -> None:
     config = STUDENTS[plan.model_type].config_class
     for name, value in plan.student.items():
         if not hasattr(config, name) or name in config.lacks:
-            option = f"--{OPTIONS.get(name, name.replace('_', '-'))}"
-            if value is not True:
-                option += f" {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-            raise ConfigError(f"{option}: student {plan.model_type} has no such setting; leave it out")
+            raise ConfigError(f"{as_typed(name, value)}: student {plan.model_type} has no such setting; leave it out")
+    if plan.student.get("spikes") == "graded" and "phased" not in config.schedules:
+        raise ConfigError(
+            f"--spikes graded: needs phased windows and leak 1, which student {plan.model_type} has not; give "
+            "--student spikingbert, or other spikes"
+        )
 
 
-def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> StudentConfig:
-    """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them."""
+def configure_student(
+    plan: TrainingPlan, teacher: BertConfig, task: Task, start: LoadedStudent | None = None
+) -> StudentConfig:
+    """The teacher's shape and the plan's values. Raises ConfigError when no student can be built from them, or none
+    that could start as `start`."""
     shape = {name: getattr(teacher, name) for name in Student.shares}
     kind = STUDENTS[plan.model_type]
     config: StudentConfig = kind.config_class(**shape | head_options(task) | plan.student)
-    config.check()
+    if start is not None:
+        check_start(plan, start, config)
+    try:
+        config.check()
+    except ConfigError as error:
+        raise ConfigError(_by_options(str(error))) from error
+    check_compilation(plan, config)
     if plan.gradient_checkpointing and not kind.supports_gradient_checkpointing:
         raise ConfigError(
             f"--gradient-checkpointing: student {plan.model_type} is not trained through time; leave it out"
@@ -87,10 +102,16 @@ def configure_student(plan: TrainingPlan, teacher: BertConfig, task: Task) -> St
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads
     if heads != theirs and attention:
         raise ConfigError(
-            f"num_attention_heads is {heads}, the teacher's is {theirs}: their attention scores cannot be compared; "
-            "use --attention-weight 0 and no --relation-weight, or the teacher's number"
+            f"--heads {heads}: the teacher has {theirs}, so their attention scores cannot be compared; use "
+            "--attention-weight 0 and no --relation-weight, or the teacher's number"
         )
     return config
+
+
+def _by_options(message: str) -> str:
+    """What a configuration says of its settings, said of the options that set them: layers is 0 -> --layers 0."""
+    named = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: f"--{option_of(found[0])}", message)
+    return re.sub(r"^(?:--)?([a-z-]+) (?:is|are) (?=[^ ]*[:,])", r"--\1 ", named)
 
 
 def start_student(
@@ -100,15 +121,16 @@ def start_student(
     train_set: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     layer_map: LayerMap,
+    start: LoadedStudent | None = None,
 ) -> Distiller:
-    """A student started from another one, from the teacher or at random; thresholds of the latter two are fitted on 64
-    training texts."""
+    """A student started from another one, `start`, from the teacher or at random; thresholds of the latter two are
+    fitted on 64 training texts."""
     set_seed(plan.seed)  # the same student whether the teacher was fine-tuned just now or taken from the cache
     student = STUDENTS[plan.model_type](config)
     if plan.gradient_checkpointing:
         student.gradient_checkpointing_enable()
-    if plan.start_from is not None:
-        start_from(plan.start_from, student, tokenizer)
+    if start is not None:
+        start_from(start, student)
     elif isinstance(teacher, Teacher):
         theirs = teacher.model.config
         differs = {name for name in student.shares if getattr(config, name) != getattr(theirs, name)}
@@ -120,7 +142,7 @@ def start_student(
     device = teacher.model.device
     batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
     student.to(device)
-    fitted = isinstance(student, SpikingBertForSequenceClassification) and plan.start_from is None
+    fitted = isinstance(student, SpikingBertForSequenceClassification) and start is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
     compressor = Compressor(student, plan.prune, plan.prune_scope, plan.weight_bits, plan.weight_penalty)

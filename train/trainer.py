@@ -34,6 +34,8 @@ from neurotool.train.teacher_cache import POSITION, KeptOutputs
 
 CHOOSES = "eval_chooses"
 """What the best epoch has most of: the main metric, less where the asked sparsity is not reached."""
+UNSETTLED = 4.0
+"""Less for an epoch whose masks still change: below all others, whose metrics are -1 to 1, less at most 2."""
 TOLERANCE = 0.03
 """Relative distance from an event target that counts as reached."""
 
@@ -173,21 +175,20 @@ class DistillationTrainer(ReproducibleTrainer):
             metrics["eval_spiking_rate"] = result.activity.mean_rate
         reached = self._reached(metrics)
         self.log(metrics)
-        metrics[CHOOSES] = metrics[f"eval_{self.task.metrics[0]}"] - 2 * (1 - reached)
+        settled = self.distiller.compressor.settled(self.state.global_step, self.state.max_steps)
+        metrics[CHOOSES] = metrics[f"eval_{self.task.metrics[0]}"] - 2 * (1 - reached) - (0 if settled else UNSETTLED)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _reached(self, metrics: dict[str, float]) -> float:
-        """How much of the asked sparsity is there, at most 1: epochs that lack some do not compete with those that have
-        it. Adds what was measured to `metrics`."""
-        events, student, reached = self.distiller.events, self.distiller.measured, 1.0
-        if events is not None:
-            measured = measure_density(student, events.synapses, self.eval_dataset, self.processing_class)
-            metrics |= {f"eval_{name}": value for name, value in measured.items()}
-            reached = min(1.0, events.target * (1 + TOLERANCE) / max(measured["events_per_synapse"], 1e-9))
-        if not self.distiller.compressor.settled(self.state.global_step / self.state.max_steps):
-            reached /= 2
-        return reached
+        """How much of the asked sparsity of events is there, at most 1: epochs that lack some do not compete with those
+        that have it. Adds what was measured to `metrics`."""
+        events, student = self.distiller.events, self.distiller.measured
+        if events is None:
+            return 1.0
+        measured = measure_density(student, events.synapses, self.eval_dataset, self.processing_class)
+        metrics |= {f"eval_{name}": value for name, value in measured.items()}
+        return min(1.0, events.target * (1 + TOLERANCE) / max(measured["events_per_synapse"], 1e-9))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:

@@ -1,15 +1,19 @@
 """`neurotool train`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from neurotool.cli.options import PATH, json_option
+from neurotool.errors import ConfigError
 from neurotool.terminal import console
 from neurotool.train.options import DEFAULTS, PER_CHANNEL
-from neurotool.train.ranges import RANGES
+from neurotool.train.ranges import RANGES, range_of
 from neurotool.train.recipes import PRESETS, RECIPES, defaults_text, teacher_default
 
 TASKS = "sst2, cola, mrpc, qqp, qnli, rte, mnli, stsb, rotten_tomatoes, demo"  # tasks.TASK_NAMES: slow to import
@@ -58,7 +62,23 @@ def _preset(context: click.Context, option: click.Parameter, value: str | None) 
     """The preset's options become defaults, after those of --config."""
     if value is not None:
         context.default_map = {**PRESETS[value].options, **(context.default_map or {})}
+        context.meta["preset"] = value
     return value
+
+
+@contextmanager
+def _preset_named() -> Iterator[None]:
+    """A refusal of an option that nobody typed says which preset set it."""
+    context = click.get_current_context()
+    preset = context.meta.get("preset")
+    try:
+        yield
+    except ConfigError as error:
+        option = str(error).removeprefix("--").partition(" ")[0].rstrip(":,").replace("-", "_")
+        given = context.get_parameter_source(option)
+        if preset is None or option not in PRESETS[preset].options or given != ParameterSource.DEFAULT_MAP:
+            raise
+        raise type(error)(f"{error} (--preset {preset} set it)") from error
 
 
 def _list_presets(context: click.Context, option: click.Parameter, value: bool) -> None:
@@ -145,10 +165,11 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--text-columns", callback=_columns, help="Of the data: A, or A,B for pairs.  [default: by name]")
 @_with_default("--label-column", help="Of the data.")
 @click.option("--metric", help="Main metric, chooses the best epoch; pearson makes scores of integer labels.")
-@_with_default(
+@click.option(
     "--student",
     type=click.Choice(list(RECIPES)),
-    help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items()) + ".",
+    help="; ".join(f"{kind}: {recipe.title}" for kind, recipe in RECIPES.items())
+    + f".  [default: {DEFAULTS['student']}, or that of --start-from]",
 )
 @click.option(
     "--input",
@@ -262,7 +283,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option(
     "--prune-scope",
     type=click.Choice(["layer", "global"]),
-    help="That share of each matrix, or of all together.  [default: layer]",
+    help="That share of each matrix, or of all together.  [default: layer, or as --start-from was pruned]",
 )
 @click.option(
     "--weight-penalty",
@@ -317,8 +338,12 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
     from neurotool.train.pipeline import train as run
     from neurotool.train.trainer import is_first_process
 
-    plan = plan_from(options)
-    result = run(plan, console(stderr=True))
+    preset = click.get_current_context().meta.get("preset")
+    if preset is not None and PRESETS[preset].continues and options["start_from"] is None:
+        raise ConfigError(f"--preset {preset}: goes on with a trained student; give it with --start-from")
+    with _preset_named():
+        plan = plan_from(options)
+        result = run(plan, console(stderr=True))
     if not is_first_process():
         return
     student = result.student
@@ -329,23 +354,24 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
             "student": student.metrics,
             "mean_spiking_rate": student.activity.mean_rate if student.activity.layers else None,
             "events_per_synapse": result.events_per_synapse,
+            "zero_weights": result.zero_weights,
             "seconds": result.seconds,
         }
         click.echo(json.dumps(report))
         return
     main = next(iter(student.metrics))
-    if not result.teacher:
+    if result.teacher:
+        kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
+        click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
+        click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
+    else:
         click.echo(f"student  {main} {student.metrics[main]:.4f} on {len(student.labels)} held-out recordings")
-        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
-        click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
-        return
-    kept = student.metrics[main] / result.teacher[main] if result.teacher[main] else float("nan")
-    click.echo(f"teacher  {main} {result.teacher[main]:.4f} on {len(student.labels)} held-out examples")
-    click.echo(f"student  {main} {student.metrics[main]:.4f} ({kept:.1%} of the teacher's)")
     if student.activity.layers:
         click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
     if result.events_per_synapse is not None and plan.event_target is not None:
         click.echo(f"         {_reached(result.events_per_synapse, plan.event_target)}")
+    if result.zero_weights is not None:
+        click.echo(f"         {result.zero_weights:.1%} of the weights between neuron layers are 0")
     click.echo(f"wrote {result.output} after {result.seconds:.0f} s")
 
 
@@ -357,15 +383,6 @@ def _reached(density: float, target: float) -> str:
     return f"{density:.3f} events per synapse of {target:g} asked for{remedy}"
 
 
-def _range_of(option: str) -> str:
-    """The name in RANGES of what an option sets; "" where it is no number."""
-    renamed = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "dropout": "hidden_dropout_prob"}
-    weights = {"inner_share", "rate_penalty", *(name for name in (option,) if name.endswith("_weight"))}
-    name = "weight" if option in weights else renamed.get(option, option)
-    name = name if name in RANGES else name.removeprefix("general_").removeprefix("inner_")
-    return name if name in RANGES else ""
-
-
 for _option in train.params:
-    if isinstance(_option, click.Option) and (_name := _range_of(_option.name or "")):
+    if isinstance(_option, click.Option) and (_name := range_of(_option.name or "")):
         _option.help = f"{_option.help}  [{RANGES[_name]}]"

@@ -48,6 +48,20 @@ def load_student(path: str | Path, checkpoint: Checkpoint | None = None) -> Load
     none or contradicts itself, or tensors that do not fit the configuration.
     """
     checkpoint = checkpoint or read_checkpoint(path)
+    model = _build(path, kind_of(path, checkpoint), checkpoint)
+    try:
+        tokenizer = tokenizer_from_files(checkpoint.tokenizer)
+    except DataError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
+    try:
+        try_tokenizer(tokenizer, model.config.vocab_size, model.config.type_vocab_size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be used: {error}") from error
+    return LoadedStudent(model.eval(), tokenizer, _task(path, checkpoint), checkpoint)
+
+
+def kind_of(path: str | Path, checkpoint: Checkpoint) -> type[Student]:
+    """The student that a header describes. Raises CheckpointError where it describes none that reads text."""
     kind = checkpoint.config.get("model_type")
     if reads_spikes(checkpoint):
         raise CheckpointError(
@@ -59,16 +73,7 @@ def load_student(path: str | Path, checkpoint: Checkpoint | None = None) -> Load
         check_student(checkpoint)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    model = _build(path, STUDENTS[kind], checkpoint)
-    try:
-        tokenizer = tokenizer_from_files(checkpoint.tokenizer)
-    except DataError as error:
-        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
-    try:
-        try_tokenizer(tokenizer, model.config.vocab_size, model.config.type_vocab_size)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its tokenizer cannot be used: {error}") from error
-    return LoadedStudent(model.eval(), tokenizer, _task(path, checkpoint), checkpoint)
+    return STUDENTS[kind]
 
 
 def _task(path: str | Path, checkpoint: Checkpoint) -> Task:
