@@ -367,7 +367,10 @@ def train(as_json: bool, config: Path | None, **options: Any) -> None:
     else:
         click.echo(f"student  {main} {student.metrics[main]:.4f} on {len(student.labels)} held-out recordings")
     if student.activity.layers:
-        click.echo(f"         mean spiking rate {student.activity.mean_rate:.3f} at T = {student.activity.time_steps}")
+        rate, steps = f"{student.activity.mean_rate:.3f}", student.activity.time_steps
+        graded = plan.student.get("spikes") == "graded"
+        sent = f"{rate} graded messages a neuron and window" if graded else f"mean spiking rate {rate} at T = {steps}"
+        click.echo(f"         {sent}")
     if result.events_per_synapse is not None and plan.event_target is not None:
         click.echo(f"         {_reached(result.events_per_synapse, plan.event_target)}")
     if result.zero_weights is not None:
