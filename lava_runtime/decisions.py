@@ -67,7 +67,7 @@ def _decision(integers: IntegerArithmetic, name: str) -> Decision | None:
     if most * (2 if node.signed else 1) > MOST_LEVELS or any(integers.fixed(one).bound > LIMIT for one in chain):
         return None
     farthest = integers.largest_unfinished(head)
-    bound = np.array([-1, 1]) * integers.fixed(chain[-1]).bound
+    bound = np.array([[-1], [1]]) * integers.fixed(chain[-1]).bound  # against the threshold of each neuron
     if farthest is None or not integers.has_closed_form(name, integers.at_port(name, 0, bound)):
         return None
 

@@ -32,11 +32,11 @@ def same_decided_and_stepped(graph: Graph, batch: dict[str, Any]) -> None:
             np.testing.assert_array_equal(getattr(decided, kind)[port], counts, str(port))
 
 
-@given(graphs(), st.integers(0, 2**32 - 1))
+@given(graphs(), st.integers(0, 2**32 - 1), st.booleans())
 @settings(max_examples=60)
-def test_random_graphs(graph: Graph, seed: int) -> None:
+def test_random_graphs(graph: Graph, seed: int, precise: bool) -> None:
     batch = random_batch(graph, seed)
-    same_decided_and_stepped(lowered(graph, batch), batch)
+    same_decided_and_stepped(lowered(graph, batch, precise=precise), batch)
 
 
 def network(spikes: Any, v_threshold: Any, time_steps: int) -> Graph:
@@ -79,6 +79,15 @@ def test_every_number_that_sums_can_be(spikes: str, v_threshold: Any, time_steps
             y = integers.evaluate(between, (y,), Context(np.ones(1, bool)))
         expected = integers.closed_form(name, integers.at_port(name, 0, y))
         np.testing.assert_array_equal(decision.counts(x.astype(np.float32)), expected, name)
+    same_decided_and_stepped(graph, batch)
+
+
+@pytest.mark.parametrize("v_threshold", [0.7, np.linspace(0.05, 2, 8)], ids=["one", "each"])
+def test_drives_that_are_cut_off_at_the_threshold_of_each_neuron(v_threshold: Any) -> None:
+    batch = {"input_ids": np.random.default_rng(0).integers(0, 50, (9, 6))}
+    graph = lowered(network("ternary", v_threshold, 4), batch, precise=True)
+    assert any(form.clips for name, form in graph.fixed_point.items() if isinstance(graph.nodes[name], Neuron))
+    assert decisions(IntegerArithmetic(graph))
     same_decided_and_stepped(graph, batch)
 
 
