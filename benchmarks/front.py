@@ -137,15 +137,27 @@ def line(data: str, student: str, seeds: list[dict[str, float]]) -> str:
 
 
 def plot(found: Mapping[tuple[str, str], list[dict[str, float]]], file: Path) -> None:
-    """Share of the metric that is kept against events per synapse, one point a seed."""
+    """Share of the metric that is kept against events per synapse: a point for each student, the mean of its seeds,
+    which are dots. Named are those that no other beats in both."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     panel = figure.subplots()
     for marker, data in zip("os^Dv", dict.fromkeys(data for data, _ in found), strict=False):
-        seeds = [seed for (of, _), each in found.items() if of == data for seed in each]
-        panel.plot([s["events"] for s in seeds], [100 * s["kept"] for s in seeds], marker, alpha=0.7, label=data)
+        seeds = {
+            name: [(s["events"], 100 * s["kept"]) for s in each] for (of, name), each in found.items() if of == data
+        }
+        means = {name: tuple(map(statistics.fmean, zip(*each, strict=True))) for name, each in seeds.items()}
+        drawn = panel.plot(*zip(*means.values(), strict=True), marker, alpha=0.7, label=data)
+        several = [point for each in seeds.values() if len(each) > 1 for point in each]
+        if several:
+            panel.plot(*zip(*several, strict=True), ".", color=drawn[0].get_color(), alpha=0.5)
+        for name, (events, kept) in means.items():
+            if not any(e <= events and k >= kept and (e, k) != (events, kept) for e, k in means.values()):
+                panel.annotate(
+                    name, (events, kept), (0, 6), textcoords="offset points", ha="center", fontsize="x-small"
+                )
     panel.set(xlabel="events per synapse", ylabel="% of the teacher's metric")
     panel.set_xlim(0)
     panel.grid(alpha=0.3)
