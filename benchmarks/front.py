@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def plot(found: Mapping[tuple[str, str], list[dict[str, float]]], file: Path) ->
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     panel = figure.subplots()
-    for marker, data in zip("os^Dv", dict.fromkeys(data for data, _ in found), strict=False):
+    for marker, data in zip(cycle("os^Dv"), dict.fromkeys(data for data, _ in found), strict=False):  # it never ends
         seeds = {
             name: [(s["events"], 100 * s["kept"]) for s in each] for (of, name), each in found.items() if of == data
         }

@@ -109,7 +109,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "measured": report.measured,
         "provenance": report.provenance,
         "verdict": None if report.headline is None else report.headline.verdict(),
-        "time_steps": activity.time_steps,
+        "time_steps": counts.time_steps,
         "schedule": counts.graph.schedule,
         "inputs": activity.inputs,
         "tokens": activity.tokens,

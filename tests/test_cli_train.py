@@ -143,6 +143,12 @@ def test_levels_of_a_graded_student_are_its_time_steps(run_options: RunOptions, 
     at = json.loads(run("evaluate", tmp_path / "model.ckpt", "--json", "-T", "1,4,16").stdout)["time_steps"]
     sent = {t: result["activity"]["mean_rate"] for t, result in at.items()}
     assert sent["1"] < sent["4"] < sent["16"]  # finer levels: fewer counts of 0
+    assert run("export", tmp_path / "model.ckpt", "--target", "nir", "-o", tmp_path / "model.nir").exit_code == 0
+    for command in (
+        ["show", tmp_path / "model.nir", "--json"],
+        ["energy", "report", tmp_path / "model.ckpt", "--format", "json"],
+    ):
+        assert json.loads(run(*command).stdout)["time_steps"] == 4
     text = "w1 good w2"
     for steps in ("2", "4"):
         two = [

@@ -172,7 +172,7 @@ class Distiller(nn.Module):
             loss = loss + self.rising(output.rates, mask)
         if output.rates:
             rates = [rate.detach() for rate in output.rates.values()]
-            sent = torch.stack([rate.abs().sum() for rate in rates]).sum()
+            sent = torch.stack([rate.abs().sum(dtype=torch.float32) for rate in rates]).sum()
             shown["spiking_rate"] = sent / sum(rate.numel() for rate in rates)
         return {"loss": loss} | shown
 

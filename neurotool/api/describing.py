@@ -7,6 +7,7 @@ import numpy as np
 
 from neurotool.api.model import is_nir, refuse_conventions
 from neurotool.graph import Embedding, Graph, Input, Neuron, Readout
+from neurotool.graph.graded import levels
 from neurotool.graph.nodes import own_axes
 from neurotool.streams import steps_per_token
 
@@ -41,7 +42,7 @@ def _network(graph: Graph) -> dict[str, Any]:
     about: dict[str, Any] = {"student": graph.metadata.get("model_type")} if "model_type" in graph.metadata else {}
     about |= {"nodes": len(graph.nodes), "neuron_layers": len(neurons)}
     if neurons:
-        about |= {"time_steps": graph.time_steps, "schedule": graph.schedule}
+        about |= {"time_steps": levels(graph) or graph.time_steps, "schedule": graph.schedule}
         about |= {} if steps_per_token(graph) is None else {"steps_per_token": steps_per_token(graph)}
         about["spikes"] = "/".join(sorted({node.spikes for node in neurons}))
         about["reset"] = "/".join(sorted({node.reset for node in neurons}))

@@ -60,11 +60,6 @@ class StudentConfig(BertConfig):
     def graded(self) -> bool:
         return self.spikes == "graded"
 
-    @property
-    def window_steps(self) -> int:
-        """Time steps of a window."""
-        return 1 if self.graded else self.time_steps
-
     def check(self) -> None:
         """Raises ConfigError for values no student can be built from."""
         _ = self.dynamics
