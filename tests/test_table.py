@@ -173,7 +173,7 @@ def test_a_table_is_trained_written_and_not_trained_again(
     (folder / "large-ann-42.json").unlink()
     changed = run(table, *arguments)
     assert changed.exit_code == 1
-    assert "failed: large-ann-42: batch size of stage prediction is 0" in changed.stderr
+    assert "failed: large-ann-42: --batch-size 0" in changed.stderr
     assert "failed: large-snn-textcnn-42: its options were" in changed.stderr and "delete" in changed.stderr
     assert "| small" in changed.stdout and "| large" not in changed.stdout
 
