@@ -51,7 +51,7 @@ class Design:
 def weights_fit_the_format(design: Design) -> Finding:
     """Mantissas have no more bits than a synapse."""
     limit = design.chip["weight_bits"]
-    bits = {name: weight_bits(node) for name, node in design.synapses().items()}
+    bits = {name: weight_bits(node.weight) for name, node in design.synapses().items()}
     offenders = [f"{name} {needed} bits" for name, needed in bits.items() if needed > limit]
     widest = max(bits.values(), default=0)
     return design.finding("weights fit the format", "weight_bits", offenders, f"at most {widest} bits")

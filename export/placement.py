@@ -283,7 +283,7 @@ def _weighted(graph: Graph, name: str, port: int, tokens: int, part: str, source
     senders = _elements(graph, part, tokens) * kernel
     zeros = isinstance(node, Linear) and not node.weight.all() and node.weight.shape[1] == senders
     kept = node.weight != 0 if zeros else None
-    return Connection(source, senders, len(node.weight), weight_bits(node), tokens=kernel, kept=kept)
+    return Connection(source, senders, len(node.weight), weight_bits(node.weight), tokens=kernel, kept=kept)
 
 
 def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
@@ -292,7 +292,7 @@ def _conv2d(graph: Graph, name: str, port: int, tokens: int, part: str, source: 
     assert isinstance(node, Conv2d)
     reach = len(node.weight) // node.groups
     kind = Convolution if node.groups == 1 else Connection  # a core with several groups needs the weights of each
-    return kind(source, node.weight[0].size, reach, weight_bits(node), tokens=node.windows.most)
+    return kind(source, node.weight[0].size, reach, weight_bits(node.weight), tokens=node.windows.most)
 
 
 def _pooled(graph: Graph, name: str, port: int, tokens: int, part: str, source: str) -> Connection:
@@ -369,9 +369,11 @@ PLACES: NodeTable[Place] = NodeTable(
 )
 
 
-def weight_bits(node: Weighted) -> int:
-    """What the mantissas need, sign included."""
-    return int(np.abs(node.weight.astype(np.int64)).max()).bit_length() + 1
+def weight_bits(weight: np.ndarray) -> int:
+    """What the mantissas need, sign included, without lowest bits that are 0 in all of them: a format of fewer bits
+    holds the highest (Lava's Dense: num_weight_bits), as export writes the weights of a student of few bits."""
+    used = int(np.bitwise_or.reduce(np.abs(weight.astype(np.int64)), axis=None))
+    return (used // (used & -used)).bit_length() + 1 if used else 1
 
 
 def message_bits(graph: Graph, name: str) -> int:

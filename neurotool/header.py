@@ -117,7 +117,7 @@ _MANIFEST = record(
                             record(
                                 {"layer": text(1000)},
                                 dict.fromkeys(("weight_error", "rate", "rate_error"), number(0, 1e30))
-                                | dict.fromkeys(("spikes", "differing_spikes"), whole()),
+                                | dict.fromkeys(("spikes", "differing_spikes", "weight_bits"), whole()),
                             )
                         ),
                     }

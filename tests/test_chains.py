@@ -34,6 +34,7 @@ def first(tiny_teacher: Path, tiny_data, teacher_cache: Path, tmp_path_factory) 
     options = ["--teacher", tiny_teacher, "--data", tiny_data("classes"), "-o", folder / "first.ckpt", "--layers", 2]
     options += ["--epochs", 4, "--batch-size", 16, "--learning-rate", 3e-3, "--teacher-epochs", 12]
     options += ["--teacher-learning-rate", 3e-3, "--spikes", "ternary", "--pooling", "cls", "--prune", 0.5]
+    options += ["--max-length", 60]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEUROTOOL_CACHE", str(teacher_cache))
         values = command.make_context("train", list(map(str, options))).params
@@ -49,6 +50,8 @@ def test_options_are_those_of_the_other_student(first: Path, make_plan: MakePlan
     assert plan.student["time_steps"] == 2 and plan.student["v_init"] == 0
     assert plan.student["learn_v_threshold"] and "v_threshold_per_channel" not in plan.student
     assert (plan.prune, plan.prune_scope, plan.weight_bits) == (0.5, "layer", 4)
+    assert plan.max_length == 60
+    assert make_plan("--start-from", str(first), "--max-length", "20").max_length == 20
 
 
 def test_weights_and_thresholds_are_taken_over(first: Path) -> None:

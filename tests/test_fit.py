@@ -17,7 +17,7 @@ from neurotool.export.chip import CHIPS, load_chip
 from neurotool.export.fit import FitReport, fit_report
 from neurotool.export.fit_rules import RULES, Finding
 from neurotool.export.lower import lower
-from neurotool.export.placement import chunk_bits, place, populations
+from neurotool.export.placement import chunk_bits, place, populations, weight_bits
 from neurotool.graph import (
     Add,
     Concat,
@@ -122,12 +122,13 @@ def test_zero_weights_take_no_memory_by_hand() -> None:
     are a chunk of 64 weights (576 bits) and one of 6 (64 bits)."""
     weight = np.zeros((70, 100))
     weight[:6] = 1.0
+    weight[0] = 65 / 64  # takes 8 bits
     report = fit_report(pruned(weight), load_chip("loihi1"))
     assert report.layers[0].sparse and report.layers[0].synapse_bits == 100 * 128
     said = finding(report, "zero weights take no memory")
     assert said.status == "pass" and said.limit == "10 bits at most"
     assert "1 of 1 matrices" in said.detail and "47%" in said.detail  # 7 / (8 + 7)
-    weight[:60] = 1.0  # 10 zeros of 70: more with indices than without
+    weight[1:60] = 1.0  # 10 zeros of 70: more with indices than without
     layer = fit_report(pruned(weight), load_chip("loihi1")).layers[0]
     assert not layer.sparse and layer.synapse_bits == 100 * 640
 
@@ -309,6 +310,14 @@ def test_a_neuron_with_too_many_inputs_breaks_axons_and_memory(tmp_path: Path) -
     small.write_text(json.dumps(content))
     found = finding(fit_report(dense(4097, 2), load_chip(small)), "synapses fit the core")
     assert found.status == "fail" and f"0 {4097 * 64}" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("weights", "bits"),
+    [([-64, 0, 64], 2), ([-96, 0, 64], 3), ([-128, -64, 64], 3), ([1, 0, 64], 8), ([127, 127, 127], 8), ([0, 0, 0], 1)],
+)
+def test_bits_of_weights_whose_lowest_are_zero_by_hand(weights: list[int], bits: int) -> None:
+    assert weight_bits(np.array([weights], np.int8)) == bits
 
 
 def test_weights_wider_than_the_synapse_break_a_rule(tmp_path: Path) -> None:

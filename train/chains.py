@@ -23,7 +23,7 @@ _SAME_NAME = (
 )
 _SETTINGS = {"layers": "num_hidden_layers", "heads": "num_attention_heads"} | {name: name for name in _SAME_NAME}
 """Options of the command, and the settings of the other student that are their defaults."""
-_PLANNED = ("event_target", "prune", "prune_scope", "weight_penalty", "weight_bits", "integer_aware")
+_PLANNED = ("event_target", "prune", "prune_scope", "weight_penalty", "weight_bits", "integer_aware", "max_length")
 _FIXED = (
     *("spikes", "schedule", "hidden_size", "num_hidden_layers", "intermediate_size", "feedback", "positions"),
     *("taps", "attention_norm", "attention_softmax", "kernel_sizes", "channels"),

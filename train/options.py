@@ -131,6 +131,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     if not options["data"] and (options["text_columns"] or options["label_column"] != DEFAULTS["label_column"]):
         raise ConfigError("--text-columns and --label-column are of your own files: give them with --data")
     kind = options["student"]
+    if RECIPES[kind].model_type == "spikebert" and options["schedule"] == "phased" and options["leak"] is None:
+        options["leak"] = 1.0  # rates of windows have then a closed form
     options |= {name: default(kind, name) for name in BASE if options[name] is None}
     of_teacher = ("teacher_epochs", "teacher_learning_rate")
     options |= {name: teacher_default(options["teacher"], name) for name in of_teacher if options[name] is None}

@@ -66,9 +66,11 @@ class Errors:
                 logits.append(of.logits)
 
     def layers(self) -> list[dict[str, Any]]:
-        """Per node with a weight: its relative error; per neuron layer: mean rate and mean |difference| of rates, and
-        without tokens how many spikes it sent and how many are there or not that should not or should be."""
+        """Per node with a weight: its relative error, and the bits of its widest integer; per neuron layer: mean rate
+        and mean |difference| of rates, and without tokens how many spikes it sent and how many are there or not that
+        should not or should be."""
         from neurotool.export.lower import weight_error
+        from neurotool.export.placement import weight_bits
 
         rows: list[dict[str, Any]] = []
         for name, node in self.exact.nodes.items():
@@ -79,7 +81,9 @@ class Errors:
                     row |= dict(zip(("spikes", "differing_spikes"), self.spikes[name], strict=True))
                 rows.append(row)
             elif hasattr(node, "weight"):
-                rows.append({"layer": name, "weight_error": weight_error(self.exact, self.fixed, name)})
+                weight: np.ndarray = self.fixed.nodes[name].weight  # type: ignore[attr-defined]
+                error = weight_error(self.exact, self.fixed, name)
+                rows.append({"layer": name, "weight_error": error, "weight_bits": weight_bits(weight)})
         return rows
 
     def metrics(self, reader: Reader | None, labels: np.ndarray | None) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
         record["plan"] = {key: plan[key] for key in ("data", "task", "max_length") if key in plan}
         record["data"] = {"hashes": training.get("data", {}).get("hashes", {})}
     if how.fixed:
-        from neurotool.export.lower import WEIGHT_BITS, lower
+        from neurotool.export.lower import lower
 
         told, texts = model.ready(how.data, how.samples, how.given)
         graph = told.graph
@@ -150,7 +154,6 @@ def make_bundle(model: Model, how: Quantisation) -> Bundle:
         exponents = "layer" if how.per_layer else "output channel"
         softmax = "powers of two" if how.shift_softmax else "precise" if precise else "I-BERT's polynomial"
         record["quantisation"] = {
-            "weight_bits": WEIGHT_BITS,
             "exponent_per": exponents,
             "softmax": softmax,
             "layers": errors.layers(),

@@ -215,13 +215,14 @@ def _print_quantisation(report: dict[str, Any], each: bool) -> None:
     }
     rows = []
     for kind, names in (one_by_one(seen) if each else _kinds(seen)).items():
-        found = {key: [seen[n][key] for n in names if key in seen[n]] for key in ("weight_error", "rate", "rate_error")}
+        keys = ("weight_bits", "weight_error", "rate", "rate_error")
+        found = {key: [seen[n][key] for n in names if key in seen[n]] for key in keys}
+        bits = str(max(found["weight_bits"], default=""))
         weight = f"{100 * np.mean(found['weight_error']):.2f} %" if found["weight_error"] else ""
-        rows.append((kind, weight, *(f"{np.mean(found[k]):.4f}" if found[k] else "" for k in ("rate", "rate_error"))))
-    title = (
-        f"int8 weights, one exponent for each {quantisation['exponent_per']}{'' if each else ' (--layers: each layer)'}"
-    )
-    console().print(table(title, ("layer", "weights' error", "mean |rate|", "|Δrate|"), rows))
+        rates = (f"{np.mean(found[k]):.4f}" if found[k] else "" for k in ("rate", "rate_error"))
+        rows.append((kind, bits, weight, *rates))
+    title = f"integers, one exponent for each {quantisation['exponent_per']}{'' if each else ' (--layers: each layer)'}"
+    console().print(table(title, ("layer", "bits", "weights' error", "mean |rate|", "|Δrate|"), rows))
     for row in quantisation["layers"]:
         if "differing_spikes" in row:
             click.echo(f"{row['layer']}: {row['differing_spikes']:,} spikes differ, of {row['spikes']:,} sent")

@@ -243,8 +243,9 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @_with_default("--dropout", type=float, help="Of the student, in training.")
 @_by_student(
     "--init",
-    type=click.Choice(["auto", "teacher", "random"]),
-    help="What the student starts from; auto is the teacher where widths agree, its words if narrower.",
+    type=click.Choice(["auto", "teacher", "fitted", "random"]),
+    help="What the student starts from; auto is the teacher where widths agree, its words if narrower; fitted: "
+    "spikebert's layers, each fitted to what the teacher's says.",
 )
 @click.option("--layer-map", callback=_layer_map, help="Teacher hidden states, e.g. 0,3,6,9,12, or 0,-,6,9,12.")
 @_by_student("--max-shift", type=float, help="Fit of binary spikes; 0 = sparser.")
@@ -296,7 +297,7 @@ def _by_teacher(name: str, **settings: Any) -> Any:
 @click.option("--weight-bits", type=int, help="8, 4, 2 or 1: of a weight, trained as export writes it.")
 @_by_teacher("--teacher-epochs", type=float, help="If it has no head.")
 @_by_teacher("--teacher-learning-rate", type=float, help="If it has no head.")
-@_with_default("--max-length", type=int, help="Tokens; longer texts are cut.")
+@click.option("--max-length", type=int, help="Tokens; longer texts are cut.  [default: 128, or as --start-from]")
 @_by_student("--weight-decay", type=float, help="Of AdamW, in the student's stages.")
 @click.option(
     "--layer-decay", type=float, help="Learning rates fall by this factor a layer from the head down, e.g. 0.8."
