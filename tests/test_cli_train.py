@@ -113,6 +113,7 @@ def test_train_prints_its_result(run_options: RunOptions, tmp_path: Path) -> Non
         "--schedule concurrent -T 3",
         "--student spikebert -T 2",
         "--student spikebert --attention-softmax --spikes ternary -T 2",
+        "--student spikebert --schedule phased --attention-softmax --spikes ternary -T 2 --init fitted",
         "--student streaming",
         "--student ann",
     ],

@@ -48,6 +48,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "attention_softmax": True,
         "attention_v_threshold": 0.47,
     },
+    "spikebert phased": {"model_type": "spikebert", "schedule": "phased", "leak": 1.0, "v_init": 0.25},
+    "spikebert phased, leaky ternary softmax": {
+        "model_type": "spikebert",
+        "schedule": "phased",
+        "spikes": "ternary",
+        "attention_softmax": True,
+        "attention_v_threshold": 0.47,
+    },
     "spikebert hard reset": {"model_type": "spikebert", "reset": "hard", "learn_v_threshold": True},
     "ann": {"model_type": "ann"},
     "snn-textcnn": {"model_type": "snn-textcnn", "channels": 5},
@@ -220,7 +228,8 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schedule": "phased"}, "schedule is 'phased': choose one of concurrent"),
+        ({"schedule": "both"}, "schedule is 'both': choose one of phased, concurrent"),
+        ({"spikes": "graded"}, "leak is 0.9, reset soft: graded messages need leak 1 and soft reset"),
         ({"attention_v_threshold": 0}, "attention_v_threshold is 0: it must be a positive number"),
         (
             {"attention_norm": True, "attention_softmax": True},
@@ -288,6 +297,20 @@ def test_a_textcnn_by_hand() -> None:
     assert output.spike_counts["convolution.1"][0, :2].tolist() == [[2], [2]]
     assert output.spike_counts["convolution.2"][0, :2].tolist() == [[1], [0]]
     assert output.logits.tolist() == [[2 / 4, (1 / 4 + 0) / 2]]
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_graded_spikebert_is_the_ternary_one_and_its_graph(softmax: bool) -> None:
+    ternary, graded = (
+        make("spikebert phased", spikes=spikes, v_init=0.0, attention_softmax=softmax, attention_v_threshold=0.47)
+        for spikes in ("ternary", "graded")
+    )
+    output = graded(IDS, MASK, output_spike_counts=True)
+    assert torch.equal(ternary(IDS, MASK).logits, output.logits)
+    graph = graded.to_graph()
+    result = compare(TorchExecutor(graded), Interpreter(graph), random_inputs(graph, 6), rounding=1e-9)
+    assert graph.time_steps == 1 and result.problems == [] and result.max_logit_difference < 1e-9
+    assert all(0 < sent.mean() < 1 for sent in output.spike_counts.values())
 
 
 @pytest.mark.parametrize("attention", ["sum", "norm", "softmax"])

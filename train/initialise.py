@@ -16,14 +16,14 @@ from neurotool.student.encoder import EncoderLayer
 from neurotool.student.neurons import average_spiking_rate
 from neurotool.student.spikingbert import SpikingBertLayer
 from neurotool.train.distiller import LayerMap
+from neurotool.train.least_squares import source_layers
 from neurotool.train.plan import as_typed
 
 
 @torch.no_grad()
 def copy_teacher(student: Student, teacher: BertForSequenceClassification, layer_map: LayerMap) -> None:
-    """Embeddings, and for student layer i the first teacher layer after hidden state layer_map[i]: the one that was
-    trained on what the student's layer will read (better than the last before layer_map[i+1]: docs/results.md). Its
-    norms too, where the student has them in the same places.
+    """Embeddings, and for each student layer the teacher's of `source_layers`. Its norms too, where the student has
+    them in the same places.
 
     Raises ConfigError when the shapes differ.
     """
@@ -32,9 +32,8 @@ def copy_teacher(student: Student, teacher: BertForSequenceClassification, layer
     if not student.layers:
         return
     blocks = teacher.bert.encoder.layer
-    for i, (layer, mapped) in enumerate(zip(student.layers, layer_map[:-1], strict=True)):
-        source = i * len(blocks) // len(student.layers) if mapped is None else mapped
-        block = blocks[min(source, len(blocks) - 1)]
+    for layer, source in zip(student.layers, source_layers(layer_map, len(blocks)), strict=True):
+        block = blocks[source]
         copies = [
             (layer.query, block.attention.self.query),
             (layer.key, block.attention.self.key),

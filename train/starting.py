@@ -3,10 +3,17 @@
 import re
 
 import datasets
+from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
 from neurotool.errors import ConfigError
-from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertForSequenceClassification, Student
+from neurotool.student import (
+    STUDENTS,
+    SpikeBertConfig,
+    SpikeBertForSequenceClassification,
+    SpikingBertForSequenceClassification,
+    Student,
+)
 from neurotool.student.configuration import StudentConfig
 from neurotool.student.serialise import LoadedStudent
 from neurotool.tasks import Task
@@ -17,6 +24,7 @@ from neurotool.train.compression import Compressor
 from neurotool.train.distiller import Distiller, LayerMap
 from neurotool.train.grid import check_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
+from neurotool.train.least_squares import fit_layers, texts_to_fit
 from neurotool.train.plan import TrainingPlan, as_typed, option_of
 from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses
 from neurotool.train.teacher import Teacher, head_options
@@ -97,7 +105,9 @@ def configure_student(
         raise ConfigError(f"--prefix-weight: student {plan.model_type} answers once a text; leave it out")
     if not config.num_hidden_layers and any(stage.weights.hidden for stage in plan.stages):
         raise ConfigError(f"--hidden-weight: student {plan.model_type} has only its embedding to compare; give 0")
-    if plan.init == "teacher":
+    if plan.init == "fitted" and kind is not SpikeBertForSequenceClassification:
+        raise ConfigError(f"--init fitted: student {plan.model_type} is not fitted layer by layer; give teacher")
+    if plan.init in ("teacher", "fitted"):
         check_same_shape(kind, config, teacher)
     heads, theirs = config.num_attention_heads, teacher.num_attention_heads
     if heads != theirs and attention:
@@ -134,14 +144,21 @@ def start_student(
     elif isinstance(teacher, Teacher):
         theirs = teacher.model.config
         differs = {name for name in student.shares if getattr(config, name) != getattr(theirs, name)}
-        if plan.init == "teacher" or (plan.init == "auto" and not differs):
+        if plan.init in ("teacher", "fitted") or (plan.init == "auto" and not differs):
             copy_teacher(student, teacher.model, layer_map)
         elif plan.init == "auto" and config.hidden_size < theirs.hidden_size and not differs & _EMBEDDED:
             project_embeddings(student, teacher.model)
-    sample = train_set.select(range(min(64, len(train_set))))
     device = teacher.model.device
-    batch = dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
+
+    def first(texts: int) -> dict[str, Tensor]:
+        sample = train_set.select(range(min(texts, len(train_set))))
+        return dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
+
     student.to(device)
+    if plan.init == "fitted" and isinstance(student, SpikeBertForSequenceClassification):
+        assert isinstance(teacher, Teacher)
+        fit_layers(student, teacher.model, first(texts_to_fit(config.time_steps, plan.max_length)), layer_map)
+    batch = first(64)
     fitted = isinstance(student, SpikingBertForSequenceClassification) and start is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)

@@ -119,7 +119,8 @@ class SpikingBertConfig(StudentConfig):
 
 
 class SpikeBertConfig(StudentConfig):
-    """SpikeBERT, and Spikformer where it is trained without a teacher. Defaults are the paper's (arXiv 2308.15122).
+    """SpikeBERT, and Spikformer where it is trained without a teacher. Defaults are the paper's (arXiv 2308.15122); the
+    phased schedule is not, in which every layer reads the rates of whole windows.
 
     attention_v_threshold: of the neurons that read the attention products, in place of v_threshold.
     attention_scale: factor of those products, which no softmax bounds; with one, of the scores that it reads.
@@ -131,7 +132,6 @@ class SpikeBertConfig(StudentConfig):
     """
 
     model_type = "spikebert"
-    schedules: ClassVar[tuple[str, ...]] = ("concurrent",)
 
     schedule: str = "concurrent"
     leak: float | int = 0.9

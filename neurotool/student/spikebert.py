@@ -16,8 +16,10 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 from neurotool.graph import Add, Graph, GraphBuilder, MatMul, Scale, Softmax
 from neurotool.student.building import add_embeddings, finished, linear_node, neuron_node, norm_node
 from neurotool.student.configuration import SpikeBertConfig
-from neurotool.student.emission import Emission, NeuronLayer, Unrolled
+from neurotool.student.emission import Emission, NeuronLayer, Recorded, SoftMessages, Unrolled, WindowRates
+from neurotool.student.encoder import Attention
 from neurotool.student.neurons import NeuronDynamics, average_spiking_rate
+from neurotool.student.student import StudentOutput
 from neurotool.student.surrogate import spike_linear, unrolled_spikes
 from neurotool.student.unrolled import HandOn, UnrolledStudent, ignore
 
@@ -127,10 +129,11 @@ class SpikeBertBlock(GradientCheckpointingLayer):
 
 
 class SpikeBertForSequenceClassification(UnrolledStudent):
-    """The readout reads LayerNorm(stream), averaged over time steps and tokens.
+    """The readout reads LayerNorm(stream), averaged over tokens and in the concurrent schedule over time steps.
 
-    The embedding's neurons are Heavisides at every step, that is neurons without memory; their threshold is 1, and the
-    LayerNorm of the embedding, whose bias starts at 1, decides where that lies.
+    There the embedding's neurons are Heavisides at every step, that is neurons without memory; their threshold is 1,
+    and the LayerNorm of the embedding, whose bias starts at 1, decides where that lies. In the phased schedule they are
+    like all others, the stream is one of rates, and training takes the gradient of the steady state.
     """
 
     config_class = SpikeBertConfig
@@ -142,8 +145,9 @@ class SpikeBertForSequenceClassification(UnrolledStudent):
         config.check()
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
+        self.phased = config.schedule == "phased"
         memoryless = NeuronDynamics(config.dynamics.spikes, leak=0)
-        self.embedding_neurons = NeuronLayer("embedding", 1.0, False, memoryless)
+        self.embedding_neurons = NeuronLayer("embedding", 1.0, False, config.dynamics if self.phased else memoryless)
         self.layers = nn.ModuleList(SpikeBertBlock(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -154,10 +158,25 @@ class SpikeBertForSequenceClassification(UnrolledStudent):
 
     @torch.no_grad()
     def _place_embeddings(self) -> None:
-        if self.config.spikes == "binary":
-            self.embeddings.LayerNorm.bias.add_(1.0)  # what lies above the mean fires
+        if self.config.spikes == "binary":  # what lies above the mean fires at every step; in windows it fires more
+            self.embeddings.LayerNorm.bias.add_(0.5 if self.phased else 1.0)
         if self.config.positions == "none":
             self.embeddings.position_embeddings.weight.zero_()
+
+    def _run(
+        self, current: Tensor, mask: Tensor, time_steps: int, output: StudentOutput, read: list[Attention] | None
+    ) -> Tensor:
+        if not self.phased:
+            return super()._run(current, mask, time_steps, output, read)
+        hidden: list[Tensor] = []
+        emission: Emission = WindowRates(time_steps, output.spike_counts)
+        if output.messages is not None:
+            emission = SoftMessages(emission, time_steps, output.messages)
+        if output.rates is not None:
+            emission = Recorded(emission, output.rates)
+        last: Tensor = self._sweep(current, mask)(emission, None, ignore if output.rates is None else hidden.append)
+        output.hidden = tuple(hidden)
+        return last
 
     def _sweep(self, current: Tensor, mask: Tensor) -> Callable[..., Tensor]:
         def sweep(emit: Emission, state: Tensor | None = None, hand_on: HandOn = ignore) -> Tensor:
@@ -173,7 +192,7 @@ class SpikeBertForSequenceClassification(UnrolledStudent):
 
     @property
     def can_fuse(self) -> bool:
-        return True
+        return not self.phased
 
     def fuse(self) -> None:
         self.fused = torch.compile(SpikeBertBlock.unrolled)  # dynamic=True fails on numbers in the backward pass
