@@ -145,7 +145,8 @@ def plot(found: Mapping[tuple[str, str], list[dict[str, float]]], file: Path) ->
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     panel = figure.subplots()
-    for marker, data in zip(cycle("os^Dv"), dict.fromkeys(data for data, _ in found), strict=False):  # it never ends
+    of_data = zip(cycle("os^Dv"), cycle(("right", "left")), dict.fromkeys(data for data, _ in found), strict=False)
+    for marker, side, data in of_data:  # the cycles never end
         seeds = {
             name: [(s["events"], 100 * s["kept"]) for s in each] for (of, name), each in found.items() if of == data
         }
@@ -156,9 +157,8 @@ def plot(found: Mapping[tuple[str, str], list[dict[str, float]]], file: Path) ->
             panel.plot(*zip(*several, strict=True), ".", color=drawn[0].get_color(), alpha=0.5)
         for name, (events, kept) in means.items():
             if not any(e <= events and k >= kept and (e, k) != (events, kept) for e, k in means.values()):
-                panel.annotate(
-                    name, (events, kept), (0, 6), textcoords="offset points", ha="center", fontsize="x-small"
-                )
+                away = (-6 if side == "right" else 6, -3)
+                panel.annotate(name, (events, kept), away, textcoords="offset points", ha=side, fontsize="x-small")
     panel.set(xlabel="events per synapse", ylabel="% of the teacher's metric")
     panel.set_xlim(0)
     panel.grid(alpha=0.3)

@@ -112,6 +112,7 @@ def test_all_stages(make_plan: MakePlan, tmp_path: Path) -> None:
         ((), None, None),
         (("--attention-softmax",), 0.5, 0.5),
         (("--attention-softmax", "--attention-scale", "2"), 2, 0.5),
+        (("--attention-softmax", "--schedule", "phased"), 1, 0.5),
     ],
 )
 def test_what_a_softmax_reads_has_a_scale_of_its_own(
@@ -120,6 +121,7 @@ def test_what_a_softmax_reads_has_a_scale_of_its_own(
     student = make_plan("--student", "spikebert", *options).student
     assert (student.get("attention_scale"), student.get("attention_v_threshold")) == (scale, v_threshold)
     assert student.get("attention_softmax") is (True if options else None)
+    assert student["leak"] == (1.0 if "phased" in options else 0.9)
 
 
 def test_the_two_stages_of_spikebert(make_plan: MakePlan, tmp_path: Path) -> None:

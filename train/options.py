@@ -144,7 +144,8 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     if options["attention_norm"] and options["attention_v_threshold"] is None:
         options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
     if options["attention_softmax"]:
-        options |= {name: value for name, value in SELECTIVE.items() if options[name] is None}
+        selective = SELECTIVE | ({"attention_scale": 1.0} if options["schedule"] == "phased" else {})
+        options |= {name: value for name, value in selective.items() if options[name] is None}
     as_given = {field.name: options[field.name] for field in fields(TrainingPlan) if field.name in options}
     return TrainingPlan(
         **as_given

@@ -58,7 +58,8 @@ _UNTAUGHT = {
 }
 
 SELECTIVE = {"attention_scale": 0.5, "attention_v_threshold": 0.5}
-"""Of SpikeBERT's attention with a softmax, which reads counts of coincidences; its neurons read means of spikes."""
+"""Of SpikeBERT's attention with a softmax, which reads counts of coincidences; its neurons read means of spikes. The
+products of rates in the phased schedule are smaller: their scale is 1."""
 
 RECIPES = {
     "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),
