@@ -42,6 +42,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "feedback": {"feedback": True, "v_threshold": 0.9, "v_init": 0.25},
     "spikebert": {"model_type": "spikebert"},
     "spikebert softmax": {"model_type": "spikebert", "attention_softmax": True, "attention_v_threshold": 0.47},
+    "spikebert phased": {
+        "model_type": "spikebert",
+        "schedule": "phased",
+        "leak": 1.0,
+        "spikes": "ternary",
+        "attention_softmax": True,
+        "attention_v_threshold": 0.47,
+    },
     "snn-textcnn": {"model_type": "snn-textcnn", "time_steps": 6},
 }
 
