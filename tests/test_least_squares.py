@@ -70,6 +70,17 @@ def test_a_fitted_student_says_more_of_what_its_teacher_says_than_a_copy(form: d
     assert fitted[-1] < 0.8 * copied[-1]
 
 
+def test_neurons_that_fire_whatever_the_text_says_leave_numbers() -> None:
+    """Attention without a softmax or norm fires at every step: what reads it is then the same in all tokens."""
+    torch.manual_seed(0)
+    form: dict[str, Any] = {"schedule": "phased", "leak": 1.0, "v_init": 0.5, "attention_v_threshold": 1e-3}
+    teacher = BertForSequenceClassification(BertConfig(**SHAPE, num_hidden_layers=2, initializer_range=0.15)).eval()
+    student = SpikeBertForSequenceClassification(SpikeBertConfig(**SHAPE, num_hidden_layers=2, **form))
+    copy_teacher(student, teacher, LAYERS)
+    fit_layers(student, teacher, texts(32, 1), LAYERS)
+    assert all(value.isfinite().all() for value in student.state_dict().values())
+
+
 @torch.no_grad()
 def unread(student: SpikeBertForSequenceClassification, teacher: BertForSequenceClassification) -> list[float]:
     """Of the embedding's and each layer's hidden state the share of the variance that is not told."""

@@ -142,7 +142,8 @@ class _LayerFit:
         middle = (neurons.dynamics.low + 1) / 2  # a stream of binary spikes grows, and the next layer's biases know it
         wanted += middle - wanted.mean(0)
         normed = self._regress(linear, norm, x, wanted)
-        slope = (normed * wanted).mean(0) / normed.square().mean(0)  # the mean of what is normed was taken off
+        spread = normed.square().mean(0).clamp(min=1e-6)  # the mean was taken off; 0 where x is the same in all tokens
+        slope = (normed * wanted).mean(0) / spread
         few = _some(normed) * slope
         gain = min(GAINS, key=lambda gain: _apart(self.send.rates(neurons, few * gain + middle), _some(wanted)))
         norm.weight.copy_(slope * gain)
