@@ -47,11 +47,15 @@ def measure_convergence(
 
 
 def check_convergent(student: Student) -> SpikingBertForSequenceClassification:
-    """Raises ConfigError for a student that is not made to reach a steady state."""
+    """Raises ConfigError for a student whose steady state both schedules are not made to reach."""
     if isinstance(student, SpikingBertForSequenceClassification):
         return student
-    why = "is trained through time" if student.neuron_layers else "has no neurons"
-    raise ConfigError(f"student {student.config.model_type} {why}: there is no steady state to converge to")
+    kind = student.config.model_type
+    if not student.neuron_layers:
+        raise ConfigError(f"student {kind} has no neurons: there is no steady state to converge to")
+    if student.config.schedule == "phased":
+        raise ConfigError(f"student {kind}: only students spikingbert run in both schedules, which this compares")
+    raise ConfigError(f"student {kind} is trained through time: there is no steady state to converge to")
 
 
 def plot_convergence(errors: Errors, path: Path, force: bool = False) -> None:

@@ -193,6 +193,10 @@ def test_students_that_cannot_be_compiled(make_plan: MakePlan, make_student: Mak
         (("--schedule", "concurrent"), "--compile on, --schedule concurrent: only phased windows can be compiled"),
         (("--feedback",), "--compile on, --feedback: a spikingbert student's layers cannot"),
         (("--leak", "0.5"), "--compile on, --leak 0.5, --reset soft: only windows of leak 1 and soft reset can"),
+        (
+            ("--student", "spikebert", "--schedule", "phased"),
+            "--compile on, --schedule phased: a spikebert student's layers are compiled in the concurrent one only",
+        ),
         (("--student", "snn-textcnn"), "--compile on: a snn-textcnn student's layers cannot be compiled; leave it out"),
     ):
         plan = make_plan(*options, "--compile", "on")

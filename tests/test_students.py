@@ -10,6 +10,7 @@ import torch
 from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from neurotool.activity import Activity
+from neurotool.convergence import check_convergent
 from neurotool.energy.counts import count, events_of_activity
 from neurotool.energy.measure import measure
 from neurotool.errors import ConfigError
@@ -229,7 +230,7 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
     ("values", "message"),
     [
         ({"schedule": "both"}, "schedule is 'both': choose one of phased, concurrent"),
-        ({"spikes": "graded"}, "leak is 0.9, reset soft: graded messages need leak 1 and soft reset"),
+        ({"spikes": "graded"}, "schedule is concurrent: only phased windows can be sent as graded messages"),
         ({"attention_v_threshold": 0}, "attention_v_threshold is 0: it must be a positive number"),
         (
             {"attention_norm": True, "attention_softmax": True},
@@ -242,6 +243,13 @@ def test_checkpointed_blocks_give_the_same_gradients() -> None:
 def test_what_no_spikebert_can_be_built_from(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make("spikebert", **values)
+
+
+def test_schedules_are_not_compared_where_a_student_runs_in_one() -> None:
+    with pytest.raises(ConfigError, match="spikebert is trained through time: there is no steady state"):
+        check_convergent(make("spikebert"))
+    with pytest.raises(ConfigError, match="spikebert: only students spikingbert run in both schedules"):
+        check_convergent(make("spikebert", schedule="phased", leak=1.0))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 from rich.console import Console
 
 from neurotool.errors import ConfigError, one_line
-from neurotool.student import STUDENTS, SpikingBertConfig, Student
+from neurotool.student import STUDENTS, SpikeBertConfig, SpikingBertConfig, Student
 from neurotool.student.configuration import StudentConfig
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.progress import say
@@ -20,6 +20,8 @@ def check_compilation(plan: TrainingPlan, config: StudentConfig) -> None:
     kind, way_out = f"a {config.model_type} student's layers", "leave out one of them"
     if plan.gradient_checkpointing:
         cause = f"--gradient-checkpointing: {kind} cannot be compiled and run anew"
+    elif isinstance(config, SpikeBertConfig) and config.schedule == "phased":
+        cause = f"--schedule phased: {kind} are compiled in the concurrent one only"
     elif not isinstance(config, SpikingBertConfig):
         cause, way_out = f"{kind} cannot be compiled", "leave it out"
     elif config.schedule != "phased":

@@ -62,13 +62,13 @@ class StudentConfig(BertConfig):
 
     def check(self) -> None:
         """Raises ConfigError for values no student can be built from."""
-        _ = self.dynamics
-        at_least("time_steps", self.time_steps, 1)
         one_of("schedule", self.schedule, self.schedules)
-        one_of("pooling", self.pooling, get_args(Pooling))
-        positive("v_threshold", self.v_threshold)
         if self.graded and self.schedule != "phased":
             raise ConfigError(f"schedule is {self.schedule}: only phased windows can be sent as graded messages")
+        _ = self.dynamics
+        at_least("time_steps", self.time_steps, 1)
+        one_of("pooling", self.pooling, get_args(Pooling))
+        positive("v_threshold", self.v_threshold)
         if not self.graded and self.dead_zone != 0.5:
             raise ConfigError(f"dead_zone is {self.dead_zone}, spikes {self.spikes}: only graded messages have one")
         if self.graded and self.dead_zone > self.time_steps:
