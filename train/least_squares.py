@@ -105,7 +105,8 @@ class _LayerFit:
 
     def _fit(self, part: str, x: Tensor) -> Tensor:
         linear, norm, neurons = self.layer._of(part)
-        if linear is not None and norm is not None:
+        varied = bool((self._of_tokens(self._mean(x)).std(0) > 1e-6).any())  # else it tells nothing: what is stays
+        if linear is not None and norm is not None and varied:
             if part in ("self_output", "output"):
                 self._fit_addition(linear, norm, neurons, x, self.said[part])
             else:
