@@ -26,7 +26,7 @@ AT_ONCE = 2**17
 RIDGE = 1e-2
 """Of the mean variance of what a matrix reads, added to each variance."""
 GAINS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
-"""Drives that one standard deviation may become, in thresholds."""
+"""Currents that one standard deviation may become; drives where the threshold is 1."""
 
 
 @torch.no_grad()
