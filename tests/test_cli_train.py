@@ -133,9 +133,12 @@ def test_what_was_trained_is_used_like_any_other(options: str, run_options: RunO
         lines = run("predict", model, *texts, "--json", "--executor", executor).stdout.splitlines()
         probabilities.append(np.array([list(json.loads(line)["probabilities"].values()) for line in lines]))
     assert np.allclose(*probabilities, atol=1e-4) and np.ptp(probabilities[0]) > 0
-    for command in (["show"], ["energy", "report"], ["export", "--target", "nir", "-o", tmp_path / "model.nir"]):
+    exported = tmp_path / "model.nir"
+    for command in (["show"], ["energy", "report"], ["export", "--target", "nir", "-o", exported]):
         done = run(*command, model)
         assert done.exit_code == 0, done.output
+    held = run("validate", model, exported)
+    assert held.exit_code == 0, held.output
     kept = options.replace("--init fitted", "").split()  # the first weights are now those of the checkpoint
     again = run("train", *run_options("--epochs", "1", "--start-from", model, *kept, output="again.ckpt"))
     assert again.exit_code == 0, again.output

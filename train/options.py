@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurotool.errors import ConfigError
 from neurotool.train.ranges import check_range, range_of
-from neurotool.train.recipes import BASE, RECIPES, SELECTIVE, default, teacher_default
+from neurotool.train.recipes import BASE, RECIPES, SELECTIVE, SELECTIVE_WINDOWS, default, teacher_default
 
 if TYPE_CHECKING:
     from neurotool.train.plan import StagePlan, TrainingPlan
@@ -144,7 +144,7 @@ def plan_from(given: Mapping[str, Any]) -> "TrainingPlan":
     if options["attention_norm"] and options["attention_v_threshold"] is None:
         options["attention_v_threshold"] = 1.0  # of currents of the same size as everywhere else
     if options["attention_softmax"]:
-        selective = SELECTIVE | ({"attention_scale": 1.0} if options["schedule"] == "phased" else {})
+        selective = SELECTIVE_WINDOWS if options["schedule"] == "phased" else SELECTIVE
         options |= {name: value for name, value in selective.items() if options[name] is None}
     as_given = {field.name: options[field.name] for field in fields(TrainingPlan) if field.name in options}
     return TrainingPlan(

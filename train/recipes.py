@@ -58,8 +58,11 @@ _UNTAUGHT = {
 }
 
 SELECTIVE = {"attention_scale": 0.5, "attention_v_threshold": 0.5}
-"""Of SpikeBERT's attention with a softmax, which reads counts of coincidences; its neurons read means of spikes. The
-products of rates in the phased schedule are smaller: their scale is 1."""
+"""Of SpikeBERT's attention with a softmax, which reads counts of coincidences; its neurons read means of spikes."""
+SELECTIVE_WINDOWS = {"attention_scale": 1.0, "attention_v_threshold": 0.47}
+"""The same in the phased schedule, where it reads products of rates, which are smaller. Where all tokens agree a mean
+of rates is a whole number of spikes, which a threshold of 0.5 would meet exactly; rounding would then decide when in
+the window a neuron sends."""
 
 RECIPES = {
     "spikingbert": Recipe("spikingbert", "SpikingBERT, trained at the equilibrium of its rates"),
