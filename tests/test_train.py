@@ -28,6 +28,7 @@ from neurotool.train.distiller import Distiller, LossWeights
 from neurotool.train.pipeline import TrainingResult, train
 from neurotool.train.plan import TrainingPlan
 from neurotool.train.running import last_checkpoint, warn_of_bfloat16
+from neurotool.train.starting import check_settings
 from neurotool.train.teacher import NOTHING_TAUGHT, TeacherOutput
 from neurotool.train.trainer import DistillationTrainer, EpochOrder
 
@@ -562,7 +563,7 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("--task", "sst2"), "--task sst2 and --data .*: give one of them"),
         (("--metric", "bleu"), "unknown metric 'bleu'"),
         (("--gradient-checkpointing",), "--gradient-checkpointing: student spikingbert is not trained through time"),
-        (("--student", "spikebert", "--schedule", "phased"), "--schedule 'phased': choose one of concurrent"),
+        (("--student", "streaming", "--schedule", "phased"), "--schedule 'phased': choose one of concurrent"),
         (
             ("--student", "spikebert", "--attention-weight", "1"),
             "student spikebert hands on no attention to compare",
@@ -601,7 +602,7 @@ def test_a_full_disk_at_the_end(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         (("--dead-zone", "65537"), "--dead-zone 65537.0: it must be 0 to 65536"),
         (("--inner-share", "-1"), "--inner-share -1.0: it must be 0 to"),
         (("--hidden-size", "16", "--intermediate-size", "0"), "--intermediate-size 0: it must be 1 to 65536"),
-        (("--student", "spikebert", "--spikes", "graded"), r"--spikes graded: needs .* give --student spikingbert"),
+        (("--student", "spikebert", "--spikes", "graded"), r"--spikes graded: .*; give --schedule phased"),
         (("--student", "spikebert", "--layers", "70"), "--layers 70: it must be at most 63"),
         (("--compile", "on", "--schedule", "concurrent"), "--compile on, --schedule concurrent: only phased windows"),
     ],
@@ -615,6 +616,12 @@ def test_bad_options_are_refused_before_training(
     with pytest.raises(ConfigError, match=message) as caught:
         train(make_plan(*options), QUIET)
     assert "\n" not in str(caught.value)
+
+
+def test_messages_need_windows() -> None:
+    plan = TrainingPlan(Path("model.ckpt"), model_type="snn-textcnn", student={"spikes": "graded"})
+    with pytest.raises(ConfigError, match=r"--spikes graded: needs phased windows .*; give --student spikingbert, or"):
+        check_settings(plan)
 
 
 def test_the_average_of_the_weights_is_kept(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:

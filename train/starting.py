@@ -61,6 +61,8 @@ def check_settings(plan: TrainingPlan) -> None:
             f"--spikes graded: needs phased windows and leak 1, which student {plan.model_type} has not; give "
             "--student spikingbert, or other spikes"
         )
+    if plan.student.get("spikes") == "graded" and plan.student.get("schedule", config.schedule) != "phased":
+        raise ConfigError("--spikes graded: a message is a window's count; give --schedule phased, or other spikes")
 
 
 def configure_student(
