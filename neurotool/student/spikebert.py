@@ -158,7 +158,7 @@ class SpikeBertForSequenceClassification(UnrolledStudent):
 
     @torch.no_grad()
     def _place_embeddings(self) -> None:
-        if self.config.spikes == "binary":  # what lies above the mean fires at every step; in windows it fires more
+        if self.config.spikes == "binary":  # the mean lies where a step begins to fire, in windows at half the rate
             self.embeddings.LayerNorm.bias.add_(0.5 if self.phased else 1.0)
         if self.config.positions == "none":
             self.embeddings.position_embeddings.weight.zero_()
