@@ -1,8 +1,8 @@
 """Attention with a spiking value: torch's scaled_dot_product_attention, which students use, against the eager product.
 
-    OMP_NUM_THREADS=1 python benchmarks/attention_speed.py [--tokens 32,128] [--runs 9]
+    OMP_NUM_THREADS=1 python benchmarks/attention_speed.py [--tokens 32,128] [--runs 9] [--bf16]
 
-32 texts, 12 heads of 32, float32, a mask of padding; random queries, keys and values that are rates of T = 4. Both take
+32 texts, 12 heads of 32, float32 or bfloat16, a mask of padding; random queries, keys and values that are rates of T = 4. Both take
 turns in one process; ratios of the medians of processor time. `same`: share of the counts (T = 4, threshold 0.3) on the
 results that are equal.
 """
@@ -45,13 +45,15 @@ def seconds(attend: Callable[..., Tensor], inputs: tuple[Tensor, ...], mask: Ten
 @click.command()
 @click.option("--tokens", default="32,128", show_default=True, help="Of a text, comma-separated.")
 @click.option("--runs", default=9, show_default=True)
-def main(tokens: str, runs: int) -> None:
+@click.option("--bf16", is_flag=True)
+def main(tokens: str, runs: int, bf16: bool) -> None:
+    kind = torch.bfloat16 if bf16 else torch.float32
     report = {}
     for length in map(int, tokens.split(",")):
         torch.manual_seed(0)
         shape = TEXTS, HEADS, length, WIDTH
         value = torch.randint(0, STEPS + 1, shape) / STEPS
-        inputs = tuple(x.requires_grad_() for x in (torch.randn(shape), torch.randn(shape), value))
+        inputs = tuple(x.to(kind).requires_grad_() for x in (torch.randn(shape), torch.randn(shape), value))
         mask = (torch.arange(length) < torch.randint(1, length + 1, (TEXTS, 1)))[:, None, None]
         found: dict[str, float] = {}
         for name, backward in (("forward", False), ("forward and backward", True)):

@@ -269,6 +269,23 @@ def test_a_processor_without_bfloat16_is_said(
     assert capsys.readouterr().out.count("leave out --bf16") == warned
 
 
+@pytest.mark.parametrize(("options", "fused"), [((), True), (BF16, False)])
+def test_attention_in_bfloat16_is_not_fused_on_a_processor(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], fused: bool
+) -> None:
+    """There its backward pass takes ten times what the single products do (docs/results.md, "Attention")."""
+    asked: set[bool] = set()
+    step = Trainer.training_step
+
+    def watch(*arguments: Any, **others: Any) -> Any:
+        asked.add(torch.backends.cuda.flash_sdp_enabled())
+        return step(*arguments, **others)
+
+    monkeypatch.setattr(Trainer, "training_step", watch)
+    train(make_plan(*options, "--epochs", "1"), QUIET)
+    assert asked == {fused} and torch.backends.cuda.flash_sdp_enabled()
+
+
 def test_resuming_the_teacher_gives_the_same_student(
     make_plan: MakePlan, uninterrupted: TrainingResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import datasets
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorWithPadding,
@@ -57,6 +59,13 @@ class EpochOrder(Sampler[int]):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
+def _attention_kernel(arguments: TrainingArguments) -> AbstractContextManager[object]:
+    """Of a training step: on a processor the backward pass of fused attention is ten times slower in bfloat16 than its
+    products one after the other (torch 2.13, docs/results.md, "Attention")."""
+    slow = arguments.bf16 and arguments.device.type == "cpu"
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+
+
 class ReproducibleTrainer(ShardableTrainer):
     """A Trainer whose batches are those of EpochOrder, and which stops at a loss and never saves weights that are not
     finite. rate_option: the option of `neurotool train` that sets its learning rate."""
@@ -68,7 +77,8 @@ class ReproducibleTrainer(ShardableTrainer):
         self.model_accepts_loss_kwargs = False  # losses are means: parts of a batch are averaged
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-        loss: Tensor = super().training_step(*arguments, **options)
+        with _attention_kernel(self.args):
+            loss: Tensor = super().training_step(*arguments, **options)
         if not torch.isfinite(loss):
             raise self.diverged(f"loss is {loss.item()} at step {self.state.global_step + 1}")
         return loss
