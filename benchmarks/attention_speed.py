@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/attention_speed.py [--tokens 32,128] [--runs 9] [--bf16]
 
-32 texts, 12 heads of 32, float32 or bfloat16, a mask of padding; random queries, keys and values that are rates of T = 4. Both take
-turns in one process; ratios of the medians of processor time. `same`: share of the counts (T = 4, threshold 0.3) on the
-results that are equal.
+32 texts, 12 heads of 32, float32 or bfloat16, a mask of padding; random queries, keys and values rates of T = 4. Both
+take turns in one process; ratios of the medians of processor time. `same`: share of the counts (T = 4, threshold
+0.3) on the results that are equal.
 """
 
 import json

@@ -1,6 +1,6 @@
 """SpikeBERT's layers, fitted to what the teacher's say."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from neurotool.student import SpikeBertConfig, SpikeBertForSequenceClassification
+from neurotool.student.spikebert import SpikeBertBlock
 from neurotool.train.initialise import copy_teacher
-from neurotool.train.least_squares import RIDGE, fit_layers, least_squares, source_layers, texts_to_fit
+from neurotool.train.least_squares import RIDGE, _LayerFit, fit_layers, least_squares, source_layers, texts_to_fit
+from neurotool.train.starting import evenly
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 60,
@@ -37,7 +39,48 @@ def test_layers_that_are_fitted_to() -> None:
 
 
 def test_how_many_texts_are_read() -> None:
-    assert texts_to_fit(1, 128) == 1024 and texts_to_fit(4, 128) == 256 and texts_to_fit(10_000, 512) == 16
+    concurrent, phased = SpikeBertConfig(time_steps=4), SpikeBertConfig(time_steps=4, schedule="phased", leak=1.0)
+    assert (
+        texts_to_fit(concurrent, 128) == 128 and texts_to_fit(phased, 128) == 512 and texts_to_fit(phased, 16) == 1024
+    )
+    assert texts_to_fit(SpikeBertConfig(time_steps=10_000), 512) == 16
+    assert evenly(10, 4) == [0, 2, 5, 7] and evenly(8, 4) == [0, 2, 4, 6] and evenly(3, 4) == [0, 1, 2]
+
+
+def test_the_scores_of_a_fitted_student_are_its_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries and keys that each say as much, in units of their own, make other scores."""
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(BertConfig(**SHAPE, num_hidden_layers=2, initializer_range=0.15)).eval()
+    form: dict[str, Any] = {"schedule": "phased", "leak": 1.0, "spikes": "ternary", "attention_softmax": True}
+    student = SpikeBertForSequenceClassification(SpikeBertConfig(**SHAPE, num_hidden_layers=2, time_steps=16, **form))
+    copy_teacher(student, teacher, LAYERS)
+    fit_layers(student, teacher, texts(256, 1), LAYERS)
+    left = scores_apart(student, teacher)
+    assert left < 0.55
+    monkeypatch.setattr(_LayerFit, "_fit_scores", lambda fit, *of, part: fit._fit_projection(*of, fit.said[part]))
+    fit_layers(student, teacher, texts(256, 1), LAYERS)
+    assert scores_apart(student, teacher) > 1.5 * left
+
+
+@torch.no_grad()
+def scores_apart(student: SpikeBertForSequenceClassification, teacher: BertForSequenceClassification) -> float:
+    """What the first layer's scores are off the teacher's, less each query's mean, in shares of their variance."""
+    batch, layer, read = texts(64, 2), cast(SpikeBertBlock, student.layers[0]), list[Tensor]()
+    with pytest.MonkeyPatch.context() as patch:
+        attend = layer._attend
+        patch.setattr(layer, "_attend", lambda q, k, *of: (read.extend((q, k)), attend(q, k, *of))[1])
+        student(**batch)
+    x = teacher(**batch, output_hidden_states=True).hidden_states[0]
+    attention = teacher.bert.encoder.layer[0].attention.self
+    query, key = (layer._split(matrix(x)) for matrix in (attention.query, attention.key))
+    theirs, ours = query @ key.mT / query.shape[-1] ** 0.5, read[0] @ read[1].mT * layer.attention_scale
+    real = (
+        batch["attention_mask"][:, None, None].bool().expand_as(theirs)
+        & batch["attention_mask"][:, None, :, None].bool()
+    )
+    weights = real / real.sum(-1, keepdim=True).clamp(min=1)
+    ours, theirs = (scores - (scores * weights).sum(-1, keepdim=True) for scores in (ours, theirs))
+    return float((ours - theirs)[real].square().mean() / theirs[real].square().mean())
 
 
 def texts(count: int, seed: int) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ def test_all_stages(make_plan: MakePlan, tmp_path: Path) -> None:
         ((), None, None),
         (("--attention-softmax",), 0.5, 0.5),
         (("--attention-softmax", "--attention-scale", "2"), 2, 0.5),
-        (("--attention-softmax", "--schedule", "phased"), 1, 0.47),
+        (("--attention-softmax", "--schedule", "phased"), 1, 0.93),
     ],
 )
 def test_what_a_softmax_reads_has_a_scale_of_its_own(

@@ -21,8 +21,10 @@ from neurotool.student.spikebert import SpikeBertBlock, SpikeBertForSequenceClas
 from neurotool.student.surrogate import unrolled_spikes
 from neurotool.train.distiller import LayerMap
 
-AT_ONCE = 2**17
-"""Time steps times tokens, padding included, that the fit reads at most."""
+AT_ONCE = 2**16
+"""Tokens, padding included, that the fit reads at most; each counts once a time step where steps follow each other."""
+TEXTS, ROWS = 16, 2**12
+"""Texts that a layer, and tokens that a regression reads at once."""
 RIDGE = 1e-2
 """Of the mean variance of what a matrix reads, added to each variance."""
 GAINS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
@@ -41,7 +43,7 @@ def fit_layers(
     training = student.training
     student.eval()
     mask = batch["attention_mask"]
-    hidden = teacher(**batch, output_hidden_states=True).hidden_states
+    hidden = _hidden_states(teacher, batch)
     send = _Sending(student.config)
     current = student.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
     current = _fit_embedding(student, current, mask, send)
@@ -49,16 +51,21 @@ def fit_layers(
     blocks = teacher.bert.encoder.layer
     for index, (layer, source) in enumerate(zip(student.layers, source_layers(layer_map, len(blocks)), strict=True)):
         behind = layer_map[index + 1]
-        said = _said(blocks[source], hidden[source], mask) | {
-            "output": hidden[source + 1 if behind is None else behind]
-        }
+        said = _said(blocks[source], hidden[source], mask)
+        said["output"] = hidden[source + 1 if behind is None else behind][mask.bool()]
         stream = _LayerFit(cast(SpikeBertBlock, layer), said, mask, send).run(stream)
     student.train(training)
 
 
-def texts_to_fit(time_steps: int, max_length: int) -> int:
-    """How many texts of at most `max_length` tokens the fit reads."""
-    return max(16, min(1024, AT_ONCE // (time_steps * max_length)))
+def _hidden_states(teacher: BertForSequenceClassification, batch: dict[str, Tensor]) -> list[Tensor]:
+    texts = zip(*(values.split(TEXTS) for values in batch.values()), strict=True)
+    each = [teacher(**dict(zip(batch, some, strict=True)), output_hidden_states=True).hidden_states for some in texts]
+    return [torch.cat(states) for states in zip(*each, strict=True)]
+
+
+def texts_to_fit(config: SpikeBertConfig, longest: int) -> int:
+    """How many texts of at most `longest` tokens the fit reads."""
+    return max(16, min(1024, AT_ONCE // (_Sending(config).parts * longest)))
 
 
 def source_layers(layer_map: LayerMap, depth: int) -> list[int]:
@@ -70,13 +77,16 @@ def source_layers(layer_map: LayerMap, depth: int) -> list[int]:
 
 
 def _said(block: BertLayer, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """What the parts of a BERT layer say of hidden states x (batch, tokens, hidden), by the student's names."""
+    """What the parts of a BERT layer say of hidden states x (batch, tokens, hidden), by the student's names; without
+    the padding, (all tokens, width)."""
     attention = block.attention.self
     said = {name: getattr(attention, name)(x) for name in ("query", "key", "value")}
     query, key, value = (y.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for y in said.values())
     read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None].bool())
     between = block.attention.output(read.transpose(1, 2).flatten(2), x)
-    return said | {"self_output": between, "intermediate": block.intermediate.dense(between)}
+    real = mask.bool()
+    told = {name: y[real] for name, y in (said | {"self_output": between}).items()}
+    return told | {"intermediate": block.intermediate.dense(told["self_output"])}
 
 
 def _fit_embedding(
@@ -109,6 +119,8 @@ class _LayerFit:
         if linear is not None and norm is not None and varied:
             if part in ("self_output", "output"):
                 self._fit_addition(linear, norm, neurons, x, self.said[part])
+            elif part in ("query", "key") and self.layer.softmax and neurons.dynamics.low < 0:
+                self._fit_scores(linear, norm, neurons, x, part=part)
             else:
                 self._fit_projection(linear, norm, neurons, x, self.said[part])
 
@@ -127,28 +139,44 @@ class _LayerFit:
         self, linear: nn.Linear, norm: nn.LayerNorm, neurons: NeuronLayer, x: Tensor, said: Tensor
     ) -> None:
         """Rates that tell most of what is said, in any unit: which one, the matrices that read them are fitted to."""
-        mean, deviation = _moments(self._of_tokens(said))
-        wanted = (self._of_tokens(said) - mean) / deviation
+        mean, deviation = _moments(said)
+        wanted = (said - mean) / deviation
         normed = self._regress(linear, norm, x, wanted)
         gain, offset = self.send.choose(neurons, normed, wanted)
         norm.weight.fill_(gain)
         norm.bias.fill_(offset)
 
+    def _fit_scores(self, linear: nn.Linear, norm: nn.LayerNorm, neurons: NeuronLayer, x: Tensor, part: str) -> None:
+        """Rates whose products are the teacher's scores, which a softmax reads: query and key share the unit of every
+        channel. The mean key adds the same to all scores of a query, and is left out."""
+        (_, of_query), (key_mean, of_key) = (_moments(self.said[name]) for name in ("query", "key"))
+        head = len(of_query) // self.layer.num_heads
+        unit = (of_query * of_key / (self.layer.attention_scale * head**0.5)).sqrt()
+        said = self.said[part]
+        wanted = said * (unit / of_query) if part == "query" else (said - key_mean) * (unit / of_key)
+        self._fit_closest(linear, norm, neurons, x, wanted)
+
     def _fit_addition(
         self, linear: nn.Linear, norm: nn.LayerNorm, neurons: NeuronLayer, x: Tensor, said: Tensor
     ) -> None:
         """Rates that bring the stream closest to what is said, which count as they are."""
-        mean, deviation = _moments(self._of_tokens(said))
-        wanted = (self._of_tokens(said) - mean) / deviation - self._of_tokens(self._mean(self.stream))
+        mean, deviation = _moments(said)
+        wanted = (said - mean) / deviation - self._of_tokens(self._mean(self.stream))
         middle = (neurons.dynamics.low + 1) / 2  # a stream of binary spikes grows, and the next layer's biases know it
-        wanted += middle - wanted.mean(0)
+        self._fit_closest(linear, norm, neurons, x, wanted - wanted.mean(0) + middle)
+
+    def _fit_closest(
+        self, linear: nn.Linear, norm: nn.LayerNorm, neurons: NeuronLayer, x: Tensor, wanted: Tensor
+    ) -> None:
+        """Rates that come closest to `wanted` (tokens, out)."""
+        middle = wanted.mean(0)
         normed = self._regress(linear, norm, x, wanted)
         spread = normed.square().mean(0).clamp(min=1e-6)  # the mean was taken off; 0 where x is the same in all tokens
-        slope = (normed * wanted).mean(0) / spread
+        slope = (normed * (wanted - middle)).mean(0) / spread
         few = _some(normed) * slope
         gain = min(GAINS, key=lambda gain: _apart(self.send.rates(neurons, few * gain + middle), _some(wanted)))
         norm.weight.copy_(slope * gain)
-        norm.bias.fill_(middle)
+        norm.bias.copy_(middle)
 
     def _regress(self, linear: nn.Linear, norm: nn.LayerNorm, x: Tensor, wanted: Tensor) -> Tensor:
         """Makes `linear` say `wanted` (tokens, out); returns what the norm makes of that, with the mean in its bias."""
@@ -163,7 +191,7 @@ class _LayerFit:
 
     def _by_texts(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Of x (T * batch, tokens, width) some texts after the other, (T, some, tokens, width)."""
-        return torch.cat([function(some) for some in x.unflatten(0, (self.send.parts, -1)).split(16, dim=1)], dim=1)
+        return torch.cat([function(some) for some in x.unflatten(0, (self.send.parts, -1)).split(TEXTS, dim=1)], dim=1)
 
     def _mean(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.send.parts, -1)).mean(0)
@@ -219,8 +247,12 @@ def _apart(x: Tensor, y: Tensor) -> float:
 def least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """weight (out, in), bias (out,) of the linear map from x (samples, in) to y (samples, out), with a ridge."""
     x_mean, y_mean = x.mean(0), y.mean(0)
-    centred = (x - x_mean).double()
-    gram = centred.T @ centred
+    gram = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    across = x.new_zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+    for some, wanted in zip(x.split(ROWS), y.split(ROWS), strict=True):
+        centred = (some - x_mean).double()
+        gram += centred.T @ centred
+        across += centred.T @ (wanted - y_mean).double()
     gram.diagonal().add_(RIDGE * gram.diagonal().mean() + 1e-9)
-    weight = torch.linalg.solve(gram, centred.T @ (y - y_mean).double()).T.to(y.dtype)
+    weight = torch.linalg.solve(gram, across).T.to(y.dtype)
     return weight, y_mean - weight @ x_mean

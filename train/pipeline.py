@@ -132,7 +132,7 @@ def _train(plan: TrainingPlan, console: Console, opened: ExitStack) -> TrainingR
     teacher: Teacher | StudentTeacher = Teacher(model)
     if start is not None and plan.start_teaches:
         teacher = StudentTeacher(start.model).to(device)
-    distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map, start)
+    distiller = start_student(plan, config, teacher, texts.train, tokenizer, layer_map, console, start)
     task_texts = texts.train
     if texts.variants is not None:
         labelled = label_variants(plan, model, texts.variants, tokenizer, data.task)

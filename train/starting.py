@@ -1,8 +1,10 @@
 """From a plan to the student that training starts with: what it may be, its shape, its first weights."""
 
 import re
+from collections.abc import Sequence
 
 import datasets
+from rich.console import Console
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerBase, set_seed
 
@@ -26,6 +28,7 @@ from neurotool.train.grid import check_grid
 from neurotool.train.initialise import check_same_shape, copy_teacher, fit_spikes, project_embeddings
 from neurotool.train.least_squares import fit_layers, texts_to_fit
 from neurotool.train.plan import TrainingPlan, as_typed, option_of
+from neurotool.train.progress import say
 from neurotool.train.sparsity import EventTarget, RisingPenalty, Synapses
 from neurotool.train.teacher import Teacher, head_options
 
@@ -126,6 +129,12 @@ def _by_options(message: str) -> str:
     return re.sub(r"^(?:--)?([a-z-]+) (?:is|are) (?=[^ ]*[:,])", r"--\1 ", named)
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of `count` texts, from all of a file that may be sorted."""
+    taken = min(count, most)
+    return [i * count // taken for i in range(taken)]
+
+
 def start_student(
     plan: TrainingPlan,
     config: StudentConfig,
@@ -133,6 +142,7 @@ def start_student(
     train_set: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     layer_map: LayerMap,
+    console: Console,
     start: LoadedStudent | None = None,
 ) -> Distiller:
     """A student started from another one, `start`, from the teacher or at random; thresholds of the latter two are
@@ -152,15 +162,18 @@ def start_student(
             project_embeddings(student, teacher.model)
     device = teacher.model.device
 
-    def first(texts: int) -> dict[str, Tensor]:
-        sample = train_set.select(range(min(texts, len(train_set))))
+    def batch_of(texts: Sequence[int]) -> dict[str, Tensor]:
+        sample = train_set.select(texts)
         return dict(pad(tokenizer, {name: sample[name][:] for name in INPUTS}).to(device))
 
     student.to(device)
     if plan.init == "fitted" and isinstance(student, SpikeBertForSequenceClassification):
         assert isinstance(teacher, Teacher)
-        fit_layers(student, teacher.model, first(texts_to_fit(config.time_steps, plan.max_length)), layer_map)
-    batch = first(64)
+        longest = max(map(len, train_set["input_ids"]))
+        texts = evenly(len(train_set), texts_to_fit(student.config, longest))
+        say(console, f"fitting the student's layers to what the teacher's say of {len(texts)} texts")
+        fit_layers(student, teacher.model, batch_of(texts), layer_map)
+    batch = batch_of(range(min(64, len(train_set))))
     fitted = isinstance(student, SpikingBertForSequenceClassification) and start is None
     if fitted and plan.max_shift is not None:
         fit_spikes(student, batch, plan.max_shift)
