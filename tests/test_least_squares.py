@@ -40,9 +40,8 @@ def test_layers_that_are_fitted_to() -> None:
 
 def test_how_many_texts_are_read() -> None:
     concurrent, phased = SpikeBertConfig(time_steps=4), SpikeBertConfig(time_steps=4, schedule="phased", leak=1.0)
-    assert (
-        texts_to_fit(concurrent, 128) == 128 and texts_to_fit(phased, 128) == 512 and texts_to_fit(phased, 16) == 1024
-    )
+    assert texts_to_fit(concurrent, 128) == 128 and texts_to_fit(phased, 128) == 512
+    assert texts_to_fit(phased, 16) == 1024
     assert texts_to_fit(SpikeBertConfig(time_steps=10_000), 512) == 16
     assert evenly(10, 4) == [0, 2, 5, 7] and evenly(8, 4) == [0, 2, 4, 6] and evenly(3, 4) == [0, 1, 2]
 
@@ -74,10 +73,8 @@ def scores_apart(student: SpikeBertForSequenceClassification, teacher: BertForSe
     attention = teacher.bert.encoder.layer[0].attention.self
     query, key = (layer._split(matrix(x)) for matrix in (attention.query, attention.key))
     theirs, ours = query @ key.mT / query.shape[-1] ** 0.5, read[0] @ read[1].mT * layer.attention_scale
-    real = (
-        batch["attention_mask"][:, None, None].bool().expand_as(theirs)
-        & batch["attention_mask"][:, None, :, None].bool()
-    )
+    mask = batch["attention_mask"].bool()
+    real = (mask[:, None, None] & mask[:, None, :, None]).expand_as(theirs)
     weights = real / real.sum(-1, keepdim=True).clamp(min=1)
     ours, theirs = (scores - (scores * weights).sum(-1, keepdim=True) for scores in (ours, theirs))
     return float((ours - theirs)[real].square().mean() / theirs[real].square().mean())

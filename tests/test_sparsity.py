@@ -117,7 +117,7 @@ def test_a_student_below_the_target_is_left_alone(make_student) -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-LONG = ("--spikes", "ternary", "--time-steps", "2", "--epochs", "16")
+LONG = ("--spikes", "ternary", "--time-steps", "2", "--epochs", "20")
 
 
 def density_of(checkpoint) -> float:
@@ -131,8 +131,8 @@ def test_training_reaches_the_target(make_plan: MakePlan) -> None:
     result = train(make_plan(*LONG, "--event-target", "0.2"), QUIET)
     record = load_student(result.output).checkpoint.training["stages"][-1]["history"]
     reached = [entry["eval_events_per_synapse"] for entry in record if "eval_events_per_synapse" in entry]
-    assert reached[0] > 0.4 and reached[-1] < 0.25  # epochs differ, and so do processors: 0.20 to 0.22
-    assert result.events_per_synapse in reached and result.events_per_synapse == pytest.approx(0.2, rel=0.1)
+    assert reached[0] > 0.4 and reached[-1] == pytest.approx(0.2, rel=0.1)
+    assert result.events_per_synapse in reached
     assert density_of(result.output) < 0.3
     assert result.student.metrics["accuracy"] >= 0.8
 
